@@ -1,0 +1,208 @@
+"""Start an entry point, and check its whole configuration before anything is loaded.
+
+A yaml file is a constructor call, so the constructor's signature is the schema: a key that it does not take, or a value
+that its annotation refuses, is an error that lists what is valid. Keys outside of constructor calls must stand in the
+shipped defaults. Both hold for keys added with `+` as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from gen2embed.log import quieten_libraries
+from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.types import UserError
+
+TARGETS = ("gen2embed.", "lightning.", "torch.optim.")  # what a `_target_` may name
+SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a task of a composed, checked config into a command-line program.
+
+    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def checked(cfg: DictConfig) -> None:
+            with open_dict(cfg):
+                cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
+            check(cfg, config_name, HydraConfig.get().overrides.task)
+            task(cfg)
+
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
+            quieten_libraries()
+            register_resolvers()
+            try:
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+            except (HydraException, OmegaConfBaseException, UserError) as error:
+                message = explain(error, config_name, sys.argv[1:])
+                if message is None:
+                    raise
+                sys.exit(f"error: {message}")
+
+        return main
+
+    return decorate
+
+
+def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+
+
+def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """The config as plain values."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
+
+
+def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
+    """Raise `UserError` at the first key or value of `cfg` that nothing takes."""
+    defaults = _defaults(config_name, overrides)
+    try:
+        resolved = plain(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    _check_keys(resolved, defaults, "")
+
+
+def _check_keys(node: Any, default: Any, path: str) -> None:
+    if isinstance(node, dict) and "_target_" in node:
+        _check_call(node, path)
+    elif isinstance(node, dict):
+        known = default if isinstance(default, dict) else {}
+        for key, value in node.items():
+            if key not in known:
+                raise UserError(_unknown(_join(path, key), known))
+            _check_keys(value, known[key], _join(path, key))
+    elif default is not None and node is not None:
+        _check_value(node, type(default), path)
+
+
+def _check_call(node: Mapping[str, Any], path: str) -> Any:
+    """Check one constructor call; returns the class or function that it names."""
+    name = node["_target_"]
+    if not str(name).startswith(TARGETS):
+        raise UserError(f"{path}._target_={name!r} is not allowed; a target starts with {', '.join(TARGETS)}")
+    try:
+        target = get_object(name)
+    except Exception as error:
+        raise UserError(f"{path}._target_={name!r} names nothing that can be imported") from error
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    for key, value in node.items():
+        if key in SPECIAL_KEYS:
+            continue
+        if key not in parameters and not takes_any:
+            raise UserError(_unknown(_join(path, key), parameters))
+        if isinstance(value, dict) and "_target_" in value:
+            made, hint = _check_call(value, _join(path, key)), hints.get(key)
+            if inspect.isclass(made) and inspect.isclass(hint) and not issubclass(made, hint):
+                raise UserError(f"{_join(path, key)} must be a {hint.__name__}; got a {made.__name__}")
+        elif key in hints:
+            _check_value(value, hints[key], _join(path, key))
+    return target
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Annotations of our own constructors; a library checks its own arguments."""
+    if not target.__module__.startswith("gen2embed"):
+        return {}
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
+def _check_value(value: Any, hint: Any, path: str) -> None:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return
+    except Exception:  # a dataclass or model carries its own config
+        adapter = TypeAdapter(hint)
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([path, *(str(part) for part in first["loc"] if isinstance(part, str) and part in repr(value))])
+        raise UserError(f"{where}={first['input']!r} is not valid: {first['msg']}") from None
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str | None:
+    """One clear message for an error that the user can mend; None for any other."""
+    for cause in _chain(error):
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, MissingConfigException) and cause.options is not None:
+            group, _, choice = str(cause.missing_cfg_file).rpartition("/")
+            return f"{group}={choice} is unknown; choose one of {', '.join(sorted(cause.options))}" + _nearest(
+                choice, cause.options
+            )
+    if found := re.search(r"Could not override '([^']+)'", str(error)):
+        key = found[1]
+        return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
+    if isinstance(error, hydra.errors.InstantiationException):
+        return str(error.__cause__ or error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(str(error).split())
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _unknown(path: str, valid: Iterable[str]) -> str:
+    parent, _, key = path.rpartition(".")
+    names = sorted(set(valid) - SPECIAL_KEYS)
+    return f"{path} is unknown; {parent or 'the configuration'} has {', '.join(names) or 'no keys'}" + _nearest(
+        key, names
+    )
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
+    node: Any = defaults
+    for part in key.split(".")[:-1]:
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    return node if isinstance(node, dict) else {}
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _defaults(config_name: str, overrides: Iterable[str]) -> dict[str, Any]:
+    """The config with the same choices of groups, and no other override."""
+    choices = [
+        o for o in overrides if "=" in o and (conf_dir() / o.partition("=")[0].split("@")[0]).is_dir() and "," not in o
+    ]
+    try:
+        cfg = compose_shipped(config_name, choices)
+    except HydraException:
+        cfg = compose_shipped(config_name)
+    return plain(cfg, resolve=False)

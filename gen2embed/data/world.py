@@ -1,0 +1,135 @@
+"""The embedded world on disk: twelve tasks of drawn scenes, as PNG files and rows in MMEB's own layout.
+
+    <folder>/train-.../<subset>/original-00000-of-00001.parquet, truth.parquet, images/<subset>/<n>.png
+    <folder>/eval-.../<task>/test-00000-of-00001.parquet,                       images/<task>/<n>.png
+
+Pictures that resemble each other come in families: a scene and variants that differ in one attribute. The truth says
+what each training row's positive means, so that planted false negatives are known for what they are.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gen2embed.data.mmeb import Benchmark, read_benchmark
+from gen2embed.data.tasks import TASKS, Side
+from gen2embed.log import log
+from gen2embed.types import UserError
+
+VERSION = 1  # of what is drawn and written; another one is another folder
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the world lies and how much of it there is.
+
+    rows: training rows a subset. queries: evaluation queries a task.
+    false_negatives: share of the rows of the retrieval subsets that are twins: another wording or drawing of the
+        positive of the row before, so that either is a false negative of the other.
+    """
+
+    folder: Path
+    seed: int = 0
+    rows: int = 400
+    queries: int = 200
+    false_negatives: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.queries < 1 or not 0 <= self.false_negatives <= 0.5:
+            raise UserError(
+                "the world needs rows and queries of at least 1 and false_negatives in [0, 0.5]; "
+                f"got rows={self.rows}, queries={self.queries}, false_negatives={self.false_negatives}"
+            )
+
+    def train(self) -> Path:
+        """The folder of the training rows, drawn on first use."""
+        name = f"train-v{VERSION}-seed{self.seed}-rows{self.rows}-twins{self.false_negatives:g}"
+        return self._drawn(Path(self.folder) / name, self._write_train)
+
+    def eval(self) -> Path:
+        """The folder of the evaluation tasks, drawn on first use."""
+        return self._drawn(
+            Path(self.folder) / f"eval-v{VERSION}-seed{self.seed}-queries{self.queries}", self._write_eval
+        )
+
+    def meanings(self, subset: str) -> list[str]:
+        """What the positive of each training row means: rows with one meaning are false negatives of each other."""
+        return pq.read_table(self.train() / subset / "truth.parquet")["meaning"].to_pylist()
+
+    @staticmethod
+    def _drawn(folder: Path, write: Callable[[Path], None]) -> Path:
+        if not folder.is_dir():
+            log.info("drawing the world in %s", folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                write(unfinished)
+                unfinished.chmod(0o755)
+                unfinished.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first
+                    raise
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        return folder
+
+    def _write_train(self, folder: Path) -> None:
+        for subset, examples in TASKS.items():
+            draw, save = (
+                examples(random.Random(f"train {self.seed} {subset}"), self.false_negatives),
+                _Saver(folder, subset),
+            )
+            columns: dict[str, list[str]] = {"qry": [], "qry_image_path": [], "pos_text": [], "pos_image_path": []}
+            meanings = []
+            for _, example in zip(range(self.rows), draw, strict=False):
+                sides = (*save(example.query), *save(example.candidates[0]))
+                for column, value in zip(columns.values(), sides, strict=True):
+                    column.append(value)
+                meanings.append(example.meaning)
+            pq.write_table(pa.table(columns), folder / subset / "original-00000-of-00001.parquet")
+            pq.write_table(pa.table({"meaning": meanings}), folder / subset / "truth.parquet")
+
+    def _write_eval(self, folder: Path) -> None:
+        for task, examples in TASKS.items():
+            draw, save = examples(random.Random(f"eval {self.seed} {task}"), 0.0), _Saver(folder, task)
+            columns: dict[str, list] = {"qry_text": [], "qry_img_path": [], "tgt_text": [], "tgt_img_path": []}
+            for _, example in zip(range(self.queries), draw, strict=False):
+                texts, paths = zip(*map(save, example.candidates), strict=True)
+                for column, value in zip(columns.values(), (*save(example.query), texts, paths), strict=True):
+                    column.append(value)
+            pq.write_table(pa.table(columns), folder / task / "test-00000-of-00001.parquet")
+
+
+def read_world(world: World, groups: Mapping[str, Sequence[str]], subsets: Sequence[str] | None = None) -> Benchmark:
+    """The world's evaluation tasks; `groups` and `subsets` as for any benchmark in MMEB's layout."""
+    folder = world.eval()
+    return read_benchmark("world", folder, folder, groups, subsets)
+
+
+class _Saver:
+    """Writes each picture object once and returns (text, path relative to the folder)."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.saved: dict[int, tuple[str, Image.Image]] = {}  # the picture is kept, so that its id stays its own
+        for part in (name, f"images/{name}"):
+            (folder / part).mkdir(parents=True)
+
+    def __call__(self, side: Side) -> tuple[str, str]:
+        text, picture = side
+        if picture is None:
+            return text, ""
+        if id(picture) not in self.saved:
+            path = f"images/{self.name}/{len(self.saved)}.png"
+            picture.save(self.folder / path)
+            self.saved[id(picture)] = (path, picture)
+        return f"<|image_1|>\n{text}" if text else "<|image_1|>", self.saved[id(picture)][0]

@@ -1,0 +1,107 @@
+"""The one loop that embeds items: distinct ones once, sorted by length, in shards that survive a kill."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from gen2embed.encoder.store import EmbeddingStore, Fingerprint
+from gen2embed.log import progress
+from gen2embed.types import Item, Role, UserError
+
+PROGRESS_FROM = 256  # items; fewer are embedded without a bar
+
+
+class Model(Protocol):
+    """What the engine needs of an embedder."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Everything that decides an embedding."""
+
+    def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
+        """Unit vectors of one batch, in which all items have pictures or none has."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Float32 unit vectors (n, d) on the CPU; how many were computed and how many found in the store; seconds."""
+
+    vectors: Float[Tensor, "n d"]
+    computed: int
+    reused: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How items become vectors.
+
+    batch_size: items a forward pass.
+    store: folder of embedding stores; None keeps vectors in memory only.
+    shard_size: distinct items between two writes to the store.
+    """
+
+    batch_size: int = 32
+    store: Path | None = None
+    shard_size: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.shard_size < 1:
+            raise UserError(f"batch_size and shard_size are at least 1; got {self.batch_size} and {self.shard_size}")
+
+    def encode(self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding") -> Encoded:
+        """Embed items in a role, in the order given."""
+        started = time.perf_counter()
+        if not items:
+            return Encoded(torch.empty(0, 0), 0, 0, 0.0)
+        keys = [f"{role}:{item.key}" for item in items]
+        distinct = dict(zip(keys, items, strict=True))
+        store = EmbeddingStore.under(Path(self.store), model.fingerprint) if self.store else None
+        absent = (key for key in distinct if store is None or key not in store)
+        missing = sorted(absent, key=lambda key: _cost(distinct[key], key))
+        vectors: dict[str, np.ndarray] = {}
+        with progress(title, len(missing), shown=len(missing) >= PROGRESS_FROM) as advance:
+            for start in range(0, len(missing), self.shard_size):
+                shard, rows = missing[start : start + self.shard_size], []
+                for batch in _batches([distinct[key] for key in shard], self.batch_size):
+                    with torch.inference_mode():
+                        rows.append(model.embed(batch, role).float().cpu().numpy())
+                    advance(len(batch))
+                if store is not None:
+                    store.write(shard, np.concatenate(rows))
+                else:
+                    vectors |= zip(shard, np.concatenate(rows), strict=True)
+        out = store.read(keys) if store is not None else np.stack([vectors[key] for key in keys])
+        seconds = time.perf_counter() - started
+        return Encoded(torch.from_numpy(out), len(missing), len(distinct) - len(missing), seconds)
+
+
+def _cost(item: Item, key: str) -> tuple[bool, int, int, str]:
+    """Sorts items of like length together, those without pictures first; the key makes the order total."""
+    area = sum(math.prod(_size(picture.source)) for picture in item.pictures)
+    return bool(item.pictures), area, sum(map(len, item.texts)), key
+
+
+def _size(source: Path | Image.Image) -> tuple[int, int]:
+    if isinstance(source, Image.Image):
+        return source.size
+    with Image.open(source) as opened:
+        return opened.size
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """Batches in order, none of which mixes items with and without pictures."""
+    for with_pictures in (False, True):
+        group = [item for item in items if bool(item.pictures) == with_pictures]
+        yield from (group[start : start + size] for start in range(0, len(group), size))

@@ -1,0 +1,141 @@
+"""The embedding store: vectors on disk that are reused only for the very same embedding.
+
+    root/<fingerprint digest>/manifest.json      the fingerprint, spelled out
+                              <name>.npy         a shard: float32 (n, d)
+                              <name>.ids.npy     the keys of its rows; its presence makes the shard complete
+
+Every file is written to a temporary name and renamed, so a run that was killed leaves whole shards only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gen2embed.log import log
+from gen2embed.types import UserError
+
+Fingerprint = Mapping[str, Any]
+
+
+def digest(fingerprint: Fingerprint) -> str:
+    canonical = json.dumps(fingerprint, sort_keys=True, default=str)
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def differences(there: Fingerprint, here: Fingerprint) -> list[str]:
+    """What differs, one line a setting, nested keys dotted."""
+    a, b = dict(_flat(there)), dict(_flat(here))
+    said = {True: repr, False: lambda _: "nothing"}
+    return [
+        f"{key} is {said[key in a](a.get(key))} there and {said[key in b](b.get(key))} here"
+        for key in sorted(a | b)
+        if key not in a or key not in b or a[key] != b[key]
+    ]
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under a temporary name beside its own, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _plain(fingerprint: Fingerprint) -> Fingerprint:
+    """As it reads back from JSON."""
+    return json.loads(json.dumps(fingerprint, default=str))
+
+
+def _read(manifest: Path) -> Fingerprint:
+    return json.loads(manifest.read_text())
+
+
+class EmbeddingStore:
+    """Vectors by key, under one fingerprint."""
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
+        """Open or create the store in `folder`; raises `UserError` if it holds another fingerprint's vectors."""
+        self.folder = folder
+        manifest = folder / "manifest.json"
+        if manifest.is_file():
+            if differing := differences(_read(manifest), _plain(fingerprint)):
+                raise UserError(
+                    f"the embedding store {folder} was made otherwise and is not reused: {'; '.join(differing)}; "
+                    "name another folder, or remove this one"
+                )
+        else:
+            spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
+            write_atomic(manifest, lambda file: file.write(spelled))
+        self._rows: dict[bytes, tuple[str, int]] = {}
+        for ids in sorted(folder.glob("*.ids.npy")):
+            self._index(ids.name.removesuffix(".ids.npy"), np.load(ids, allow_pickle=False))
+
+    @classmethod
+    def under(cls, root: Path, fingerprint: Fingerprint) -> EmbeddingStore:
+        """The store of `fingerprint` below `root`; for a new one, says why the most alike there is not reused."""
+        folder = root / digest(fingerprint)
+        if not folder.exists():
+            others = {
+                path.parent: differences(_read(path), _plain(fingerprint)) for path in root.glob("*/manifest.json")
+            }
+            if others:
+                closest = min(others, key=lambda other: (len(others[other]), other))
+                log.info("no embeddings are reused; %s differs: %s", closest, "; ".join(others[closest]))
+        return cls(folder, fingerprint)
+
+    def __contains__(self, key: str) -> bool:
+        return key.encode() in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def write(self, keys: Sequence[str], vectors: np.ndarray) -> None:
+        """Add a shard of float32 vectors (n, d), one a key."""
+        ids = np.array([key.encode() for key in keys])
+        name = hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()
+        for path, array in ((f"{name}.npy", vectors.astype(np.float32)), (f"{name}.ids.npy", ids)):
+            write_atomic(self.folder / path, partial(np.save, arr=array, allow_pickle=False))
+        self._index(name, ids)
+
+    def read(self, keys: Sequence[str]) -> np.ndarray:
+        """The vectors of `keys`, float32 (n, d), each shard opened once."""
+        shards: dict[str, list[tuple[int, int]]] = {}
+        for position, key in enumerate(keys):
+            name, row = self._rows[key.encode()]
+            shards.setdefault(name, []).append((position, row))
+        out: np.ndarray | None = None
+        for name, pairs in shards.items():
+            shard = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            if out is None:
+                out = np.empty((len(keys), shard.shape[1]), np.float32)
+            positions, rows = np.array(pairs).T
+            out[positions] = shard[rows]
+        if out is None:
+            raise ValueError("no keys to read")
+        return out
+
+    def _index(self, name: str, ids: np.ndarray) -> None:
+        self._rows |= {key: (name, row) for row, key in enumerate(ids.tolist())}

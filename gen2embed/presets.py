@@ -1,0 +1,42 @@
+"""The shipped yaml files: where they are, and how code that does not go through Hydra reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from gen2embed.types import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """`conf` in a clone, `gen2embed/conf` in an installed wheel."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def compose_shipped(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """Compose a shipped config, also inside of a running Hydra program."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose(config_name, overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def load_preset(group: str, name: str) -> Any:
+    """Instantiate `conf/<group>/<name>.yaml`; raises `UserError` that lists the names for an unknown one."""
+    file = conf_dir() / group / f"{name}.yaml"
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise UserError(f"{group} {name!r} is unknown; choose one of {names}")
+    return instantiate(compose_shipped(f"{group}/{name}")[group], _convert_="all")

@@ -1,0 +1,165 @@
+"""Hierarchical prompts: what text a model reads for an item in a role.
+
+Level 1 is a system text, level 2 a suffix to the query (arXiv 2508.00955, section 3). A prompt is rendered into
+pieces that say where each character comes from, so that only the template's own special tokens count as such: the
+same string typed by a user stays text.
+
+Two conventions decide what surrounds the texts, and which positions the image tokens get:
+
+    reference   the paper's template, a bare image token, one-dimensional positions
+    native      the model's own chat template and its own positions
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gen2embed.types import IMAGE_MARKER, Item, Role, UserError
+
+Convention = Literal["reference", "native"]
+Modality = Literal["text", "image"]
+Kind = Literal["template", "prompt", "text", "image", "marker"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of the rendered prompt.
+
+    kind: template (may hold special tokens), prompt (plain, never cut), text (the item's own: plain, cut if too long),
+    image (the slot of the item's next picture), marker (an image token that stands for no picture).
+    """
+
+    kind: Kind
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Both levels of the prompt, for each role.
+
+    system: per role the level-1 text; empty for none.
+    suffix: per role and modality the level-2 text that follows the item's own; an item with a picture is of
+        modality image.
+    convention: see the module.
+    """
+
+    system: Mapping[Role, str] = field(default_factory=dict)
+    suffix: Mapping[Role, Mapping[Modality, str]] = field(default_factory=dict)
+    convention: Convention = "native"
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that decide a rendering, for fingerprints and checkpoints."""
+        suffix = {role: dict(texts) for role, texts in self.suffix.items()}
+        return {"system": dict(self.system), "suffix": suffix, "convention": self.convention}
+
+
+Template = Callable[[str, Sequence[Piece]], list[Piece]]  # (system text, the user's pieces) -> all pieces
+
+
+def render(item: Item, role: Role, prompt: Prompt, template: Template) -> tuple[Piece, ...]:
+    """Render an item in a role. Pure; `as_text` shows the result as one string.
+
+    Source: arXiv 2508.00955, section 3.2, and the reference code's strings, byte for byte.
+    """
+    modality: Modality = "image" if item.pictures else "text"
+    user = [Piece("text", part) if isinstance(part, str) else Piece("image") for part in item.parts]
+    if not item.pictures:
+        user = _markers(item, prompt.convention)
+    if suffix := prompt.suffix.get(role, {}).get(modality, ""):
+        user.append(Piece("prompt", suffix))
+    system = item.instruction if item.instruction is not None else prompt.system.get(role, "")
+    return tuple(piece for piece in template(system, user) if piece.kind in ("image", "marker") or piece.text)
+
+
+def as_text(pieces: Sequence[Piece], image_token: str) -> str:
+    """The rendered string, with one image token a slot."""
+    return "".join(image_token if piece.kind in ("image", "marker") else piece.text for piece in pieces)
+
+
+def _markers(item: Item, convention: Convention) -> list[Piece]:
+    """Image markers without a picture: the reference leaves a literal image token there, `native` drops them."""
+    pieces: list[Piece] = []
+    for text in item.texts:
+        for index, part in enumerate(text.split(IMAGE_MARKER)):
+            if index and convention == "reference":
+                pieces.append(Piece("marker"))
+            pieces.append(Piece("text", part))
+    return pieces
+
+
+# --- templates ------------------------------------------------------------------------------------------------------
+
+# Model type -> what surrounds the system text and the user's text in the reference convention.
+_CHATML = ("<|im_start|>system\n", "<|im_end|>\n", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+REFERENCE_TEMPLATES = {"qwen2_vl": _CHATML, "qwen2_5_vl": _CHATML}
+
+
+def reference_template(model_type: str) -> Template:
+    """The paper's template of a model family."""
+    if model_type not in REFERENCE_TEMPLATES:
+        known = ", ".join(sorted(REFERENCE_TEMPLATES))
+        raise UserError(
+            f"prompt.convention=reference is not defined for models of type {model_type!r}, only for {known}; "
+            "use prompt.convention=native"
+        )
+    before_system, after_system, before_user, after_user = REFERENCE_TEMPLATES[model_type]
+
+    def template(system: str, user: Sequence[Piece]) -> list[Piece]:
+        level_1 = [Piece("template", before_system), Piece("prompt", system), Piece("template", after_system)]
+        return [*(level_1 if system else []), Piece("template", before_user), *user, Piece("template", after_user)]
+
+    return template
+
+
+def chat_template(apply: Callable[[list[dict[str, Any]]], str], image_token: str) -> Template:
+    """A model's own chat template.
+
+    apply: renders messages to a string, generation prompt included. It sees a stand-in for every text, with the
+    text's own white space around it (some templates trim), and the texts are put back afterwards: what they hold
+    cannot be taken for the template's special tokens.
+    """
+
+    def template(system: str, user: Sequence[Piece]) -> list[Piece]:
+        texts: list[Piece] = []
+
+        def stand_in(piece: Piece) -> dict[str, str]:
+            if piece.kind == "image":
+                return {"type": "image"}
+            core = piece.text.strip()
+            texts.append(Piece(piece.kind, core))
+            said = f"\ue000{len(texts) - 1}\ue001"
+            return {"type": "text", "text": piece.text.replace(core, said, 1) if core else piece.text + said}
+
+        messages: list[dict[str, Any]] = []
+        if system:
+            messages.append({"role": "system", "content": [stand_in(Piece("prompt", system))]})
+        messages.append({"role": "user", "content": [stand_in(piece) for piece in user]})
+        pieces: list[Piece] = []
+        for part in re.split(f"(\ue000\\d+\ue001|{re.escape(image_token)})", apply(messages)):
+            if part == image_token:
+                pieces.append(Piece("image"))
+            elif part.startswith("\ue000"):
+                pieces.append(texts[int(part[1:-1])])
+            else:
+                pieces.append(Piece("template", part))
+        _check_complete(pieces, [*texts, *(piece for piece in user if piece.kind == "image")])
+        return pieces
+
+    return template
+
+
+def _check_complete(pieces: Sequence[Piece], wanted: Sequence[Piece]) -> None:
+    """Some templates drop a role, or place pictures elsewhere: better known than embedded."""
+    missing = [piece for piece in wanted if piece.kind != "image" and piece not in pieces]
+    images = [sum(piece.kind == "image" for piece in side) for side in (wanted, pieces)]
+    if missing or images[0] != images[1]:
+        lost = (
+            f"the text {missing[0].text[:60]!r}" if missing else f"{images[0] - images[1]} of {images[0]} image slots"
+        )
+        raise UserError(
+            f"the model's chat template drops {lost}; choose a prompt that it can express (prompt=suffix has no "
+            "system text) or another model"
+        )

@@ -1,0 +1,121 @@
+"""The values that pass between layers: frozen, plain, without a model or a file handle in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+Role = Literal["query", "candidate"]
+ROLES: tuple[Role, ...] = ("query", "candidate")
+
+IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
+
+
+class UserError(ValueError):
+    """Something that the user can mend: the message says what was wrong, what was got, and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture by path, or in memory."""
+
+    source: Path | Image.Image
+
+    @cached_property
+    def key(self) -> str:
+        """What makes two pictures the same: the file as it is now, or the pixels."""
+        if isinstance(self.source, Path):
+            stat = self.source.stat()
+            return f"{self.source}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        picture = self.source
+        return f"{picture.mode}\0{picture.size}\0{hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()}"
+
+    def __str__(self) -> str:
+        return (
+            str(self.source)
+            if isinstance(self.source, Path)
+            else f"a {self.source.width}x{self.source.height} PIL picture"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """What is embedded: texts and pictures in order, at least one of them; an instruction replaces the system text."""
+
+    parts: tuple[str | Picture, ...]
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if not any(self.parts):
+            raise UserError("an item needs a text or a picture; this one has neither")
+
+    @classmethod
+    def of(cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None) -> Item:
+        """One text and at most one picture. The picture stands at the first image marker, else before the text."""
+        if image is None or image == "":
+            return cls((text,), instruction)
+        picture = Picture(Path(image) if isinstance(image, str) else image)
+        before, marker, after = text.partition(IMAGE_MARKER)
+        if not marker:
+            before, after = "", "\n" + text if text else ""
+        return cls(tuple(part for part in (before, picture, after) if part), instruction)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Picture))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for two items exactly when they are embedded alike."""
+        parts = [f"t{part}" if isinstance(part, str) else f"p{part.key}" for part in self.parts]
+        text = repr((parts, self.instruction))
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    def __str__(self) -> str:
+        said = [f"text {part[:60]!r}" if isinstance(part, str) else f"picture {part}" for part in self.parts]
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One training row: a query, its positive, and where it comes from."""
+
+    query: Item
+    positive: Item
+    subset: str
+    row: int
+
+
+@dataclass(frozen=True)
+class RankingTask:
+    """Queries, each with candidates to rank.
+
+    `choices[i]` are indices into `candidates`, in the order of the annotations (which decides ties);
+    `relevance[i]` is the grade of each choice, above zero where it answers query i.
+    """
+
+    name: str
+    group: str
+    queries: tuple[Item, ...]
+    candidates: tuple[Item, ...]
+    choices: tuple[tuple[int, ...], ...]
+    relevance: tuple[tuple[float, ...], ...]
+    query_role: Role = "query"
+    candidate_role: Role = "candidate"
+
+    def items(self) -> Iterator[Item]:
+        yield from self.queries
+        yield from self.candidates
+
+
+Manifest = Mapping[str, object]
