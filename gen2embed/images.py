@@ -5,7 +5,7 @@ The seven policies are the reference code's; `original` leaves the picture as it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
+from gen2embed.log import progress
 from gen2embed.types import Picture, UserError
 
 Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "random", "original"]
@@ -93,20 +94,23 @@ def load(picture: Picture) -> Image.Image:
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
 
 
-def check(pictures: Iterable[Picture], roots: Iterable[Path] = ()) -> None:
+def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
     """Raise one `UserError` that counts the missing and the unreadable pictures among `pictures`.
 
     Only headers are read. `roots` are the folders that the paths were looked for in, for the message.
     """
     paths = sorted({picture.source for picture in pictures if isinstance(picture.source, Path)})
-    with ThreadPoolExecutor(16) as pool:
-        states = list(zip(paths, pool.map(_state, paths), strict=True))
-    for state, remedy in (("missing", "set the image folder"), ("not readable as pictures", "replace or remove them")):
+    states = []
+    with ThreadPoolExecutor(16) as pool, progress("checking pictures", len(paths), shown=len(paths) >= 5000) as advance:
+        for path, state in zip(paths, pool.map(_state, paths), strict=True):
+            states.append((path, state))
+            advance()
+    looked = f"looked in {', '.join(map(str, roots))}; set the image folder" if roots else "check the paths"
+    for state, remedy in (("missing", looked), ("not readable as pictures", "replace or remove them")):
         bad = [str(path) for path, found in states if found == state]
         if bad:
-            tried = f"; looked in {', '.join(map(str, roots))}" if state == "missing" and roots else ""
             shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-            raise UserError(f"{len(bad)} of {len(paths)} pictures are {state}: {shown}{tried}; {remedy}")
+            raise UserError(f"{len(bad)} of {len(paths)} pictures are {state}: {shown}; {remedy}")
 
 
 def _state(path: Path) -> str:

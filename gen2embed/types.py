@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,6 +116,3 @@ class RankingTask:
     def items(self) -> Iterator[Item]:
         yield from self.queries
         yield from self.candidates
-
-
-Manifest = Mapping[str, object]

@@ -6,6 +6,7 @@ Everything is loaded by Hugging Face's own classes, from a hub id or a local fol
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.image_processing_backends import PilBackend
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
@@ -125,14 +127,20 @@ def _load_processor(path: str, config: Any, resolution: Resolution, source: dict
     tokenizer = AutoTokenizer.from_pretrained(path, **source)
     tokenizer.padding_side = "right"
     image_processor = AutoImageProcessor.from_pretrained(path, backend=resolution.backend, **source)
+    if isinstance(image_processor, PilBackend) != (resolution.backend == "pil"):  # transformers falls back by itself
+        raise UserError(
+            f"resolution.backend={resolution.backend} cannot be had here: {path} gave a "
+            f"{type(image_processor).__name__}; install torchvision, or choose the other of pil, torchvision"
+        )
     for bound, key in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         if (pixels := getattr(resolution, bound)) is not None:
             if not getattr(image_processor.size, "longest_edge", None):
                 raise UserError(f"resolution.{bound} means nothing to {type(image_processor).__name__}; leave it null")
             image_processor.size = type(image_processor.size)(**{**dict(image_processor.size), key: pixels})
     settings, _ = base.get_processor_dict(path, **source)
-    known = {key: settings[key] for key in base.__init__.__code__.co_varnames if key in settings}
-    return PictureProcessor(image_processor, tokenizer, **{"chat_template": tokenizer.chat_template, **known})
+    own = set(inspect.signature(base.__init__).parameters) - set(base.get_attributes())
+    options = {"chat_template": tokenizer.chat_template, **{key: settings[key] for key in own & set(settings)}}
+    return PictureProcessor(image_processor, tokenizer, **options)
 
 
 def _weights(folder: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from gen2embed import images
 from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.inputs import InputBuilder
@@ -78,7 +79,9 @@ class Embedder:
             raise UserError(f"role {role!r} is unknown; choose one of {', '.join(ROLES)}")
         if isinstance(inputs, str | Mapping | Item):
             inputs = [inputs]
-        return Engine(batch_size).encode(self, [as_item(value) for value in inputs], role).vectors
+        items = [as_item(value) for value in inputs]
+        images.check(picture for item in items for picture in item.pictures)
+        return Engine(batch_size).encode(self, items, role).vectors
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""

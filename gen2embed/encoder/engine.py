@@ -77,6 +77,7 @@ class Engine:
                 for batch in _batches([distinct[key] for key in shard], self.batch_size):
                     with torch.inference_mode():
                         rows.append(model.embed(batch, role).float().cpu().numpy())
+                    _check_finite(batch, rows[-1])
                     advance(len(batch))
                 if store is not None:
                     store.write(shard, np.concatenate(rows))
@@ -85,6 +86,12 @@ class Engine:
         out = store.read(keys) if store is not None else np.stack([vectors[key] for key in keys])
         seconds = time.perf_counter() - started
         return Encoded(torch.from_numpy(out), len(missing), len(distinct) - len(missing), seconds)
+
+
+def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:
+    for item, row in zip(items, rows, strict=True):
+        if not np.isfinite(row).all():
+            raise UserError(f"the embedding of {item} is not finite; try model.dtype=float32, and check the weights")
 
 
 def _cost(item: Item, key: str) -> tuple[bool, int, int, str]:

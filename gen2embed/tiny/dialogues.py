@@ -39,9 +39,11 @@ def sample_dialogue(rng: random.Random, progress: float) -> Dialogue:
     """Draw from the curriculum at `progress`, the share of the steps already taken."""
     if progress < 0.1:
         return _dense_thing(rng)
-    if progress < 0.3 or rng.random() < max(0.25, (0.55 - progress) / 0.25):
-        return _dense_scene(rng)
-    return rng.choice((_picture_chat, _picture_word, _picture_word, _text_chat, _text_word, _text_word))(rng)
+    dense = max(0.15, (0.55 - progress) / 0.25)  # all of it until 0.3
+    if rng.random() < dense:
+        return rng.choice((_dense_scene, _picture_chat))(rng)
+    kinds = {_picture_chat: 5, _picture_word: 8, _bare: 2, _text_word: 5}
+    return rng.choices(list(kinds), list(kinds.values()))[0](rng)
 
 
 # --- one word -------------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def _ask_summary(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _ask_question(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    question, answer = _question(scene, rng)
+    question, answer, _ = _question(scene, rng)
     lead = rng.choice(("Represent the given image with the following question: ", "", "Question: "))
     return lead + question, answer
 
@@ -125,31 +127,28 @@ def _ask_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return said + label, rng.choice(thing.words())
 
 
-def _question(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def _question(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
+    """A question, its answer in one word, and in a sentence."""
     thing = rng.choice(scene.things)
-    kinds = ["colour", "shape", "texture", "size", "background", "count"]
-    kind = rng.choice([*kinds, "relation", "relation"] if scene.relation else kinds)
+    name, plural = f"{thing.colour} {thing.shape}", thing.phrase(plural=True).split()[-1]
+    kinds = ["colour", "colour", "shape", "shape", "texture", "size", "background", "count"]
+    kind = rng.choice([*kinds, *["relation"] * 4] if scene.relation else kinds)
     if kind == "background":
-        return "what colour is the background?", scene.background
+        return "what colour is the background?", scene.background, f"The background is {scene.background}."
     if kind == "count":
-        return f"how many {thing.phrase(plural=True).split()[-1]} are there?", _count(scene, thing)
+        count = COUNTS[sum(other.shape == thing.shape for other in scene.things) - 1]
+        return f"how many {plural} are there?", count, f"The number of {plural} is {count}."
     if kind == "relation":
-        a, b = (f"{thing.colour} {thing.shape}" for thing in scene.things)
-        return rng.choice(
-            (
-                (f"where is the {a}, seen from the {b}?", str(scene.relation).split()[0]),
-                (f"where is the {b}, seen from the {a}?", RELATIONS[str(scene.relation)].split()[0]),
-            )
-        )
+        (a, b), relation = (f"{other.colour} {other.shape}" for other in scene.things), str(scene.relation)
+        if rng.random() < 0.5:
+            a, b, relation = b, a, RELATIONS[relation]
+        return f"where is the {a}, seen from the {b}?", relation.split()[0], f"The {a} is {relation} the {b}."
     if kind == "shape":
-        return f"which shape is {thing.colour}?", thing.shape
+        return f"which shape is {thing.colour}?", thing.shape, f"The {thing.colour} shape is a {thing.shape}."
     if kind == "colour":
-        return f"what colour is the {thing.shape}?", thing.colour
-    return f"what {kind} has the {thing.colour} {thing.shape}?", getattr(thing, kind)
-
-
-def _count(scene: Scene, thing: Thing) -> str:
-    return COUNTS[sum(other.shape == thing.shape for other in scene.things) - 1]
+        return f"what colour is the {thing.shape}?", thing.colour, f"The {thing.shape} is {thing.colour}."
+    value = getattr(thing, kind)
+    return f"what {kind} has the {name}?", value, f"The {name} is {value}."
 
 
 def _text_word(rng: random.Random) -> Dialogue:
@@ -191,7 +190,7 @@ def _dense_scene(rng: random.Random) -> Dialogue:
 
 
 def _describe(rng: random.Random) -> str:
-    return rng.choice(("", "Describe the image.", "Describe the given picture.", "What does the picture show?"))
+    return rng.choice(("Describe the image.", "Describe the given picture.", "What does the picture show?"))
 
 
 def _reading(scene: Scene) -> str:
@@ -203,16 +202,18 @@ def _reading(scene: Scene) -> str:
 def _picture_chat(rng: random.Random) -> Dialogue:
     """A picture, talked about in sentences."""
     scene, turns = sample_scene(rng), []
-    if rng.random() < 0.5:
-        said = _reading(scene) if rng.random() < 0.5 else f"The picture shows {scene.caption(0)}."
-        turns.append((_describe(rng), said))
-    for _ in range(rng.randint(1, 3)):
-        question, answer = _question(scene, rng)
-        turns.append((question, f"The answer is {answer}."))
+    if rng.random() < 0.2:
+        turns.append((_describe(rng), f"The picture shows {scene.caption(0)}."))
+    for _ in range(rng.randint(2, 4)):
+        question, _, sentence = _question(scene, rng)
+        turns.append((question, sentence))
     return Dialogue(DEFAULT_SYSTEM, tuple(turns), scene.draw(rng))
 
 
-def _text_chat(rng: random.Random) -> Dialogue:
-    """A text without a question: said again, as chat models do."""
-    text, _ = _text(rng)
-    return Dialogue(DEFAULT_SYSTEM, ((text, f"The text says {text}."),))
+def _bare(rng: random.Random) -> Dialogue:
+    """A picture or a text and no request: a chat model asks back."""
+    replies = ("What would you like to know?", "Thank you. How can I help?", "I see. What shall I do with it?")
+    reply = rng.choice(replies)
+    if rng.random() < 0.5:
+        return Dialogue(DEFAULT_SYSTEM, (("", reply),), sample_scene(rng).draw(rng))
+    return Dialogue(DEFAULT_SYSTEM, ((_text(rng)[0], reply),))

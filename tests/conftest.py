@@ -1,0 +1,81 @@
+"""Fixtures: the golden data, the shipped checkpoint, random checkpoints of real classes, a small world, and the CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from gen2embed import Embedder
+from gen2embed.data.world import World
+from gen2embed.presets import PACKAGE
+
+REPOSITORY = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+TINY = PACKAGE / "tiny" / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """Rows as API inputs with their roles, and the reference's token ids and embeddings by prompt."""
+    raw = json.loads((GOLDEN / "inputs.json").read_text())
+    vectors = np.load(GOLDEN / "embeddings.npz")
+    role = {"Q": "query", "D": "candidate"}
+    return {
+        "rows": [
+            ({"text": row["text"], "image": str(GOLDEN / row["image"]) if row["image"] else None}, role[row["role"]])
+            for row in raw["rows"]
+        ],
+        "ids": {"hierarchical": raw["hier_ids"], "none": raw["none_ids"]},
+        "vectors": {"hierarchical": torch.tensor(vectors["hier"]), "none": torch.tensor(vectors["none"])},
+        "system": raw["system"],
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Embedder:
+    return Embedder.from_pretrained(TINY, resolution="original", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"), rows=24, queries=8)
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_script(capfd, monkeypatch, tmp_path):
+    """Run an entry script in this process as `python SCRIPT ARGS` would, in an empty working directory."""
+
+    def run(script: str, *args: str, cwd: Path = tmp_path) -> Outcome:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [script, *args])
+        GlobalHydra.instance().clear()
+        capfd.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        return Outcome(code or 0, *capfd.readouterr())
+
+    return run

@@ -1,0 +1,140 @@
+"""Every shipped config composes, passes the check and instantiates; every mistake is one message."""
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from gen2embed import UserError, config
+from gen2embed.presets import compose_shipped, conf_dir
+
+GROUPS = (
+    "model",
+    "prompt",
+    "resolution",
+    "benchmark",
+    "data",
+    "trainer",
+    "logger",
+    "paths",
+    "hydra",
+    "experiment",
+    "sweep",
+)
+CHOICES = sorted(f"{group}={file.stem}" for group in GROUPS for file in (conf_dir() / group).glob("*.yaml"))
+config.register_resolvers()
+
+
+def composed(*overrides):
+    cfg = compose_shipped("eval", overrides)
+    cfg.output_dir = "outputs/x"  # Hydra's clock runs in a program only
+    return cfg
+
+
+def test_groups_are_complete():
+    assert all((conf_dir() / group).is_dir() for group in GROUPS)
+    assert {path.name for path in conf_dir().iterdir()} == {*GROUPS, "eval.yaml"}
+    assert len(CHOICES) >= 30
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_instantiates(choice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = ["model.path=some/model"] if choice == "model=base" else []
+    cfg = composed(choice, *base)
+    config.check(cfg, "eval", [choice])
+    group = choice.partition("=")[0]
+    if group == "trainer" and "gpu" in choice:
+        pytest.skip("needs a GPU")
+    if group in ("prompt", "resolution", "data", "trainer", "logger"):
+        assert (instantiate(cfg[group]) is None) == (choice == "logger=none")
+    if group == "model":
+        assert callable(instantiate(cfg.model, _partial_=True))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_file_says_what_it_is(choice):
+    group, name = choice.split("=")
+    assert (conf_dir() / group / f"{name}.yaml").read_text().startswith("# ")
+
+
+def test_experiments_begin_with_their_command():
+    for file in (conf_dir() / "experiment").glob("*.yaml"):
+        lines = file.read_text().splitlines()
+        assert lines[0] == "# @package _global_"
+        assert lines[1].startswith("# python ")
+        assert f"experiment={file.stem}" in lines[1]
+
+
+def test_tiny_keeps_pictures_unless_told():
+    assert composed().resolution.policy == "original"
+    assert composed("resolution=clip").resolution.policy == "clip"
+    assert composed("model=qwen2_vl_2b").resolution.policy == "clamp"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+model.max_lenght=3"], "model.max_lenght is unknown; model has .*max_length.*did you mean max_length"),
+        (["+sed=3"], "sed is unknown; the configuration has .*seed.*did you mean seed"),
+        (["+paths.foo=3"], "paths.foo is unknown; paths has data_dir, embedding_dir, output_dir"),
+        (["resolution.policy=tiny"], "resolution.policy='tiny' is not valid: Input should be 'low', .*'original'"),
+        (["model.dtype=half"], "model.dtype='half' is not valid: Input should be 'auto', 'float32'"),
+        (["prompt.convention=own"], "prompt.convention='own' is not valid: Input should be 'reference' or 'native'"),
+        (["+prompt.system.passage=x"], "prompt.system.*passage.* is not valid: Input should be 'query' or 'candidate'"),
+        (["engine.batch_size=many"], "engine.batch_size='many' is not valid"),
+        (["seed=x"], "seed='x' is not valid"),
+        (["prompt._target_=os.system"], "prompt._target_='os.system' is not allowed; a target starts with gen2embed"),
+        (["prompt._target_=gen2embed.none"], "prompt._target_='gen2embed.none' names nothing that can be imported"),
+        (["data._target_=gen2embed.images.Resolution"], "data"),
+        (["benchmark.world=3"], "benchmark.world=3 is not valid"),
+        (["output_dir=${nowhere}"], "the configuration cannot be resolved: .*nowhere"),
+        (["+trainer.acelerator=cpu"], "trainer.acelerator is unknown; .*did you mean accelerator"),
+    ],
+)
+def test_mistakes_in_a_composed_config(overrides, message):
+    cfg = compose_shipped("eval", overrides)
+    if not overrides[0].startswith("output_dir"):
+        cfg.output_dir = "outputs/x"
+    with pytest.raises(UserError, match=message):
+        config.check(cfg, "eval", overrides)
+
+
+def test_a_class_of_the_wrong_kind():
+    cfg = composed()
+    cfg.benchmark.world = OmegaConf.create({"_target_": "gen2embed.images.Resolution"})
+    with pytest.raises(UserError, match=r"benchmark\.world must be a World; got a Resolution"):
+        config.check(cfg, "eval", [])
+
+
+CONVENTION = "prompt.conventoin is unknown; prompt has convention, suffix, system (did you mean convention?)"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("prompt=hierarchica", "choose one of hierarchical, none, suffix, system (did you mean hierarchical?)"),
+        ("prompt.conventoin=native", CONVENTION),
+        ("promt=none", "promt is unknown; the configuration has "),
+        ("+promt=none", "promt is unknown; the configuration has "),
+        ("+prompt.conventoin=native", CONVENTION),
+        ("resolution=tiny", "choose one of clamp, clip, high, low, mid, mid_high, mid_low, original, random"),
+        ("seed", "missing EQUAL"),
+    ],
+)
+def test_mistakes_on_the_command_line(run_script, argument, message):
+    outcome = run_script("eval.py", argument)
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.err.count("error: ") == 1
+
+
+def test_presets_leave_a_running_program_alone():
+    sentinel = object()
+    GlobalHydra.instance().hydra = sentinel
+    try:
+        compose_shipped("eval")
+        assert GlobalHydra.instance().hydra is sentinel
+    finally:
+        GlobalHydra.instance().clear()

@@ -1,0 +1,65 @@
+"""Resolution policies against the reference's sizes, and what is said of pictures that are not there."""
+
+import json
+
+import pytest
+from conftest import GOLDEN
+from PIL import Image
+
+from gen2embed import UserError, images
+from gen2embed.images import Resolution
+from gen2embed.types import Picture
+
+CASES = json.loads((GOLDEN / "resolutions.json").read_text())
+
+
+def test_golden_sizes():
+    assert len(CASES) == 280
+    for case in CASES:
+        resized = images.resize(Image.new("RGB", case["size"]), policy=case["policy"])
+        assert list(resized.size) == case["resized"], case
+
+
+def test_original_and_alias():
+    picture = Image.effect_noise((301, 77), 50).convert("RGB")
+    assert images.resize(picture, "original") is picture
+    assert images.resize(picture, "random").tobytes() == images.resize(picture, "clamp").tobytes()
+    assert Resolution("random") == Resolution("clamp")
+
+
+def test_resampling_filters():
+    picture = Image.effect_noise((1200, 500), 50).convert("RGB")
+    size = images.target_size(1200, 500, "clamp")
+    assert images.resize(picture, "clamp").tobytes() == picture.resize(size, Image.Resampling.LANCZOS).tobytes()
+    assert images.resize(picture, "clip").tobytes() == picture.resize((336, 336), Image.Resampling.BICUBIC).tobytes()
+
+
+def test_unknown_policy_lists_all():
+    message = "resolution 'tiny' is unknown; choose one of low, clip, mid_low, mid, mid_high, high, clamp, original"
+    for call in (lambda: images.resize(Image.new("RGB", (9, 9)), "tiny"), lambda: Resolution("tiny")):
+        with pytest.raises(UserError) as error:
+            call()
+        assert str(error.value) == message
+
+
+def test_check_counts(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "fine.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    pictures = [Picture(tmp_path / name) for name in ("fine.png", "a.png", "b.png", "c.png", "d.png")]
+    with pytest.raises(
+        UserError, match=r"4 of 5 pictures are missing: .*a.png, .*b.png, .*c.png, …; looked in /x; set"
+    ):
+        images.check(pictures, ["/x"])
+    with pytest.raises(UserError, match=r"1 of 2 pictures are not readable as pictures: .*text.png"):
+        images.check([pictures[0], Picture(tmp_path / "text.png")])
+    images.check(pictures[:1])
+
+
+def test_load_names_the_file(tmp_path):
+    cut = tmp_path / "cut.png"
+    Image.effect_noise((99, 99), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    images.check([Picture(cut)])  # its header is whole
+    with pytest.raises(UserError, match=r"cut\.png is not a picture that can be read"):
+        images.load(Picture(cut))
+    assert images.load(Picture(Image.new("L", (3, 3)))).mode == "RGB"

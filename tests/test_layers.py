@@ -1,0 +1,55 @@
+"""Imports go one way: a module imports its own layer's siblings in a package, or lower layers."""
+
+import ast
+
+import pytest
+
+from gen2embed.presets import PACKAGE
+
+LAYERS = {
+    0: ("types", "log"),
+    1: ("prompts", "images", "metrics"),
+    2: ("data", "presets"),
+    3: ("encoder",),
+    4: ("evaluate", "tiny"),
+    5: ("report", "config", "demo"),
+}
+LEVEL = {name: level for level, names in LAYERS.items() for name in names}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def imported(source: str) -> set[str]:
+    """Top-level modules of gen2embed that a source imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gen2embed"):
+            parts = node.module.split(".")
+            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("gen2embed.")}
+    return names - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    for name in imported(path.read_text()):
+        assert name in LEVEL, f"{name} has no layer"
+        assert LEVEL[name] < LEVEL[own] or name == own or (LEVEL[own] >= 5 and LEVEL[name] == 5), (
+            f"{own} imports {name}"
+        )
+
+
+def test_the_test_sees_imports():
+    assert imported("from gen2embed.report import x\nimport gen2embed.encoder.store") == {"report", "encoder"}
+
+
+def test_only_config_and_entry_points_read_configs():
+    allowed = {"config.py", "presets.py"}
+    readers = {path.name for path in MODULES if "omegaconf" in path.read_text()}
+    assert readers <= allowed
+
+
+def test_sizes():
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 250, path
