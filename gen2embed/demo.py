@@ -94,9 +94,10 @@ def figure(arms: dict[str, Any]) -> Figure:
         right.bar(places, list(scores["tasks"].values()), 0.8 / len(arms), color=colours[index], label=ARMS[arm])
     left.set_xticks(range(len(arms)), [ARMS[arm] for arm in arms], rotation=30, ha="right")
     left.set_ylabel("precision@1, mean of the tasks (95 % interval)")
-    right.set_xticks(range(len(scores["tasks"])), [name.replace("_", "\n") for name in scores["tasks"]], fontsize=8)
+    tasks = list(arms["chance"]["tasks"])
+    right.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
     right.set_ylabel("precision@1")
-    right.legend(frameon=False, fontsize=8)
+    out.legend(loc="outside upper right", ncols=len(arms), frameon=False, fontsize=9)
     for axes in (left, right):
         axes.set_ylim(0, None)
         axes.spines[["top", "right"]].set_visible(False)

@@ -185,6 +185,6 @@ def chart(scores: Mapping[str, Any]) -> Figure:
     axes.set_title(f"{scores['benchmark']}" + (f", overall {overall['precision@1']:.3f}" if overall else ""))
     present = dict.fromkeys(task["group"] for task in tasks.values())
     handles = [mpl.patches.Patch(color=colours[group], label=group) for group in present]
-    axes.legend(handles=handles, loc="lower right", frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

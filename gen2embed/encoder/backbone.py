@@ -130,7 +130,7 @@ def _load_processor(path: str, config: Any, resolution: Resolution, source: dict
     if isinstance(image_processor, PilBackend) != (resolution.backend == "pil"):  # transformers falls back by itself
         raise UserError(
             f"resolution.backend={resolution.backend} cannot be had here: {path} gave a "
-            f"{type(image_processor).__name__}; install torchvision, or choose the other of pil, torchvision"
+            f"{type(image_processor).__name__}; install torchvision, or choose the other backend"
         )
     for bound, key in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         if (pixels := getattr(resolution, bound)) is not None:

@@ -1,0 +1,112 @@
+"""Tables, charts and the demo's summary, from results alone."""
+
+import copy
+import json
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from gen2embed import UserError, demo, report
+
+
+def score(value, chance=0.1):
+    return {"precision@1": value, "ci95": [value - 0.05, value + 0.05], "pessimistic": value, "chance": chance}
+
+
+SCORES = {
+    "benchmark": "b",
+    "tasks": {
+        "x": {"group": "one", "queries": 10, "candidates": 4, **score(0.5)},
+        "y": {"group": "two", "queries": 10, "candidates": [2, 7], **score(0.25)},
+    },
+    "groups": {"one": {"tasks": 1, **score(0.5)}, "two": None, "three": None},
+    "overall": None,
+}
+WHOLE = {**SCORES, "groups": {"one": SCORES["groups"]["one"], "two": score(0.25)}, "overall": score(0.375)}
+
+
+def text(table):
+    console = Console(width=200, record=True, quiet=True)
+    console.print(table)
+    return console.export_text()
+
+
+def test_score_table():
+    shown = text(report.score_table(SCORES))
+    assert "50.0" in shown
+    assert "45.0 - 55.0" in shown
+    assert "2-7" in shown
+    assert "only 2 tasks" in shown
+    assert "three" not in shown
+    assert "37.5" in text(report.score_table(WHOLE))
+
+
+def test_chart_draws_every_task(tmp_path):
+    figure = report.chart(WHOLE)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 0.25]
+    assert "0.375" in axes.get_title()
+    figure.savefig(tmp_path / "a.png")
+    report.chart(SCORES).savefig(tmp_path / "b.png")
+
+
+def test_flat():
+    assert report.flat(SCORES) == {"b/x": 0.5, "b/y": 0.25, "b/one": 0.5}
+    assert report.flat(WHOLE)["b/overall"] == 0.375
+
+
+def test_git_commit_says_dirty(monkeypatch, tmp_path):
+    def git(*args):
+        as_someone = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run([*as_someone, *args], check=True, capture_output=True)
+
+    monkeypatch.setattr(report, "PACKAGE", tmp_path)
+    assert report.git_commit() is None
+    git("init")
+    (tmp_path / "file").write_text("a")
+    git("add", ".")
+    git("commit", "-m", "m")
+    clean = report.git_commit()
+    assert len(clean) == 40
+    (tmp_path / "file").write_text("b")
+    assert report.git_commit() == f"{clean}-dirty"
+
+
+@pytest.fixture
+def arms(tmp_path):
+    for index, arm in enumerate(demo.ARMS):
+        if arm != "chance":
+            scores = copy.deepcopy(WHOLE)
+            scores["overall"] = score(0.1 * index)
+            (tmp_path / arm).mkdir()
+            (tmp_path / arm / "results.json").write_text(json.dumps(scores))
+    return tmp_path
+
+
+def test_demo_collects(arms, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["demo", str(arms)])
+    demo.main()
+    results = json.loads((arms / "results.json").read_text())
+    assert list(results) == list(demo.ARMS)
+    assert results["chance"] == {"overall": 0.1, "ci95": [0.1, 0.1], "tasks": {"x": 0.1, "y": 0.1}}
+    assert results["zero_shot_system"]["overall"] == pytest.approx(0.3)
+    assert results["zero_shot_system"]["tasks"] == {"x": 0.5, "y": 0.25}
+    assert (arms / "demo.png").stat().st_size > 10_000
+    assert "hierarchical" in capsys.readouterr().out
+
+
+def test_demo_refuses_what_cannot_be_compared(arms, monkeypatch):
+    path = arms / "zero_shot_suffix" / "results.json"
+    other = json.loads(path.read_text())
+    other["tasks"]["x"]["queries"] = 9
+    path.write_text(json.dumps(other))
+    with pytest.raises(UserError, match="run on different tasks or queries"):
+        demo.collect(arms)
+    path.unlink()
+    with pytest.raises(UserError, match=r"arm zero_shot_suffix has no results: .*is missing; run `make demo`"):
+        demo.collect(arms)
+    monkeypatch.setattr("sys.argv", ["demo", str(arms)])
+    with pytest.raises(SystemExit, match="error: the demo's arm"):
+        demo.main()
