@@ -1,6 +1,7 @@
 """Tables, charts and the demo's summary, from results alone."""
 
 import copy
+import io
 import json
 import subprocess
 
@@ -27,7 +28,7 @@ WHOLE = {**SCORES, "groups": {"one": SCORES["groups"]["one"], "two": score(0.25)
 
 
 def text(table):
-    console = Console(width=200, record=True, quiet=True)
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 
