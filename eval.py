@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from gen2embed import images, report
-from gen2embed.config import entry_point, plain
+from gen2embed.config import entry_point, make_trainer, plain
 from gen2embed.data.mmeb import pictures
 from gen2embed.encoder.backbone import check_path
 from gen2embed.evaluate import evaluate
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
-    trainer = instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False)
+    trainer = make_trainer(cfg)
     check_path(cfg.model.path)
     benchmark = instantiate(cfg.benchmark, _convert_="all")
     images.check(pictures(benchmark), [benchmark.image_dir])

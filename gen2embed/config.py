@@ -20,7 +20,9 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -61,6 +63,14 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         return main
 
     return decorate
+
+
+def make_trainer(cfg: DictConfig) -> Trainer:
+    """The trainer of `cfg.trainer` with the logger of `cfg.logger`; what Lightning refuses is a `UserError`."""
+    try:
+        return instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"the trainer cannot be made: {error}") from error
 
 
 def register_resolvers() -> None:
@@ -153,9 +163,8 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
             return str(cause)
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, choice = str(cause.missing_cfg_file).rpartition("/")
-            return f"{group}={choice} is unknown; choose one of {', '.join(sorted(cause.options))}" + _nearest(
-                choice, cause.options
-            )
+            names = ", ".join(sorted(cause.options))
+            return f"{group}={choice} is unknown; choose one of {names}" + _nearest(choice, cause.options)
     if found := re.search(r"Could not override '([^']+)'", str(error)):
         key = found[1]
         return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
@@ -175,9 +184,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown(path: str, valid: Iterable[str]) -> str:
     parent, _, key = path.rpartition(".")
     names = sorted(set(valid) - SPECIAL_KEYS)
-    return f"{path} is unknown; {parent or 'the configuration'} has {', '.join(names) or 'no keys'}" + _nearest(
-        key, names
-    )
+    where = parent or "the configuration"
+    return f"{path} is unknown; {where} has {', '.join(names) or 'no keys'}" + _nearest(key, names)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -198,9 +206,8 @@ def _join(path: str, key: Any) -> str:
 
 def _defaults(config_name: str, overrides: Iterable[str]) -> dict[str, Any]:
     """The config with the same choices of groups, and no other override."""
-    choices = [
-        o for o in overrides if "=" in o and (conf_dir() / o.partition("=")[0].split("@")[0]).is_dir() and "," not in o
-    ]
+    groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
+    choices = [override for override in groups if "," not in override]
     try:
         cfg = compose_shipped(config_name, choices)
     except HydraException:

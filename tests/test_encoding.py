@@ -284,6 +284,18 @@ def test_weights_that_do_not_fill_the_model(tmp_path):
         Embedder.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_runs_close_to_float32(family, tmp_path):
+    make_checkpoint(family, tmp_path)
+    full, half = (
+        Embedder.from_pretrained(tmp_path, resolution="original", device="cpu", dtype=dtype).encode(INPUTS)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    assert (full * half).sum(-1).min() > 0.98
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_backend_that_is_not_there_is_no_silent_fallback():
     with pytest.raises(UserError, match=r"resolution.backend=torchvision cannot be had here: .*ProcessorPil; install"):

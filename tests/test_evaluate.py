@@ -248,6 +248,7 @@ def neither(folder):
         (None, ["benchmark.subsets=[shapes]"], r"error: benchmark world has no task shapes; choose from shape, colour"),
         (None, ["model.path=/nowhere"], r"error: the model folder /nowhere does not exist"),
         (None, ["model.path=."], r"error: the folder \. is not a Hugging Face checkpoint: it has no config.json"),
+        (None, ["trainer.accelerator=gppu"], r"error: the trainer cannot be made: .*invalid accelerator name"),
         (None, ["data.rows=0"], r"error: the world needs rows and queries of at least 1"),
         (None, ["engine.batch_size=0"], r"error: batch_size and shard_size are at least 1"),
         (

@@ -85,7 +85,11 @@ class Embedder:
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""
-        inputs = {key: value.to(self.backbone.device) for key, value in self.build(items, role).items()}
+        device, dtype = self.backbone.device, self.backbone.dtype
+        inputs = {
+            key: value.to(device, dtype if value.is_floating_point() else None)
+            for key, value in self.build(items, role).items()
+        }
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
         return torch.nn.functional.normalize(last_token(hidden, inputs["attention_mask"]).float(), dim=-1)
 

@@ -89,9 +89,11 @@ class Engine:
 
 
 def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:
-    for item, row in zip(items, rows, strict=True):
-        if not np.isfinite(row).all():
-            raise UserError(f"the embedding of {item} is not finite; try model.dtype=float32, and check the weights")
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"the embedding of {items[bad[0]]} is not finite; try model.dtype=float32, and check the weights"
+        )
 
 
 def _cost(item: Item, key: str) -> tuple[bool, int, int, str]:
