@@ -64,7 +64,7 @@ class Embedder:
         if not isinstance(resolution, Resolution):
             resolution = Resolution(resolution or "clamp")
         backbone = load_backbone(path, resolution, dtype, device, revision, trust_remote_code)
-        return cls(backbone, InputBuilder(backbone, chosen, resolution, max_length))
+        return cls(backbone, InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length))
 
     def encode(
         self, inputs: Sequence[Input] | Input, role: Role = "query", batch_size: int = 32

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from transformers.processing_utils import ProcessorMixin
 
 from gen2embed import images
-from gen2embed.encoder.backbone import Backbone
 from gen2embed.images import Resolution
 from gen2embed.prompts import Piece, Prompt, Template, chat_template, reference_template, render
 from gen2embed.types import Item, Role, UserError
@@ -21,12 +21,14 @@ Inputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class InputBuilder:
-    """Builds the inputs of a backbone under a prompt and a resolution; the only code that does.
+    """Builds the inputs of a model family under a prompt and a resolution; the only code that does.
 
+    processor: tokenizer, image processor, and what the family puts into an image slot.
     max_length: in tokens. A longer item loses the end of its own text; never visual tokens, prompt or template.
     """
 
-    backbone: Backbone
+    processor: ProcessorMixin
+    model_type: str
     prompt: Prompt
     resolution: Resolution
     max_length: int
@@ -36,12 +38,12 @@ class InputBuilder:
 
         Either all items have pictures or none has: an image token without a picture may stand in a text.
         """
-        processor = self.backbone.processor
+        processor = self.processor
         pictures = [images.resize(images.load(p), self.resolution.policy) for item in items for p in item.pictures]
         processed = processor.image_processor(images=pictures, return_tensors="pt") if pictures else {}
         slots = iter([processor.replace_image_token(processed, index) for index in range(len(pictures))])
         rows = [self.token_ids(item, role, [next(slots) for _ in item.pictures]) for item in items]
-        inputs: Inputs = dict(self.backbone.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
+        inputs: Inputs = dict(processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
         if pictures:
             if not all(item.pictures for item in items):
                 raise ValueError("items with and without pictures in one batch")
@@ -87,7 +89,7 @@ class InputBuilder:
 
     def _tokenize(self, pieces: Sequence[Piece], slots: Sequence[str]) -> list[int]:
         """Special tokens count as such only where the template or the processor wrote them."""
-        remaining, image_token = iter(slots), self.backbone.processor.image_token
+        remaining, image_token = iter(slots), self.processor.image_token
         runs: list[tuple[bool, str]] = []  # (is one special token, text)
         for piece in pieces:
             if piece.kind in ("text", "prompt"):
@@ -104,23 +106,23 @@ class InputBuilder:
                     runs.append((special, text))
         plain = [text for special, text in runs if not special]
         encoded = iter(self._encode_plain(plain)["input_ids"] if plain else [])
-        convert = self.backbone.tokenizer.convert_tokens_to_ids
+        convert = self.processor.tokenizer.convert_tokens_to_ids
         return [token for special, text in runs for token in ([convert(text)] if special else next(encoded))]
 
     def _encode_plain(self, text: str | list[str], **options: Any) -> Any:
-        tokenizer = self.backbone.tokenizer
+        tokenizer = self.processor.tokenizer
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        tokens = {str(token) for token in self.backbone.tokenizer.added_tokens_decoder.values()}
+        tokens = {str(token) for token in self.processor.tokenizer.added_tokens_decoder.values()}
         return re.compile("(" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")")
 
     @cached_property
     def _template(self) -> Template:
         if self.prompt.convention == "reference":
-            return reference_template(self.backbone.model_type)
-        processor = self.backbone.processor
+            return reference_template(self.model_type)
+        processor = self.processor
         if processor.chat_template is None:
             raise UserError(
                 "the model has no chat template, which prompt.convention=native needs; use an instruct model"
