@@ -22,8 +22,9 @@ setup: ## make .venv from constraints.txt; TORCH="torch --index-url ..." chooses
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]" && \
 	echo "$$wanted" > .venv/setup.sha256
 
-demo: setup ## zero-shot by every prompt on the embedded world: a table and outputs/demo/demo.png
+demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world: a table and outputs/demo/demo.png
 	$(RUN) eval.py experiment=demo
+	$(RUN) train.py experiment=demo_finetuned
 	$(RUN) -m gen2embed.demo outputs/demo
 
 test: setup ## the default tests: offline, on a CPU, minutes

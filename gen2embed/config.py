@@ -1,4 +1,4 @@
-"""Start an entry point, and check its whole configuration before anything is loaded.
+"""Check the whole configuration of an entry point, before anything is loaded.
 
 A yaml file is a constructor call, so the constructor's signature is the schema: a key that it does not take, or a value
 that its annotation refuses, is an error that lists what is valid. Keys outside of constructor calls must stand in the
@@ -9,68 +9,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 import re
-import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object, instantiate
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from gen2embed.log import quieten_libraries
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.types import UserError
 
-TARGETS = ("gen2embed.", "lightning.", "torch.optim.")  # what a `_target_` may name
+TARGETS = ("gen2embed.", "lightning.", "torch.optim.", "transformers.optimization.")  # what a `_target_` may name
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-
-
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a task of a composed, checked config into a command-line program.
-
-    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback.
-    """
-
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def checked(cfg: DictConfig) -> None:
-            with open_dict(cfg):
-                cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
-            check(cfg, config_name, HydraConfig.get().overrides.task)
-            task(cfg)
-
-        def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
-            quieten_libraries()
-            register_resolvers()
-            try:
-                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
-            except (HydraException, OmegaConfBaseException, UserError) as error:
-                message = explain(error, config_name, sys.argv[1:])
-                if message is None:
-                    raise
-                sys.exit(f"error: {message}")
-
-        return main
-
-    return decorate
-
-
-def make_trainer(cfg: DictConfig) -> Trainer:
-    """The trainer of `cfg.trainer` with the logger of `cfg.logger`; what Lightning refuses is a `UserError`."""
-    try:
-        return instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False)
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"the trainer cannot be made: {error}") from error
 
 
 def register_resolvers() -> None:
@@ -132,10 +87,11 @@ def _check_call(node: Mapping[str, Any], path: str) -> Any:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """Annotations of our own constructors; a library checks its own arguments."""
-    if not target.__module__.startswith("gen2embed"):
+    """The annotations of a target's parameters; none where they cannot be resolved outside of its library."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):
         return {}
-    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
 def _check_value(value: Any, hint: Any, path: str) -> None:

@@ -20,12 +20,14 @@ from rich.table import Table
 from gen2embed.report import print_table, write_json
 from gen2embed.types import UserError
 
-ARMS = {
-    "chance": "chance",
-    "zero_shot_none": "no prompt",
-    "zero_shot_suffix": "suffix only",
-    "zero_shot_system": "system only",
-    "zero_shot_hierarchical": "hierarchical",
+ARMS = {  # key in the results: (label, run's folder)
+    "chance": ("chance", None),
+    "zero_shot_none": ("no prompt", "zero_shot_none"),
+    "zero_shot_suffix": ("suffix only", "zero_shot_suffix"),
+    "zero_shot_system": ("system only", "zero_shot_system"),
+    "zero_shot_hierarchical": ("hierarchical", "zero_shot_hierarchical"),
+    "finetuned_random": ("fine-tuned, random", "finetuned_random"),
+    "finetuned_saha": ("fine-tuned, SaHa", "finetuned_saha_paper"),
 }
 
 
@@ -35,10 +37,10 @@ def collect(folder: Path) -> dict[str, Any]:
     Raises `UserError` if an arm is missing or was run on other tasks or numbers of queries.
     """
     runs: dict[str, Any] = {}
-    for arm in ARMS:
-        if arm == "chance":
+    for arm, (_, run_folder) in ARMS.items():
+        if run_folder is None:
             continue
-        path = folder / arm / "results.json"
+        path = folder / run_folder / "results.json"
         if not path.is_file():
             raise UserError(f"the demo's arm {arm} has no results: {path} is missing; run `make demo`")
         runs[arm] = json.loads(path.read_text())
@@ -70,7 +72,7 @@ def table(arms: dict[str, Any]) -> Table:
     out = Table(title="embedded world: precision@1 in percent")
     out.add_column("task")
     for arm in arms:
-        out.add_column(ARMS[arm], justify="right")
+        out.add_column(ARMS[arm][0], justify="right")
     for task in arms["chance"]["tasks"]:
         out.add_row(task, *(f"{100 * scores['tasks'][task]:.1f}" for scores in arms.values()))
     out.add_section()
@@ -82,7 +84,7 @@ def table(arms: dict[str, Any]) -> Table:
 def figure(arms: dict[str, Any]) -> Figure:
     """Left the overall scores with intervals, right every task."""
     colours = ["0.6", *mpl.color_sequences["tab10"]]
-    out = Figure(figsize=(10, 4.2), layout="constrained")
+    out = Figure(figsize=(12, 4.6), layout="constrained")
     left, right = out.subplots(1, 2, width_ratios=(1, 2.2))
     for index, (arm, scores) in enumerate(arms.items()):
         overall, (low, high) = scores["overall"], scores["ci95"]
@@ -91,13 +93,13 @@ def figure(arms: dict[str, Any]) -> Figure:
         )
         left.text(index, high + 0.01, f"{100 * overall:.1f}", ha="center", va="bottom")
         places = np.arange(len(scores["tasks"])) + (index - len(arms) / 2) * 0.8 / len(arms)
-        right.bar(places, list(scores["tasks"].values()), 0.8 / len(arms), color=colours[index], label=ARMS[arm])
-    left.set_xticks(range(len(arms)), [ARMS[arm] for arm in arms], rotation=30, ha="right")
+        right.bar(places, list(scores["tasks"].values()), 0.8 / len(arms), color=colours[index], label=ARMS[arm][0])
+    left.set_xticks(range(len(arms)), [ARMS[arm][0] for arm in arms], rotation=30, ha="right")
     left.set_ylabel("precision@1, mean of the tasks (95 % interval)")
     tasks = list(arms["chance"]["tasks"])
     right.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
     right.set_ylabel("precision@1")
-    out.legend(loc="outside upper right", ncols=len(arms), frameon=False, fontsize=9)
+    out.legend(loc="outside upper right", ncols=len(arms), columnspacing=1.2, frameon=False, fontsize=9)
     for axes in (left, right):
         axes.set_ylim(0, None)
         axes.spines[["top", "right"]].set_visible(False)

@@ -13,18 +13,22 @@ from typing import Any
 
 import matplotlib as mpl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from gen2embed import __version__
+from gen2embed.data.batches import BatchPlan
 from gen2embed.data.mmeb import Benchmark
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Encoded, Engine
 from gen2embed.encoder.store import write_atomic
 from gen2embed.presets import PACKAGE
+from gen2embed.types import Pair
 
 LIBRARIES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "pillow")
 
@@ -85,6 +89,13 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
     write_json(folder / "results.json", {**scores, "manifest": run})
 
 
+def log_scores(loggers: Sequence[Logger], scores: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    for logger in loggers:
+        logger.log_hyperparams(dict(config))
+        logger.log_metrics(flat(scores))
+        logger.finalize("success")
+
+
 def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     """Scores as a logger takes them: `world/shape`, `world/vqa`, `world/overall`."""
     named = {**scores["tasks"], **scores["groups"], "overall": scores["overall"]}
@@ -92,35 +103,77 @@ def flat(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summary_table(embedder: Embedder, benchmark: Benchmark, engine: Engine, folder: Path) -> Table:
-    """What is about to run."""
-    backbone, prompt, resolution = embedder.backbone, embedder.build.prompt, embedder.build.resolution
-    queries, candidates = (
-        sum(len(getattr(task, side)) for task in benchmark.tasks) for side in ("queries", "candidates")
-    )
-    budget = [
-        f"{name} {getattr(resolution, name)}" for name in ("min_pixels", "max_pixels") if getattr(resolution, name)
-    ]
-    table = Table(title="evaluation", show_header=False)
-    for row in (
-        (
-            "model",
-            f"{backbone.name}, {backbone.parameters / 1e6:,.1f} M parameters, {backbone.dtype}, {backbone.device}",
-        ),
-        ("prompt", f"convention {prompt.convention}"),
-        *((f"  system, {role}", repr(text)) for role, text in prompt.system.items()),
-        *(
-            (f"  suffix, {role}, {kind}", repr(text))
-            for role, texts in prompt.suffix.items()
-            for kind, text in texts.items()
-        ),
-        ("resolution", ", ".join([resolution.policy, *budget, f"backend {resolution.backend}"])),
+    """What is about to be evaluated."""
+    sides = [[getattr(task, side) for task in benchmark.tasks] for side in ("queries", "candidates")]
+    queries, candidates = (sum(map(len, items)) for items in sides)
+    rows = [
+        *_embedder_rows(embedder),
         (
             "benchmark",
             f"{benchmark.name}: {len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates",
         ),
         ("engine", f"batches of {engine.batch_size}, store {engine.store or 'none'}"),
         ("output", str(folder)),
-    ):
+    ]
+    return _two_columns("evaluation", rows)
+
+
+def training_table(embedder: Embedder, plan: BatchPlan, chunk: int, steps: int, folder: Path) -> Table:
+    """What is about to be trained, and how a batch comes about."""
+    parameters = list(embedder.backbone.full.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in parameters) - trained
+    held = len({row for members in plan.members for row in members})
+    rows = [
+        *_embedder_rows(embedder),
+        ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
+        ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
+        ("step", f"{plan.pairs} pairs, so {plan.pairs - 1} negatives a query; chunks of at most {chunk} rows"),
+        ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
+        ("output", str(folder)),
+    ]
+    return _two_columns("training", rows)
+
+
+def cluster_table(table: pa.Table, pairs: Sequence[Pair]) -> Table:
+    """Clusters and coverage by subset."""
+    out = Table(title="clusters")
+    for name in ("subset", "rows", "clusters", "mean size", "covered", "to positives", "to owners"):
+        out.add_column(name, justify="left" if name == "subset" else "right")
+    for subset in dict.fromkeys(pair.subset for pair in pairs):
+        its = table.filter(pc.equal(table["subset"].cast(pa.string()), subset))
+        rows = sum(pair.subset == subset for pair in pairs)
+        clusters, covered = (pc.count_distinct(its[name]).as_py() for name in ("cluster", "row"))
+        owners = its.filter(pc.greater(its["position"], 0))
+        means = [pc.mean(owners[name]).as_py() for name in ("similarity", "owner_similarity")]
+        out.add_row(
+            subset,
+            f"{rows:,}",
+            f"{clusters:,}",
+            f"{its.num_rows / clusters:.1f}" if clusters else "-",
+            f"{100 * covered / rows:.0f} %",
+            *("-" if mean is None else f"{mean:.3f}" for mean in means),
+        )
+    return out
+
+
+def _embedder_rows(embedder: Embedder) -> list[tuple[str, str]]:
+    backbone, prompt, resolution = embedder.backbone, embedder.build.prompt, embedder.build.resolution
+    budget = [f"{key} {getattr(resolution, key)}" for key in ("min_pixels", "max_pixels") if getattr(resolution, key)]
+    size = f"{backbone.parameters / 1e6:,.1f} M parameters, {backbone.dtype}, {backbone.device}"
+    suffixes = ((role, kind, text) for role, texts in prompt.suffix.items() for kind, text in texts.items())
+    return [
+        ("model", f"{backbone.name}, {size}"),
+        ("prompt", f"convention {prompt.convention}"),
+        *((f"  system, {role}", repr(text)) for role, text in prompt.system.items()),
+        *((f"  suffix, {role}, {kind}", repr(text)) for role, kind, text in suffixes),
+        ("resolution", ", ".join([resolution.policy, *budget, f"backend {resolution.backend}"])),
+    ]
+
+
+def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, show_header=False)
+    for row in rows:
         table.add_row(*row)
     return table
 

@@ -7,63 +7,61 @@ from omegaconf import OmegaConf
 
 from gen2embed import UserError, config
 from gen2embed.presets import compose_shipped, conf_dir
+from gen2embed.runs import make_trainer
 
-GROUPS = (
-    "model",
-    "prompt",
-    "resolution",
-    "benchmark",
-    "data",
-    "trainer",
-    "logger",
-    "paths",
-    "hydra",
-    "experiment",
-    "sweep",
-)
-CHOICES = sorted(f"{group}={file.stem}" for group in GROUPS for file in (conf_dir() / group).glob("*.yaml"))
+ENTRIES = ("eval", "mine", "train")
+GROUPS = {  # of each entry point, in the order of its defaults
+    entry: [next(iter(node)) for node in OmegaConf.load(conf_dir() / f"{entry}.yaml").defaults if node != "_self_"]
+    for entry in ENTRIES
+}
+EXPERIMENTS = {"demo": "eval", "demo_finetuned": "train"}  # which script runs them
+CHOICES = [
+    (entry, f"{group}={file.stem}")
+    for entry, groups in GROUPS.items()
+    for group in groups
+    for file in sorted((conf_dir() / group).glob("*.yaml"))
+    if group != "experiment" or EXPERIMENTS[file.stem] == entry
+]
 config.register_resolvers()
 
 
-def composed(*overrides):
-    cfg = compose_shipped("eval", overrides)
+def composed(*overrides, entry="eval"):
+    cfg = compose_shipped(entry, overrides)
     cfg.output_dir = "outputs/x"  # Hydra's clock runs in a program only
     return cfg
 
 
 def test_groups_are_complete():
-    assert all((conf_dir() / group).is_dir() for group in GROUPS)
-    assert {path.name for path in conf_dir().iterdir()} == {*GROUPS, "eval.yaml"}
-    assert len(CHOICES) >= 30
+    every = {group for groups in GROUPS.values() for group in groups}
+    assert {path.name for path in conf_dir().iterdir()} == {*every, *(f"{entry}.yaml" for entry in ENTRIES)}
+    assert len(CHOICES) > 80
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_composes_and_instantiates(choice, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("entry", "choice"), CHOICES)
+def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = ["model.path=some/model"] if choice == "model=base" else []
-    cfg = composed(choice, *base)
-    config.check(cfg, "eval", [choice])
-    group = choice.partition("=")[0]
-    if group == "trainer" and "gpu" in choice:
-        pytest.skip("needs a GPU")
-    if group in ("prompt", "resolution", "data", "trainer", "logger"):
-        assert (instantiate(cfg[group]) is None) == (choice == "logger=none")
+    cfg = composed(choice, *base, entry=entry)
+    config.check(cfg, entry, [choice])
+    group, _, name = choice.partition("=")
+    if group in ("prompt", "resolution", "data", "engine", "mining", "loss", "adapter", "optim", "callbacks", "logger"):
+        assert (instantiate(cfg[group]) is None) == (choice in ("logger=none", "mining=none"))
+    if group == "trainer" and name != "gpu":  # which needs one
+        assert make_trainer(cfg).num_devices == 1
     if group == "model":
         assert callable(instantiate(cfg.model, _partial_=True))
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_file_says_what_it_is(choice):
-    group, name = choice.split("=")
-    assert (conf_dir() / group / f"{name}.yaml").read_text().startswith("# ")
+@pytest.mark.parametrize("file", sorted(conf_dir().rglob("*.yaml")), ids=lambda file: str(file.relative_to(conf_dir())))
+def test_every_file_says_what_it_is(file):
+    assert file.read_text().startswith("# ")
 
 
 def test_experiments_begin_with_their_command():
     for file in (conf_dir() / "experiment").glob("*.yaml"):
         lines = file.read_text().splitlines()
         assert lines[0] == "# @package _global_"
-        assert lines[1].startswith("# python ")
-        assert f"experiment={file.stem}" in lines[1]
+        assert lines[1] == f"# python {EXPERIMENTS[file.stem]}.py experiment={file.stem}"
 
 
 def test_tiny_keeps_pictures_unless_told():
@@ -77,7 +75,7 @@ def test_tiny_keeps_pictures_unless_told():
     [
         (["+model.max_lenght=3"], "model.max_lenght is unknown; model has .*max_length.*did you mean max_length"),
         (["+sed=3"], "sed is unknown; the configuration has .*seed.*did you mean seed"),
-        (["+paths.foo=3"], "paths.foo is unknown; paths has data_dir, embedding_dir, output_dir"),
+        (["+paths.foo=3"], "paths.foo is unknown; paths has cluster_dir, data_dir, embedding_dir, output_dir"),
         (["resolution.policy=tiny"], "resolution.policy='tiny' is not valid: Input should be 'low', .*'original'"),
         (["model.dtype=half"], "model.dtype='half' is not valid: Input should be 'auto', 'float32'"),
         (["prompt.convention=own"], "prompt.convention='own' is not valid: Input should be 'reference' or 'native'"),
@@ -89,6 +87,7 @@ def test_tiny_keeps_pictures_unless_told():
         (["data._target_=gen2embed.images.Resolution"], "data"),
         (["benchmark.world=3"], "benchmark.world=3 is not valid"),
         (["output_dir=${nowhere}"], "the configuration cannot be resolved: .*nowhere"),
+        (["trainer.num_nodes=many"], "trainer.num_nodes='many' is not valid: Input should be a valid integer"),
         (["+trainer.acelerator=cpu"], "trainer.acelerator is unknown; .*did you mean accelerator"),
     ],
 )
@@ -105,6 +104,11 @@ def test_a_class_of_the_wrong_kind():
     cfg.benchmark.world = OmegaConf.create({"_target_": "gen2embed.images.Resolution"})
     with pytest.raises(UserError, match=r"benchmark\.world must be a World; got a Resolution"):
         config.check(cfg, "eval", [])
+
+
+def test_a_value_that_a_library_does_not_take():
+    with pytest.raises(UserError, match=r"optim.optimizer.lr='fast' is not valid"):
+        config.check(composed("optim.optimizer.lr=fast", entry="train"), "train", [])
 
 
 CONVENTION = "prompt.conventoin is unknown; prompt has convention, suffix, system (did you mean convention?)"

@@ -77,12 +77,12 @@ def test_git_commit_says_dirty(monkeypatch, tmp_path):
 
 @pytest.fixture
 def arms(tmp_path):
-    for index, arm in enumerate(demo.ARMS):
-        if arm != "chance":
+    for index, (_, folder) in enumerate(demo.ARMS.values()):
+        if folder is not None:
             scores = copy.deepcopy(WHOLE)
             scores["overall"] = score(0.1 * index)
-            (tmp_path / arm).mkdir()
-            (tmp_path / arm / "results.json").write_text(json.dumps(scores))
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "results.json").write_text(json.dumps(scores))
     return tmp_path
 
 

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from gen2embed.data.mmeb import Benchmark, read_benchmark
+from gen2embed.data.mmeb import Benchmark, read_benchmark, read_pairs
 from gen2embed.data.tasks import TASKS, Side
 from gen2embed.log import log
-from gen2embed.types import UserError
+from gen2embed.types import Pair, UserError
 
 VERSION = 1  # of what is drawn and written; another one is another folder
 
@@ -35,6 +35,8 @@ class World:
     rows: training rows a subset. queries: evaluation queries a task.
     false_negatives: share of the rows of the retrieval subsets that are twins: another wording or drawing of the
         positive of the row before, so that either is a false negative of the other.
+    subsets: those to train on. classification: those that are classification, to a miner.
+    clusters: a file of clusters to train on; None mines them. clusters_of_any_model: take those of another model.
     """
 
     folder: Path
@@ -42,6 +44,10 @@ class World:
     rows: int = 400
     queries: int = 200
     false_negatives: float = 0.0
+    subsets: Sequence[str] = tuple(TASKS)
+    classification: Sequence[str] = ("shape", "colour", "object")
+    clusters: Path | None = None
+    clusters_of_any_model: bool = False
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.queries < 1 or not 0 <= self.false_negatives <= 0.5:
@@ -60,6 +66,13 @@ class World:
         return self._drawn(
             Path(self.folder) / f"eval-v{VERSION}-seed{self.seed}-queries{self.queries}", self._write_eval
         )
+
+    def pairs(self) -> list[Pair]:
+        """The training rows of the chosen subsets."""
+        if unknown := sorted(set(self.subsets) - set(TASKS)):
+            raise UserError(f"the world has no subset {', '.join(unknown)}; choose from {', '.join(TASKS)}")
+        folder = self.train()
+        return read_pairs(folder, folder, self.subsets)
 
     def meanings(self, subset: str) -> list[str]:
         """What the positive of each training row means: rows with one meaning are false negatives of each other."""

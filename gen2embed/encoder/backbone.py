@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.image_processing_backends import PilBackend
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
@@ -31,16 +31,21 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 class Backbone:
     """A base model in evaluation mode, what prepares its inputs, and what identifies it.
 
-    model: its forward returns the final-norm hidden state as `last_hidden_state`.
+    full: the whole model, or the adapted one; its parameters are trained and saved.
+    model: the base model inside of it, without the head, which is what runs: its forward returns the final-norm hidden
+        state as `last_hidden_state`.
+    adapter: a digest of the weights that were trained on top; None for none.
     name: the path or hub id that it was loaded from.
     identity: hub id and revision, or a digest of the local weights.
     """
 
     name: str
+    full: PreTrainedModel
     model: nn.Module
     processor: ProcessorMixin
     model_type: str
     identity: str
+    adapter: str | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -91,8 +96,8 @@ def load_backbone(
         raise UserError(f"the model {path} could not be loaded: {first}") from error
     if missing := sorted(loading["missing_keys"]) + sorted(loading["mismatched_keys"]):
         raise UserError(f"the checkpoint {path} does not fill the model: {len(missing)} weights, such as {missing[0]}")
-    base = model.base_model.requires_grad_(False).eval().to(device)
-    return Backbone(path, base, processor, config.model_type, _identity(path, config))
+    model = model.requires_grad_(False).eval().to(device)
+    return Backbone(path, model, model.base_model, processor, config.model_type, _identity(path, config))
 
 
 def check_path(path: str | Path) -> str:

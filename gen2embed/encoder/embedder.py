@@ -15,11 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from gen2embed import images
+from gen2embed.encoder.adapter import base_of, card_differences, is_adapter, read_card
+from gen2embed.encoder.adapter import load as load_adapter
 from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
 from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.inputs import InputBuilder
+from gen2embed.encoder.inputs import InputBuilder, Inputs
 from gen2embed.encoder.pooling import last_token
 from gen2embed.images import Policy, Resolution
+from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
 from gen2embed.types import ROLES, Item, Role, UserError
@@ -38,6 +41,7 @@ class Embedder:
     def from_pretrained(
         cls,
         path: str | Path,
+        adapter: str | Path | None = None,
         prompt: str | Prompt | None = None,
         convention: Convention | None = None,
         resolution: Policy | Resolution | None = None,
@@ -49,21 +53,32 @@ class Embedder:
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
 
-        path: a hub id, or a folder in Hugging Face format.
-        prompt: a shipped name (hierarchical, system, suffix, none) or a `Prompt`; None is hierarchical.
+        path: a hub id, or a folder in Hugging Face format, or an adapter's folder, which names its base.
+        adapter: the folder of an adapter to load onto `path`.
+        prompt: a shipped name (hierarchical, system, suffix, none) or a `Prompt`.
         convention: overrides the prompt's (`native` or `reference`, see `gen2embed.prompts`).
-        resolution: a policy's name or a `Resolution`; None is clamp.
+        resolution: a policy's name or a `Resolution`.
+            None is what the adapter or the checkpoint carries, else hierarchical, native and clamp. Another choice than
+            what it carries is taken, with a warning that says what differs.
         dtype: auto is float32 on a CPU and bfloat16 on a GPU.
         max_length: in tokens; a longer input loses the end of its own text.
 
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
-        chosen: Prompt = prompt if isinstance(prompt, Prompt) else load_preset("prompt", prompt or "hierarchical")
+        if adapter is None and is_adapter(path):
+            adapter, path = path, base_of(path)
+        card = read_card(path if adapter is None else adapter)
+        chosen = _chosen_prompt(prompt, card)
         if convention is not None:
             chosen = replace(chosen, convention=convention)
         if not isinstance(resolution, Resolution):
-            resolution = Resolution(resolution or "clamp")
+            carried = Resolution(**card.get("resolution", {}))
+            resolution = carried if resolution is None else Resolution(resolution)
+        if differing := card_differences(card, chosen, resolution):
+            log.warning("not as the checkpoint %s was trained: %s", adapter or path, "; ".join(differing))
         backbone = load_backbone(path, resolution, dtype, device, revision, trust_remote_code)
+        if adapter is not None:
+            backbone = load_adapter(backbone, Path(adapter))
         return cls(backbone, InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length))
 
     def encode(
@@ -85,11 +100,12 @@ class Embedder:
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""
+        return self.embed_inputs(self.build(items, role))
+
+    def embed_inputs(self, inputs: Inputs) -> Float[Tensor, "b d"]:
+        """Unit vectors of a batch's inputs, as `build` makes them."""
         device, dtype = self.backbone.device, self.backbone.dtype
-        inputs = {
-            key: value.to(device, dtype if value.is_floating_point() else None)
-            for key, value in self.build(items, role).items()
-        }
+        inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
         return torch.nn.functional.normalize(last_token(hidden, inputs["attention_mask"]).float(), dim=-1)
 
@@ -99,6 +115,7 @@ class Embedder:
         image_processor = self.backbone.processor.image_processor
         return {
             "model": self.backbone.identity,
+            "adapter": self.backbone.adapter,
             "prompt": self.build.prompt.describe(),
             "resolution": self.build.resolution.describe(),
             "image_processor": {
@@ -112,6 +129,14 @@ class Embedder:
                 name: importlib.metadata.version(name).split(".")[0] for name in ("torch", "transformers", "pillow")
             },
         }
+
+
+def _chosen_prompt(prompt: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
+    if isinstance(prompt, Prompt):
+        return prompt
+    if prompt is None and "prompt" in card:
+        return Prompt(**card["prompt"])
+    return load_preset("prompt", prompt or "hierarchical")
 
 
 def as_item(value: Input) -> Item:

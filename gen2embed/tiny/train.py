@@ -1,6 +1,6 @@
 """Make the embedded default checkpoint: a Qwen2-VL of 1.4 M parameters, pre-trained generatively on the world.
 
-python -m gen2embed.tiny.train OUTPUT_FOLDER --steps 1700 --seed 0
+python -m gen2embed.tiny.train OUTPUT_FOLDER --steps 5000 --seed 0
 
 The model sees answers to dialogues only (`dialogues.py`), never an embedding objective: what it embeds zero-shot, it
 owes to the prompt. The folder is in Hugging Face format, as any Qwen2-VL checkpoint.
@@ -24,7 +24,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from gen2embed.log import progress
 from gen2embed.tiny.dialogues import Dialogue, sample_dialogue
 
-STEPS = 1700
+STEPS = 5000
 TOKENS_PER_STEP = 2400
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -1,0 +1,77 @@
+"""Batches of whole clusters: a pure function of clusters, seed and epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gen2embed.types import UserError
+
+LOOK_AHEAD = 64  # clusters that are passed over for one that fits
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Endless batches of rows; each epoch holds every cluster, and every row that no cluster holds by itself.
+
+    pairs: rows a batch; a multiple of the largest cluster, so that batches come out full. Smaller clusters fill up; the
+    last batch of an epoch is completed with clusters from its beginning.
+    """
+
+    members: Sequence[Sequence[int]]
+    rows: int
+    pairs: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_sizes(self.rows, self.pairs, cluster=max(map(len, self.members), default=1))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for epoch in itertools.count():
+            yield from self.epoch(epoch)
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch."""
+        held = {row for members in self.members for row in members}
+        clusters = [*map(list, self.members), *([row] for row in range(self.rows) if row not in held)]
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(clusters))
+        waiting = deque(clusters[index] for index in order)
+        batches = []
+        while waiting:
+            batches.append(self._take(waiting))
+        last = set(batches[-1])
+        spare = deque(clusters[index] for index in order if not last & set(clusters[index]))
+        batches[-1] += self._take(spare, self.pairs - len(last))
+        return batches
+
+    def _take(self, waiting: deque[list[int]], room: int | None = None) -> list[int]:
+        """Rows of the next clusters that fit."""
+        room = self.pairs if room is None else room
+        batch: list[int] = []
+        passed: list[list[int]] = []
+        while waiting and room and len(passed) < LOOK_AHEAD:
+            cluster = waiting.popleft()
+            if len(cluster) <= room and not set(cluster) & set(batch):
+                batch += cluster
+                room -= len(cluster)
+            else:
+                passed.append(cluster)
+        waiting.extendleft(reversed(passed))
+        return batch
+
+
+def check_sizes(rows: int, pairs: int, chunk: int = 1, cluster: int = 1) -> None:
+    """Raise `UserError` unless batches of `pairs` out of `rows`, in clusters and in chunks, are possible."""
+    if chunk < 1:
+        raise UserError(f"batch.chunk is at least 1; got {chunk}")
+    if not 2 <= pairs <= rows:
+        raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")
+    if pairs % cluster:
+        fits = [str(size) for size in (pairs // cluster * cluster, (pairs // cluster + 1) * cluster) if size]
+        raise UserError(
+            f"batch.pairs={pairs} is not divisible into clusters of {cluster} pairs; set it to {' or '.join(fits)}"
+        )

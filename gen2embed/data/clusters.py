@@ -1,0 +1,91 @@
+"""Clusters on disk: one parquet file, with its manifest in the file's own metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gen2embed.types import Item, Pair, UserError
+
+SCHEMA = pa.schema(
+    {
+        "cluster": pa.int64(),
+        "position": pa.int32(),  # 0 is the anchor
+        "subset": pa.dictionary(pa.int32(), pa.string()),
+        "row": pa.int64(),
+        "similarity": pa.float32(),  # of the anchor query to this row's positive
+        "owner_similarity": pa.float32(),  # of the anchor query to this row's query
+        "teacher_score": pa.float32(),  # of the anchor query to this row's positive, by another model; may be null
+    }
+)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Lists of positions in the list of pairs, the anchor first, with what they were mined from and how."""
+
+    members: Sequence[Sequence[int]]
+    manifest: dict[str, Any]
+
+    @property
+    def largest(self) -> int:
+        return max(map(len, self.members), default=1)
+
+
+def data_fingerprint(pairs: Sequence[Pair]) -> str:
+    """A digest of the rows: subset, number, texts, and the pictures' names below any root."""
+
+    def side(item: Item) -> list[str]:
+        return [part if isinstance(part, str) else f"\0{Path(str(part)).name}" for part in item.parts]
+
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        row = [pair.subset, pair.row, side(pair.query), side(pair.positive)]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def write_clusters(path: Path, table: pa.Table, manifest: dict[str, Any]) -> None:
+    """Write a table of `SCHEMA` with its manifest, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({"gen2embed": json.dumps(manifest)}), unfinished)
+    unfinished.replace(path)
+
+
+def read_clusters(path: Path, pairs: Sequence[Pair], model: str | None = None) -> Clusters:
+    """Read clusters of these very pairs; raises `UserError` for those of other data.
+
+    model: the identity of the model that they must have been mined with; None takes any.
+    """
+    if not path.is_file():
+        raise UserError(f"the clusters {path} do not exist; mine them with mine.py")
+    table = pq.read_table(path)
+    metadata = (table.schema.metadata or {}).get(b"gen2embed")
+    if metadata is None or not set(SCHEMA.names) <= set(table.column_names):
+        raise UserError(f"{path} holds no clusters: mine.py writes {', '.join(SCHEMA.names)} and a manifest")
+    manifest = json.loads(metadata)
+    if manifest["data"] != (here := data_fingerprint(pairs)):
+        raise UserError(
+            f"the clusters {path} were mined from other data: {manifest['rows']} rows of "
+            f"{', '.join(manifest['subsets'])} (fingerprint {manifest['data']}), and these are {len(pairs)} rows "
+            f"(fingerprint {here}); mine again"
+        )
+    miner = (manifest["embedding"] or {}).get("model")
+    if model is not None and miner is not None and model != miner:
+        raise UserError(
+            f"the clusters {path} were mined with another model: {miner}, and this is {model}; mine again, or set "
+            "data.clusters_of_any_model=true to train on them"
+        )
+    position = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
+    members: dict[int, list[int]] = {}
+    for cluster, subset, row in zip(*(table[name].to_pylist() for name in ("cluster", "subset", "row")), strict=True):
+        members.setdefault(cluster, []).append(position[subset, row])
+    return Clusters(list(members.values()), manifest)

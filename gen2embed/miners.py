@@ -1,0 +1,173 @@
+"""Miners: from training pairs to clusters, subset by subset."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from gen2embed.data.clusters import SCHEMA, data_fingerprint, write_clusters
+from gen2embed.encoder.engine import Encoded, Engine, Model
+from gen2embed.encoder.store import digest
+from gen2embed.log import progress
+from gen2embed.saha import mine_clusters
+from gen2embed.types import Item, Pair, UserError
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One subset in arrays: unit vectors of its n queries and m distinct candidates.
+
+    positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query.
+    """
+
+    queries: np.ndarray
+    candidates: np.ndarray
+    positive: np.ndarray
+    query_ids: np.ndarray
+    classification: bool
+
+
+class Miner(Protocol):
+    """A way to group the rows of a subset. embeds: whether it looks at embeddings at all."""
+
+    embeds: ClassVar[bool]
+
+    def mine(self, subset: Subset) -> list[list[int]]:
+        """Clusters of rows, the anchor first."""
+
+
+@dataclass(frozen=True)
+class SaHaPaper:
+    """The paper's algorithm, see `gen2embed.saha`. top_k: K; a full cluster has K + 1 pairs. pool_multiplier: m."""
+
+    embeds: ClassVar[bool] = True
+    top_k: int = 15
+    pool_multiplier: int = 3
+
+    def mine(self, subset: Subset) -> list[list[int]]:
+        arrays = (subset.queries, subset.candidates, subset.positive)
+        return mine_clusters(*arrays, self.top_k, self.pool_multiplier, subset.classification, subset.query_ids)
+
+
+@dataclass(frozen=True)
+class Random:
+    """K + 1 rows of one subset at random: homogeneous batches without mining. The last cluster may be smaller."""
+
+    embeds: ClassVar[bool] = False
+    top_k: int = 15
+    seed: int = 0
+
+    def mine(self, subset: Subset) -> list[list[int]]:
+        rows = len(subset.queries)
+        if self.top_k >= rows:
+            raise UserError(f"top_k={self.top_k} is larger than the data: a subset has {rows} rows")
+        order = np.random.default_rng(self.seed).permutation(rows).tolist()
+        return [order[start : start + self.top_k + 1] for start in range(0, rows, self.top_k + 1)]
+
+
+@dataclass(frozen=True)
+class Mined:
+    """A table of `SCHEMA`, its manifest, and what was encoded for it."""
+
+    table: pa.Table
+    manifest: dict[str, Any]
+    encoded: tuple[Encoded, ...]
+
+
+def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any]:
+    """The manifest of the clusters that `miner` makes of `pairs`: equal ones are the same clusters."""
+    return {
+        "kind": type(miner).__name__,
+        "settings": asdict(miner),  # type: ignore[call-overload]
+        "data": data_fingerprint(pairs),
+        "rows": len(pairs),
+        "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
+        "embedding": model.fingerprint if miner.embeds else None,
+    }
+
+
+def mine_pairs(
+    model: Model, engine: Engine, pairs: Sequence[Pair], miner: Miner, classification: Collection[str]
+) -> Mined:
+    """Mine clusters in every subset of `pairs`. classification: the subsets that are classification."""
+    encoded: tuple[Encoded, ...] = ()
+    queries = positives = torch.empty(len(pairs), 0)
+    if miner.embeds:
+        encoded = (
+            engine.encode(model, [pair.query for pair in pairs], "query", "queries"),
+            engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates"),
+        )
+        queries, positives = (side.vectors for side in encoded)
+    subsets: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        subsets.setdefault(pair.subset, []).append(index)
+    rows: list[dict[str, Any]] = []
+    number = itertools.count()
+    with progress("mining subsets", len(subsets)) as advance:
+        for name, indices in subsets.items():
+            its = [pairs[index] for index in indices]
+            subset = _subset(its, queries[indices], positives[indices], name in classification)
+            for members in _mine(miner, subset, name):
+                rows += _rows(next(number), members, subset, [its[member] for member in members])
+            advance()
+    return Mined(pa.Table.from_pylist(rows, SCHEMA), describe(model, pairs, miner), encoded)
+
+
+def mine_once(
+    folder: Path, model: Model, engine: Engine, pairs: Sequence[Pair], miner: Miner, classification: Collection[str]
+) -> Path:
+    """The clusters' file in `folder`, mined unless it is there already; its name is its manifest's digest."""
+    path = folder / f"{digest(describe(model, pairs, miner))}.parquet"
+    if not path.is_file():
+        mined = mine_pairs(model, engine, pairs, miner, classification)
+        write_clusters(path, mined.table, mined.manifest)
+    return path
+
+
+def _mine(miner: Miner, subset: Subset, name: str) -> list[list[int]]:
+    try:
+        return miner.mine(subset)
+    except UserError as error:
+        raise UserError(f"subset {name}: {error}") from None
+
+
+def _subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:
+    positive, first = _identify([pair.positive for pair in pairs])
+    query_ids, _ = _identify([pair.query for pair in pairs])
+    return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification)
+
+
+def _identify(items: Sequence[Item]) -> tuple[np.ndarray, list[int]]:
+    """A number for each item, equal for equal ones, and where each number occurs first."""
+    numbers: dict[str, int] = {}
+    first = []
+    for index, item in enumerate(items):
+        if item.key not in numbers:
+            numbers[item.key] = len(numbers)
+            first.append(index)
+    return np.array([numbers[item.key] for item in items]), first
+
+
+def _rows(number: int, members: Sequence[int], subset: Subset, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Rows of `SCHEMA`; similarities are null where nothing was embedded."""
+    anchor, embedded = subset.queries[members[0]], subset.queries.shape[1] > 0
+    return [
+        {
+            "cluster": number,
+            "position": position,
+            "subset": pair.subset,
+            "row": pair.row,
+            "similarity": float(anchor @ subset.candidates[subset.positive[member]]) if embedded else None,
+            "owner_similarity": float(anchor @ subset.queries[member]) if embedded else None,
+            "teacher_score": None,
+        }
+        for position, (member, pair) in enumerate(zip(members, pairs, strict=True))
+    ]

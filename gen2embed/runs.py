@@ -1,0 +1,99 @@
+"""What the entry points share: start a run, and make its trainer and its embedder from the configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from gen2embed.config import check, explain, register_resolvers
+from gen2embed.encoder.adapter import is_adapter
+from gen2embed.encoder.backbone import check_path
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.log import quieten_libraries
+from gen2embed.presets import conf_dir
+from gen2embed.types import UserError
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a task of a composed, checked config into a command-line program.
+
+    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def checked(cfg: DictConfig) -> None:
+            with open_dict(cfg):
+                cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
+            check(cfg, config_name, HydraConfig.get().overrides.task)
+            task(cfg)
+
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
+            quieten_libraries()
+            register_resolvers()
+            try:
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+            except (HydraException, OmegaConfBaseException, UserError) as error:
+                message = explain(error, config_name, sys.argv[1:])
+                if message is None:
+                    raise
+                sys.exit(f"error: {message}")
+
+        return main
+
+    return decorate
+
+
+def make_trainer(cfg: DictConfig) -> Trainer:
+    """The trainer of `cfg.trainer` with its logger and callbacks; what Lightning refuses is a `UserError`."""
+    try:
+        callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
+        return instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False, callbacks=callbacks)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"the trainer cannot be made: {error}") from error
+
+
+def start(cfg: DictConfig) -> Path:
+    """Make the run's folder and leave the resolved configuration in it."""
+    folder = Path(cfg.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    return folder
+
+
+def check_sources(cfg: DictConfig) -> None:
+    """Raise `UserError` if the model or the checkpoint of `cfg` is not there. Loads nothing."""
+    check_path(cfg.model.path)
+    if cfg.checkpoint and not is_adapter(cfg.checkpoint):
+        check_path(cfg.checkpoint)
+
+
+def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
+    """The model of `cfg`, with its checkpoint, on the trainer's device.
+
+    With a checkpoint, what the command line does not choose of prompt and resolution is what the checkpoint carries.
+    """
+    chosen = {
+        override.lstrip("+~").partition("=")[0].partition(".")[0] for override in HydraConfig.get().overrides.task
+    }
+    sources: dict[str, Any] = {"adapter": cfg.checkpoint}
+    if cfg.checkpoint and not is_adapter(cfg.checkpoint):
+        sources = {"path": cfg.checkpoint}
+    return instantiate(cfg.model, _partial_=True)(
+        prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not cfg.checkpoint else None,
+        resolution=instantiate(cfg.resolution) if "resolution" in chosen or not cfg.checkpoint else None,
+        device=str(trainer.strategy.root_device),
+        **sources,
+    )

@@ -1,0 +1,36 @@
+"""Mine clusters of training pairs; `python mine.py --help` shows the options."""
+
+import time
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from gen2embed import images, report
+from gen2embed.config import plain
+from gen2embed.data.clusters import write_clusters
+from gen2embed.miners import mine_pairs
+from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
+from gen2embed.types import UserError
+
+
+@entry_point("mine")
+def main(cfg: DictConfig) -> None:
+    started = time.perf_counter()
+    folder, trainer = start(cfg), make_trainer(cfg)
+    if cfg.mining is None:
+        raise UserError("mining=none mines nothing; choose another miner")
+    check_sources(cfg)
+    data = instantiate(cfg.data, _convert_="all")
+    pairs = data.pairs()
+    images.check(picture for pair in pairs for item in (pair.query, pair.positive) for picture in item.pictures)
+
+    embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
+    mined = mine_pairs(embedder, engine, pairs, instantiate(cfg.mining), data.classification)
+    write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
+    timing = report.timing(mined.encoded, time.perf_counter() - started)
+    report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
+    report.print_table(report.cluster_table(mined.table, pairs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The batch plan: every row, whole clusters, nothing but (clusters, seed, epoch)."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gen2embed import UserError
+from gen2embed.data.batches import BatchPlan, check_sizes
+
+
+def clusters(rows=97, size=8, seed=0):
+    """Clusters of 2 to `size` rows, and some rows in none."""
+    rng = np.random.default_rng(seed)
+    left, out = rng.permutation(rows).tolist(), []
+    while len(left) > 10:
+        take = size if len(out) % 2 else int(rng.integers(2, size + 1))
+        out.append(left[:take])
+        left = left[take:]
+    return out
+
+
+def test_every_row_comes_in_every_epoch():
+    plan = BatchPlan(clusters(), 97, 16, seed=0)
+    for epoch in range(3):
+        batches = plan.epoch(epoch)
+        assert {row for batch in batches for row in batch} == set(range(97))
+        assert all(len(batch) == len(set(batch)) <= 16 for batch in batches)
+        assert np.mean([len(batch) for batch in batches]) > 14.5
+
+
+def test_clusters_stay_whole():
+    members = clusters()
+    for batch in BatchPlan(members, 97, 16, seed=0).epoch(0):
+        for cluster in members:
+            assert set(cluster) <= set(batch) or not set(cluster) & set(batch)
+
+
+def test_equal_clusters_fill_every_batch():
+    members = np.arange(96).reshape(-1, 8).tolist()
+    batches = BatchPlan(members, 96, 40, seed=0).epoch(0)  # 12 clusters, 5 a batch: the last is completed
+    assert [len(batch) for batch in batches] == [40, 40, 40]
+
+
+def test_it_is_a_function_of_seed_and_epoch():
+    plan = BatchPlan(clusters(), 97, 16, seed=1)
+    assert plan.epoch(2) == BatchPlan(clusters(), 97, 16, seed=1).epoch(2)
+    assert plan.epoch(2) != plan.epoch(3)
+    assert plan.epoch(2) != BatchPlan(clusters(), 97, 16, seed=2).epoch(2)
+    endless = list(itertools.islice(plan, 20))
+    assert endless == [*plan.epoch(0), *plan.epoch(1), *plan.epoch(2)][:20]
+
+
+def test_without_clusters_rows_are_shuffled():
+    batches = BatchPlan([], 64, 16, seed=0).epoch(0)
+    assert sorted(row for batch in batches for row in batch) == list(range(64))
+    assert batches[0] != list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((100, 20, 4, 8), "batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
+        ((100, 4, 4, 8), "batch.pairs=4 is not divisible into clusters of 8 pairs; set it to 8"),
+        ((100, 1, 4, 1), "batch.pairs=1 must be between 2 and the number of training rows, 100"),
+        ((100, 200, 4, 8), "batch.pairs=200 must be between 2 and the number of training rows, 100"),
+        ((100, 16, 0, 8), "batch.chunk is at least 1; got 0"),
+    ],
+)
+def test_bad_sizes(arguments, message):
+    with pytest.raises(UserError, match=message):
+        check_sizes(*arguments)

@@ -1,0 +1,112 @@
+"""SaHa against the reference's clusters and against the paper's words in plain loops."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+
+from gen2embed import UserError
+from gen2embed.saha import mine_clusters
+from gen2embed.search import nearest
+
+
+@pytest.mark.parametrize("name", ["retrieval", "classification", "vqa", "leftover", "big"])
+def test_golden_clusters(name):
+    arrays, golden = np.load(GOLDEN / f"saha_{name}.npz"), json.loads((GOLDEN / f"saha_{name}.json").read_text())
+    clusters = mine_clusters(
+        arrays["queries"],
+        arrays["candidates"],
+        arrays["positive"],
+        top_k=golden["top_k"],
+        pool_multiplier=golden["pool_mult"],
+        classification=golden["kind"] == "classification",
+    )
+    assert len(clusters) > golden["phase1"]
+    assert clusters == golden["groups"]
+
+
+def naive(queries, candidates, positive, top_k, multiplier, classification):
+    """Both phases, from the words of the algorithm; no row has two positives here."""
+    rows = range(len(queries))
+
+    def walk(anchor, taken, limit):
+        ranked = sorted(range(len(candidates)), key=lambda c: (-float(queries[anchor] @ candidates[c]), c))
+        owners = []
+        for candidate in ranked[: 2 * top_k * multiplier]:
+            if candidate == positive[anchor]:
+                continue
+            free = [row for row in rows if positive[row] == candidate and row not in taken and row not in owners]
+            if free:
+                owners.append(max(free, key=lambda row: (float(queries[row] @ queries[anchor]), -row)))
+            if len(owners) == limit:
+                break
+        if not classification:
+            owners.sort(key=lambda row: float(queries[row] @ queries[anchor]))
+        return owners[:top_k]
+
+    clusters, used = [], set()
+    for anchor in rows:
+        owners = walk(anchor, used, top_k * multiplier) if anchor not in used else []
+        if owners:
+            clusters.append([anchor, *owners])
+            used |= {anchor, *owners}
+    reused = set()
+    for anchor in [row for row in rows if row not in used]:
+        owners = walk(anchor, reused, 2 * top_k * multiplier) if anchor not in reused else []
+        if owners:
+            clusters.append([anchor, *owners])
+            reused |= {anchor, *owners}
+    return clusters
+
+
+def unit(rng, count, size=8):
+    vectors = rng.normal(size=(count, size)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_against_loops(seed):
+    rng = np.random.default_rng(seed)
+    rows, distinct = int(rng.integers(20, 60)), int(rng.integers(5, 40))
+    queries, candidates, positive = unit(rng, rows), unit(rng, distinct), rng.integers(distinct, size=rows)
+    arguments = (queries, candidates, positive, int(rng.integers(1, 6)), int(rng.integers(1, 4)), bool(seed % 2))
+    clusters = mine_clusters(*arguments)
+    assert clusters == naive(*arguments)
+    assert max(map(len, clusters)) > 1
+
+
+def test_rows_of_one_query_never_meet():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(15, size=60)
+    queries, candidates = unit(rng, 15)[ids], unit(rng, 60)
+    met = []
+    for query_ids in (None, ids):
+        clusters = mine_clusters(queries, candidates, np.arange(60), 5, 2, query_ids=query_ids)
+        met.append(sum(len(cluster) - len(set(ids[cluster])) for cluster in clusters))
+    assert met[0] > 0
+    assert met[1] == 0
+
+
+def test_nearest_breaks_ties_by_index():
+    candidates = np.array([[0, 1], [1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    assert nearest(np.array([[1, 0]], np.float32), candidates, 2).tolist() == [[1, 2]]
+    assert nearest(np.array([[1, 0]], np.float32), candidates, 9).tolist() == [[1, 2, 4, 0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top_k": 10}, "top_k=10 is larger than the data: 10 rows have at most 9 owners"),
+        ({"top_k": 0}, "top_k and pool_multiplier are at least 1; got 0 and 2"),
+        ({"positive": np.zeros(9, int)}, "as many of each are needed; got 10 queries, 9 positive"),
+        ({"query_ids": [1]}, "got 10 queries, 10 positive, 1 query_ids"),
+        ({"positive": np.full(10, 7)}, "positive holds indices outside of the 7 candidates"),
+        ({"queries": np.full((10, 2), np.nan)}, "queries hold values that are not finite"),
+    ],
+)
+def test_bad_input(change, message):
+    rng = np.random.default_rng(0)
+    arguments = {"queries": unit(rng, 10, 2), "candidates": unit(rng, 7, 2), "positive": np.zeros(10, int), "top_k": 3}
+    with pytest.raises(UserError, match=message):
+        mine_clusters(**{**arguments, "pool_multiplier": 2, **change})

@@ -1,0 +1,361 @@
+"""Mining and training on real models: the step is the full batch's, the adapter alone moves, and runs repeat."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import peft
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from checkpoints import make_checkpoint
+from conftest import TINY
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from gen2embed import Embedder, Item, UserError
+from gen2embed.data.clusters import SCHEMA, data_fingerprint, read_clusters, write_clusters
+from gen2embed.data.datamodules import Collate
+from gen2embed.encoder.adapter import Full, Lora, save
+from gen2embed.encoder.engine import Engine
+from gen2embed.gradcache import backward_cached
+from gen2embed.losses import InfoNCE
+from gen2embed.miners import Random, SaHaPaper, mine_pairs
+
+TARGETS = ("q_proj", "v_proj", "down_proj")
+
+
+@pytest.fixture(scope="module")
+def pairs(world):
+    return replace(world, subsets=("shape", "t2i", "change")).pairs()
+
+
+def load(path=TINY, **options):
+    return Embedder.from_pretrained(path, **{"resolution": "original", "device": "cpu", **options})
+
+
+def attached(adapter, dtype=torch.float64):
+    """A fresh embedder with an adapter whose weights are all away from zero, in training mode."""
+    embedder = load()
+    torch.manual_seed(0)
+    embedder = replace(embedder, backbone=adapter.attach(embedder.backbone))
+    embedder.backbone.full.to(dtype).train()
+    for name, parameter in embedder.backbone.full.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return embedder
+
+
+def step(embedder, pairs, chunk, cached=True):
+    """Loss and gradients by parameter of one batch."""
+    batch = Collate(embedder.build, chunk)(pairs)
+    loss = InfoNCE(0.05)
+
+    def value(everything):
+        return loss(*everything[batch.order].chunk(2), batch.identical)
+
+    torch.manual_seed(1)
+    if cached:
+        result = backward_cached(batch.chunks, embedder.embed_inputs, value)
+    else:
+        result = value(torch.cat([embedder.embed_inputs(inputs) for inputs in batch.chunks]))
+        result.backward()
+    parameters = embedder.backbone.full.named_parameters()
+    return result.item(), {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_cached_step_is_the_full_batch(pairs, chunk, dora, monkeypatch):
+    """On the shipped model in float64, texts and pictures of two sizes, with dropout 0."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # no rounding on the way
+    some = [pairs[index] for index in (0, 3, 24, 25, 26, 50, 51)]
+    plain = attached(Lora(TARGETS, r=4, dropout=0.0, dora=dora))
+    cached = attached(Lora(TARGETS, r=4, dropout=0.0, dora=dora))
+    expected, gradients = step(plain, some, 100, cached=False)
+    value, found = step(cached, some, chunk)
+    assert value == pytest.approx(expected, abs=1e-10)
+    assert set(found) == set(gradients)
+    assert all("lora" in name for name in found)
+    scale = max(gradient.abs().max() for gradient in gradients.values())
+    assert scale > 1e-4
+    assert max((found[name] - gradients[name]).abs().max() for name in found) / scale < 1e-10
+
+
+def test_dropout_is_replayed_exactly(pairs):
+    some = [pairs[index] for index in (0, 24, 25, 50)]
+    adapter = Lora(TARGETS, r=4, dropout=0.3)
+    expected, gradients = step(attached(adapter, torch.float32), some, 2, cached=False)
+    value, found = step(attached(adapter, torch.float32), some, 2)
+    other, _ = step(attached(replace(adapter, dropout=0.0), torch.float32), some, 2)
+    assert value == pytest.approx(expected, abs=1e-6) != pytest.approx(other, abs=1e-3)
+    scale = max(gradient.abs().max() for gradient in gradients.values())
+    assert max((found[name] - gradients[name]).abs().max() for name in found) / scale < 1e-5
+
+
+def test_collate_keeps_the_pairs_together(pairs, tiny):
+    some = pairs[:4] + pairs[24:29]
+    batch = Collate(tiny.build, 2)(some)
+    with torch.no_grad():
+        queries, candidates = torch.cat([tiny.embed_inputs(chunk) for chunk in batch.chunks])[batch.order].chunk(2)
+    torch.testing.assert_close(queries, tiny.encode([pair.query for pair in some]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(candidates, tiny.encode([p.positive for p in some], "candidate"), atol=1e-5, rtol=0)
+    assert max(len(chunk["input_ids"]) for chunk in batch.chunks) == 2
+    keys = [pair.positive.key for pair in some]
+    assert batch.identical.tolist() == [[a == b for b in keys] for a in keys]
+    assert batch.rows[-1] == "t2i row 4"
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_survives_saving(tmp_path, dora):
+    embedder = attached(Lora(TARGETS, r=4, dora=dora), torch.float32)
+    embedder.backbone.full.eval()
+    expected = embedder.encode(["a red star", "a ring"])
+    assert (expected - load().encode(["a red star", "a ring"])).abs().max() > 1e-3
+    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / "adapter")
+    for loaded in (
+        Embedder.from_pretrained(tmp_path / "adapter", device="cpu"),
+        Embedder.from_pretrained(TINY, adapter=tmp_path / "adapter", device="cpu"),
+    ):
+        torch.testing.assert_close(loaded.encode(["a red star", "a ring"]), expected, atol=1e-6, rtol=0)
+        assert loaded.build.resolution.policy == "original"  # carried
+        assert loaded.fingerprint["adapter"] is not None
+    plain = AutoModelForImageTextToText.from_pretrained(TINY, dtype=torch.float32)
+    by_peft = peft.PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    inputs = loaded.build([Item.of("a red star")], "query")
+    hidden = by_peft.get_base_model().model(**inputs).last_hidden_state[:, -1]
+    torch.testing.assert_close(torch.nn.functional.normalize(hidden, dim=-1), expected[:1], atol=1e-5, rtol=0)
+
+
+def test_an_adapter_carries_its_prompt(tmp_path, caplog):
+    embedder = attached(Lora(TARGETS, r=4), torch.float32)
+    embedder = replace(embedder, build=load(prompt="suffix", convention="reference").build)
+    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path)
+    loaded = Embedder.from_pretrained(tmp_path, device="cpu")
+    assert loaded.build.prompt.describe() == embedder.build.prompt.describe()
+    assert not caplog.records
+    other = Embedder.from_pretrained(tmp_path, prompt="system", resolution="clip", device="cpu")
+    assert other.build.prompt.convention == "native"
+    for said in ("prompt.convention is 'reference' there and 'native' here", "resolution.policy is 'original' there"):
+        assert said in caplog.text
+
+
+def test_full_fine_tuning_leaves_a_checkpoint(tmp_path):
+    embedder = load()
+    embedder = replace(embedder, backbone=Full().attach(embedder.backbone))
+    trained = {name for name, p in embedder.backbone.full.named_parameters() if p.requires_grad}
+    assert trained
+    assert not any("visual" in name for name in trained)
+    with torch.no_grad():
+        embedder.backbone.model.language_model.norm.weight.mul_(torch.linspace(0.5, 2, 128))
+    expected = embedder.encode("a red star")
+    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path)
+    loaded = Embedder.from_pretrained(tmp_path, device="cpu")
+    torch.testing.assert_close(loaded.encode("a red star"), expected, atol=1e-6, rtol=0)
+    assert loaded.build.resolution.policy == "original"
+    whole = load()
+    Full(vision=True).attach(whole.backbone)
+    assert all(p.requires_grad for p in whole.backbone.full.parameters())
+
+
+def test_adapters_that_do_not_fit(tmp_path):
+    with pytest.raises(UserError, match=r"target_modules=\['nothing'\] match no module .*linear layers are .*q_proj"):
+        Lora(["nothing"]).attach(load().backbone)
+    embedder = attached(Lora(TARGETS, r=4), torch.float32)
+    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / "adapter")
+    make_checkpoint("qwen2_5_vl", tmp_path / "other")
+    with pytest.raises(UserError, match=r"was trained on another base: .*tiny/checkpoint .* and this is .*other"):
+        Embedder.from_pretrained(tmp_path / "other", adapter=tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"the adapter folder .*none does not exist"):
+        Embedder.from_pretrained(TINY, adapter=tmp_path / "none")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    renamed = {name.replace("layers.0.", "layers.9."): tensor for name, tensor in weights.items()}
+    save_file(renamed, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"does not fit .*: 6 weights are missing and 6 are left over"):
+        Embedder.from_pretrained(tmp_path / "adapter")
+
+
+def test_adapters_on_the_vision_tower_are_trained(pairs):
+    """Nothing of the vision tower may be skipped once an adapter sits in it."""
+    embedder = attached(Lora(["qkv", "q_proj"], r=4, dropout=0.0), torch.float32)
+    _, gradients = step(embedder, [pairs[index] for index in (24, 25, 50)], 2)
+    visual = [gradient for name, gradient in gradients.items() if "visual" in name]
+    assert visual
+    assert all(gradient.abs().max() > 0 for gradient in visual)
+
+
+# --- clusters -------------------------------------------------------------------------------------------------------
+
+
+def test_clusters_survive_saving(pairs, tiny, tmp_path):
+    mined = mine_pairs(tiny, Engine(), pairs, SaHaPaper(top_k=5), ["shape"])
+    write_clusters(tmp_path / "clusters.parquet", mined.table, mined.manifest)
+    clusters = read_clusters(tmp_path / "clusters.parquet", pairs)
+    assert mined.table.schema.equals(SCHEMA)
+    assert max(map(len, clusters.members)) == 6
+    for members in clusters.members:
+        assert len({pairs[row].subset for row in members}) == 1
+    queries = tiny.encode([pair.query for pair in pairs])
+    positives = tiny.encode([pair.positive for pair in pairs], "candidate")
+    rows = mined.table.to_pylist()
+    for row, (anchor, member) in zip(rows, ((m[0], r) for m in clusters.members for r in m), strict=True):
+        assert row["similarity"] == pytest.approx(float(queries[anchor] @ positives[member]), abs=1e-5)
+        assert row["owner_similarity"] == pytest.approx(float(queries[anchor] @ queries[member]), abs=1e-5)
+    assert clusters.manifest["settings"] == {"top_k": 5, "pool_multiplier": 3}
+    assert clusters.manifest["embedding"] == json.loads(json.dumps(tiny.fingerprint))
+
+
+def test_random_clusters_embed_nothing(pairs):
+    mined = mine_pairs(None, None, pairs, Random(top_k=5), [])
+    assert mined.encoded == ()
+    assert mined.table["similarity"].null_count == mined.table.num_rows == len(pairs)
+
+
+def test_clusters_of_other_data_or_model(pairs, tiny, tmp_path):
+    path = tmp_path / "clusters.parquet"
+    mined = mine_pairs(tiny, Engine(), pairs, SaHaPaper(top_k=5), [])
+    write_clusters(path, mined.table, mined.manifest)
+    with pytest.raises(UserError, match=r"mined from other data: 72 rows of shape, t2i, change .* these are 71 rows"):
+        read_clusters(path, pairs[1:])
+    with pytest.raises(UserError, match=r"mined with another model: weights:.*clusters_of_any_model=true"):
+        read_clusters(path, pairs, "another")
+    assert read_clusters(path, pairs, tiny.backbone.identity)
+    with pytest.raises(UserError, match="do not exist; mine them with"):
+        read_clusters(tmp_path / "none.parquet", pairs)
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(UserError, match="holds no clusters"):
+        read_clusters(path, pairs)
+
+
+def test_data_fingerprint_ignores_the_root(pairs, world, tmp_path):
+    shutil.copytree(world.folder, tmp_path / "moved")
+    moved = replace(world, folder=tmp_path / "moved", subsets=("shape", "t2i", "change")).pairs()
+    assert data_fingerprint(moved) == data_fingerprint(pairs)
+    assert data_fingerprint(moved[1:]) != data_fingerprint(pairs)
+
+
+# --- python mine.py, python train.py --------------------------------------------------------------------------------
+
+SMALL = ["data.rows=24", "mining.top_k=7"]
+EVAL = ["data.queries=8", "bootstrap=20", "benchmark.subsets=[shape]"]
+TRAIN = [*EVAL, "trainer.max_steps=3", "data.subsets=[shape,t2i]"]
+
+
+@pytest.fixture
+def train(run_script, world):
+    def run(*args):
+        flags = [arg for arg in args if arg.startswith("-")]  # come first
+        overrides = [arg for arg in args if not arg.startswith("-")]
+        return run_script("train.py", *flags, f"data.folder={world.folder}", *SMALL, *TRAIN, *overrides)
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
+    mined = run_script("mine.py", "output_dir=mined", f"data.folder={world.folder}", *SMALL, "data.subsets=[shape,t2i]")
+    assert mined.code == 0, mined.err
+    assert "covered" in mined.out
+    outcome = train("output_dir=run", "data.clusters=mined/clusters.parquet")
+    assert outcome.code == 0, outcome.err
+    files = {"clusters.parquet", "adapter", "results.json", "predictions.parquet", "config.yaml", "manifest.json"}
+    assert files <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert (tmp_path / "run/clusters.parquet").read_bytes() == (tmp_path / "mined/clusters.parquet").read_bytes()
+    assert re.search(r"trained +│ [\d,]+ parameters; 1,\d+,\d+ are frozen", outcome.out)
+    assert "31 negatives a query" in outcome.out
+
+    again = run_script("eval.py", "checkpoint=run/adapter", "output_dir=again", f"data.folder={world.folder}",
+                       "data.queries=8", "benchmark.subsets=[shape]", "bootstrap=20")  # fmt: skip
+    assert again.code == 0, again.err
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "again"))
+    assert first["tasks"] == second["tasks"]
+    assert first["manifest"]["fingerprint"] == second["manifest"]["fingerprint"]
+    assert second["manifest"]["fingerprint"]["adapter"] is not None
+    assert second["manifest"]["items_computed"] == 0
+
+
+def test_training_moves_the_adapter_and_repeats(train, tmp_path):
+    for name, args in (("a", ["seed=5"]), ("b", ["seed=5"]), ("c", ["seed=6"])):
+        outcome = train(f"output_dir={name}", *args, "engine.store=null", "trainer.log_every_n_steps=1")
+        assert outcome.code == 0, outcome.err
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    moved = [name for name, tensor in a.items() if "lora_B" in name and tensor.abs().max() > 0]
+    assert len(moved) == sum("lora_B" in name for name in a) > 0  # it starts at zero
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
+    log = [line for line in (tmp_path / "a" / "metrics.csv").read_text().splitlines() if line]
+    assert {"loss", "accuracy", "lr", "step", "world/shape"} <= set(log[0].split(","))
+
+
+def test_the_base_does_not_move(pairs, tiny):
+    embedder = attached(Lora(TARGETS, r=4), torch.float32)
+    before = {name: p.clone() for name, p in embedder.backbone.full.named_parameters() if not p.requires_grad}
+    trained = [p for p in embedder.backbone.full.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    step(embedder, pairs[:4], 2)
+    optimizer.step()
+    after = dict(embedder.backbone.full.named_parameters())
+    assert len(before) > 50
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_multirun_over_miners_and_seeds(train, tmp_path):
+    outcome = train("-m", "mining=random,saha_paper", "seed=1,2", "output_dir=sweep", "trainer.max_steps=1")
+    assert outcome.code == 0, outcome.err
+    kinds = []
+    for job in "0123":
+        manifest = json.loads((tmp_path / "sweep" / job / "results.json").read_text())["manifest"]
+        kinds.append((manifest["config"]["mining"]["_target_"].rpartition(".")[2], manifest["seed"]))
+    assert kinds == [("Random", 1), ("Random", 2), ("SaHaPaper", 1), ("SaHaPaper", 2)]
+
+
+def test_training_without_mining_and_in_full(run_script, world, tmp_path):
+    outcome = run_script("train.py", "mining=none", "adapter=full", "output_dir=run", "data.rows=24", *TRAIN,
+                         f"data.folder={world.folder}", "optim.optimizer.lr=1e-4")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "run" / "clusters.parquet").exists()
+    assert (tmp_path / "run" / "adapter" / "model.safetensors").is_file()
+    again = run_script("eval.py", "checkpoint=run/adapter", "output_dir=again", f"data.folder={world.folder}",
+                       "data.queries=8", "benchmark.subsets=[shape]", "bootstrap=20")  # fmt: skip
+    assert again.code == 0, again.err
+    assert "not as the checkpoint" not in again.err
+
+
+BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["batch.pairs=20"], r"batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
+        (["batch.chunk=0"], r"batch.chunk is at least 1; got 0"),
+        (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
+        (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
+        (["data.subsets=[none]"], r"the world has no subset none; choose from shape, colour"),
+        (["checkpoint=nowhere"], r"the model folder nowhere does not exist"),
+        (BLOWN_UP, r"the loss is nan at step \d.* (shape|t2i) row \d+"),
+        (["loss.temperature=0"], r"loss.temperature is above 0; got 0"),
+    ],
+)
+def test_bad_training(train, args, message):
+    outcome = train(*args, "engine.store=null")
+    assert outcome.code == 1
+    assert re.search(message, " ".join(outcome.err.split())), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_miner_that_asks_too_much(run_script, world):
+    rows = [f"data.folder={world.folder}", "data.rows=24"]
+    outcome = run_script("mine.py", "mining.top_k=24", "data.subsets=[t2i]", *rows)
+    assert outcome.code == 1
+    assert "error: subset t2i: top_k=24 is larger than the data: 24 rows have at most 23 owners" in outcome.err
+    outcome = run_script("mine.py", "mining=none", *rows)
+    assert "error: mining=none mines nothing; choose another miner" in outcome.err
