@@ -8,8 +8,8 @@ from gen2embed.presets import PACKAGE
 
 LAYERS = {
     0: ("types", "log"),
-    1: ("prompts", "images", "metrics", "losses", "gradcache", "search", "saha"),
-    2: ("data", "presets"),
+    1: ("prompts", "images", "metrics", "losses", "gradcache", "search"),
+    2: ("data", "presets", "saha"),
     3: ("encoder",),
     4: ("evaluate", "lit", "miners", "tiny"),
     5: ("report", "config", "runs", "demo"),
