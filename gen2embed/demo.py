@@ -95,7 +95,7 @@ def figure(arms: dict[str, Any]) -> Figure:
         places = np.arange(len(scores["tasks"])) + (index - len(arms) / 2) * 0.8 / len(arms)
         right.bar(places, list(scores["tasks"].values()), 0.8 / len(arms), color=colours[index], label=ARMS[arm][0])
     left.set_xticks(range(len(arms)), [ARMS[arm][0] for arm in arms], rotation=30, ha="right")
-    left.set_ylabel("precision@1, mean of the tasks (95 % interval)")
+    left.set_ylabel("precision@1, mean of tasks (95 % interval)")
     tasks = list(arms["chance"]["tasks"])
     right.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
     right.set_ylabel("precision@1")

@@ -14,7 +14,7 @@ GROUPS = {  # of each entry point, in the order of its defaults
     entry: [next(iter(node)) for node in OmegaConf.load(conf_dir() / f"{entry}.yaml").defaults if node != "_self_"]
     for entry in ENTRIES
 }
-EXPERIMENTS = {"demo": "eval", "demo_finetuned": "train"}  # which script runs them
+EXPERIMENTS = {"demo": "eval", "demo_finetuned": "train", "miners": "train"}  # which script runs them
 CHOICES = [
     (entry, f"{group}={file.stem}")
     for entry, groups in GROUPS.items()

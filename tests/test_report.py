@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from gen2embed import UserError, demo, report
+from gen2embed import UserError, compare, demo, report
 
 
 def score(value, chance=0.1):
@@ -111,3 +111,44 @@ def test_demo_refuses_what_cannot_be_compared(arms, monkeypatch):
     monkeypatch.setattr("sys.argv", ["demo", str(arms)])
     with pytest.raises(SystemExit, match="error: the demo's arm"):
         demo.main()
+
+
+# --- comparing runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for miner, values in {"a": (0.2, 0.3, 0.4), "b": (0.5, 0.5, 0.5)}.items():
+        for seed, value in enumerate(values):
+            scores = copy.deepcopy(WHOLE)
+            scores["overall"] = score(value)
+            config = {"seed": seed, "output_dir": f"{miner}{seed}", "mining": {"kind": miner, "seed": seed}, "lr": 1}
+            (tmp_path / f"{miner}{seed}").mkdir()
+            results = {**scores, "manifest": {"config": config}}
+            (tmp_path / f"{miner}{seed}" / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
+    named = compare.arms(compare.read_runs(runs))
+    assert {arm: len(its) for arm, its in named.items()} == {"mining.kind=a": 3, "mining.kind=b": 3}
+    mean, half = compare.mean_interval([0.2, 0.3, 0.4])
+    assert mean == pytest.approx(0.3)
+    assert half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # Student's t with 2 degrees of freedom
+    monkeypatch.setattr("sys.argv", ["compare", str(runs)])
+    compare.main()
+    shown = capsys.readouterr().out
+    assert "30.0 ± 24.8" in shown
+    assert "50.0 ± 0.0" in shown
+
+
+def test_compare_refuses(runs, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="holds no run's results"):
+        compare.read_runs(tmp_path / "nowhere")
+    path = runs / "a0" / "results.json"
+    other = json.loads(path.read_text())
+    other["tasks"]["x"]["queries"] = 9
+    path.write_text(json.dumps(other))
+    monkeypatch.setattr("sys.argv", ["compare", str(runs)])
+    with pytest.raises(SystemExit, match="evaluated on different tasks or queries"):
+        compare.main()
