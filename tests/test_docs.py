@@ -1,6 +1,7 @@
 """What the README and the docs tell people to type, typed."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -9,36 +10,47 @@ import pytest
 from conftest import REPOSITORY, TINY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-SMALL = ["data.queries=4", "bootstrap=10", "engine.store=null"]
+SMALL = ["data.rows=24", "data.queries=4", "data.subsets=[shape,t2i]", "engine.store=null"]
+SMALL_OF = {
+    "eval.py": ["bootstrap=10"],
+    "mine.py": ["mining.top_k=7"],
+    "train.py": ["bootstrap=10", "mining.top_k=7", "trainer.max_steps=2"],
+}
 
 
 def blocks(language):
     return [block for page in PAGES for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
-COMMANDS = sorted(
-    {line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines() if line.strip()}
-)
-EVALS = [command for command in COMMANDS if command.startswith("python eval.py")]
+LINES = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # in the order in which people meet them
+PYTHON = [command for command in COMMANDS if command.startswith("python ")]
 MAKES = [command for command in COMMANDS if command.startswith("make ")]
 
 
 def test_commands_are_found():
-    assert len(EVALS) >= 6
+    assert len(PYTHON) >= 12
     assert {"make demo", "make test"} <= set(MAKES)
-    assert len(EVALS) + len(MAKES) + 1 == len(COMMANDS)  # and .venv/bin/pre-commit
+    assert len(PYTHON) + len(MAKES) + 1 == len(COMMANDS)  # and .venv/bin/pre-commit
 
 
-@pytest.mark.parametrize("command", EVALS)
-def test_eval_commands(run_script, command, world):
-    """As written, but on the small world, and on the shipped weights where the command's own are a download away."""
-    args = shlex.split(command)[2:]
-    here = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
-    if any(arg.startswith("model=") for arg in args) or here != args:
-        here += [f"model.path={TINY}"]
-    outcome = run_script("eval.py", *here, f"data.folder={world.folder}", *SMALL)
-    assert outcome.code == 0, outcome.err
-    assert ("overall" in outcome.out) or "--cfg" in args
+def test_python_commands(run_script, capfd, monkeypatch):
+    """As written and one after the other, but on the small world, for a few steps, and on the shipped weights where the
+    command's own are a download away."""
+    for command in PYTHON:
+        script, *args = shlex.split(command)[1:]
+        if script == "-m":
+            monkeypatch.setattr(sys, "argv", args)
+            capfd.readouterr()
+            runpy.run_module(args[0], run_name="__main__")
+            assert "overall" in capfd.readouterr().out
+            continue
+        here = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
+        if here != args or any(arg.startswith("model=") for arg in args):
+            here.append(f"model.path={TINY}")
+        outcome = run_script(script, *here, *SMALL, *SMALL_OF[script])
+        assert outcome.code == 0, f"{command}: {outcome.err}"
+        assert ("overall" in outcome.out) or "--cfg" in args or script == "mine.py"
 
 
 @pytest.mark.parametrize("command", MAKES)
@@ -74,6 +86,23 @@ def test_links_lead_somewhere():
 
 def test_every_group_and_choice_is_in_the_readme():
     text = (REPOSITORY / "README.md").read_text()
-    for group in ("model", "prompt", "resolution", "benchmark", "data", "trainer", "logger", "experiment", "sweep"):
+    for group in (
+        "model",
+        "prompt",
+        "resolution",
+        "benchmark",
+        "data",
+        "trainer",
+        "logger",
+        "experiment",
+        "sweep",
+        "mining",
+        "adapter",
+        "loss",
+        "optim",
+        "strategy",
+        "callbacks",
+        "engine",
+    ):
         for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
             assert f"`{file.stem}`" in text, f"{group}={file.stem}"
