@@ -6,10 +6,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from gen2embed import images, report
-from gen2embed.config import plain
 from gen2embed.data.mmeb import pictures
-from gen2embed.evaluate import evaluate
-from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
+from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make_embedder, make_trainer, start
 
 
 @entry_point("eval")
@@ -23,12 +21,7 @@ def main(cfg: DictConfig) -> None:
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     report.print_table(report.summary_table(embedder, benchmark, engine, folder))
 
-    evaluation = evaluate(embedder, engine, benchmark, cfg.bootstrap, cfg.seed)
-    timing = report.timing(evaluation.encoded, time.perf_counter() - started)
-    run = report.manifest(plain(cfg), embedder.fingerprint, timing)
-    report.write_results(folder, evaluation.scores, evaluation.predictions, run)
-    report.print_table(report.score_table(evaluation.scores))
-    report.log_scores(trainer.loggers, evaluation.scores, run["config"])
+    evaluate_and_report(cfg, trainer, embedder, engine, benchmark, started)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import images, report
-from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, check_sizes
 from gen2embed.data.clusters import read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule
@@ -20,10 +19,9 @@ from gen2embed.data.world import World
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
-from gen2embed.evaluate import evaluate
 from gen2embed.lit import ContrastiveModule
 from gen2embed.miners import Miner, mine_once
-from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
+from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make_embedder, make_trainer, start
 from gen2embed.types import Pair
 
 
@@ -58,12 +56,7 @@ def main(cfg: DictConfig) -> None:
     trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
     embedder = replace(embedder, backbone=trained)
 
-    evaluation = evaluate(embedder, engine, benchmark, cfg.bootstrap, cfg.seed)
-    timing = report.timing(evaluation.encoded, time.perf_counter() - started)
-    run = report.manifest(plain(cfg), embedder.fingerprint, timing)
-    report.write_results(folder, evaluation.scores, evaluation.predictions, run)
-    report.print_table(report.score_table(evaluation.scores))
-    report.log_scores(trainer.loggers, evaluation.scores, run["config"])
+    evaluate_and_report(cfg, trainer, embedder, engine, benchmark, started)
 
 
 def find_clusters(

@@ -21,7 +21,8 @@ def quieten_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+    for module in ("lightning", "transformers", "peft"):
+        warnings.filterwarnings("ignore", module=module)
 
 
 class _Rate(ProgressColumn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed.config import check, explain, register_resolvers
+from gen2embed import report
+from gen2embed.config import check, explain, plain, register_resolvers
+from gen2embed.data.mmeb import Benchmark
 from gen2embed.encoder.adapter import is_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.engine import Engine
+from gen2embed.evaluate import evaluate
 from gen2embed.log import quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.types import UserError
@@ -61,7 +66,7 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     try:
         callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
         return instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False, callbacks=callbacks)
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
 
 
@@ -97,3 +102,15 @@ def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
         device=str(trainer.strategy.root_device),
         **sources,
     )
+
+
+def evaluate_and_report(
+    cfg: DictConfig, trainer: Trainer, embedder: Embedder, engine: Engine, benchmark: Benchmark, started: float
+) -> None:
+    """Score the embedder, and leave results, tables and logs in the run's folder. started: of the run, in seconds."""
+    evaluation = evaluate(embedder, engine, benchmark, cfg.bootstrap, cfg.seed)
+    timing = report.timing(evaluation.encoded, time.perf_counter() - started)
+    run = report.manifest(plain(cfg), embedder.fingerprint, timing)
+    report.write_results(Path(cfg.output_dir), evaluation.scores, evaluation.predictions, run)
+    report.print_table(report.score_table(evaluation.scores))
+    report.log_scores(trainer.loggers, evaluation.scores, run["config"])

@@ -160,6 +160,16 @@ def test_eval_leaves_everything(evaluate_small, tmp_path):
     assert {k: v for k, v in second.items() if k != "manifest"} == {k: v for k, v in results.items() if k != "manifest"}
 
 
+@pytest.mark.parametrize(
+    ("args", "left"),
+    [(["logger=tensorboard"], "tensorboard/events.*"), (["logger=wandb", "logger.offline=true"], "wandb/offline-run-*")],
+)
+def test_loggers(evaluate_small, tmp_path, args, left):
+    outcome = evaluate_small("output_dir=run", "benchmark.subsets=[shape]", "engine.store=null", *args)
+    assert outcome.code == 0, outcome.err
+    assert list((tmp_path / "run").glob(left))
+
+
 def test_subset_of_tasks(evaluate_small, tmp_path):
     outcome = evaluate_small("output_dir=run", "benchmark.subsets=[shape,colour,grounding]", "engine.store=null")
     assert outcome.code == 0, outcome.err

@@ -295,6 +295,18 @@ def test_training_moves_the_adapter_and_repeats(train, tmp_path):
     assert {"loss", "accuracy", "lr", "step", "world/shape"} <= set(log[0].split(","))
 
 
+def test_training_goes_on_from_an_adapter(train, tmp_path):
+    assert train("output_dir=first").code == 0
+    outcome = train("output_dir=second", "checkpoint=first/adapter")
+    assert outcome.code == 0, outcome.err
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert set(first) == set(second)
+    apart = {name: (second[name] - first[name]).abs().max() for name in first if "lora_A" in name}
+    assert all(0 < distance < 0.1 for distance in apart.values())  # moved, from where it was
+    outcome = train("output_dir=third", "checkpoint=first/adapter", "adapter=full")
+    assert "error: adapter=full cannot go on from an adapter" in outcome.err
+
+
 def test_the_base_does_not_move(pairs, tiny):
     embedder = attached(Lora(TARGETS, r=4), torch.float32)
     before = {name: p.clone() for name, p in embedder.backbone.full.named_parameters() if not p.requires_grad}

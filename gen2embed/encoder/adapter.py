@@ -19,6 +19,7 @@ from torch import nn
 from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.store import differences, write_atomic
 from gen2embed.images import Resolution
+from gen2embed.log import log
 from gen2embed.prompts import Prompt
 from gen2embed.types import UserError
 
@@ -46,7 +47,15 @@ class Lora:
     dora: bool = False
 
     def attach(self, backbone: Backbone) -> Backbone:
-        """Raises `UserError`, with the names that there are, if no target matches."""
+        """Raises `UserError`, with the names that there are, if no target matches.
+
+        An adapter that the backbone already has goes on being trained, with the settings that it has.
+        """
+        if isinstance(backbone.full, peft.PeftModel):
+            for name, parameter in backbone.full.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+            log.info("the checkpoint's own adapter is trained further; the settings of adapter=... are not used")
+            return backbone
         modules = backbone.full.named_modules()
         linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
         matched = sorted(set(self.target_modules) & linear)
@@ -73,6 +82,9 @@ class Full:
     vision: bool = False
 
     def attach(self, backbone: Backbone) -> Backbone:
+        """Raises `UserError` for a backbone that has an adapter."""
+        if isinstance(backbone.full, peft.PeftModel):
+            raise UserError("adapter=full cannot go on from an adapter; choose adapter=lora, or a whole checkpoint")
         backbone.model.requires_grad_(True)
         if not self.vision:
             for name, parameter in backbone.model.named_parameters():
