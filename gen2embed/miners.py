@@ -36,9 +36,13 @@ class Subset:
 
 
 class Miner(Protocol):
-    """A way to group the rows of a subset. embeds: whether it looks at embeddings at all."""
+    """A way to group the rows of a subset.
+
+    embeds: whether it looks at embeddings at all. top_k: its largest cluster has one row more.
+    """
 
     embeds: ClassVar[bool]
+    top_k: int
 
     def mine(self, subset: Subset) -> list[list[int]]:
         """Clusters of rows, the anchor first."""

@@ -162,7 +162,10 @@ def test_eval_leaves_everything(evaluate_small, tmp_path):
 
 @pytest.mark.parametrize(
     ("args", "left"),
-    [(["logger=tensorboard"], "tensorboard/events.*"), (["logger=wandb", "logger.offline=true"], "wandb/offline-run-*")],
+    [
+        (["logger=tensorboard"], "tensorboard/events.*"),
+        (["logger=wandb", "logger.offline=true"], "wandb/offline-run-*"),
+    ],
 )
 def test_loggers(evaluate_small, tmp_path, args, left):
     outcome = evaluate_small("output_dir=run", "benchmark.subsets=[shape]", "engine.store=null", *args)

@@ -55,10 +55,10 @@ class Collate:
                     part = group[start : start + self.chunk]
                     chunks.append(self.build([items[index] for index in part], role))
                     placed += [offset + index for index in part]
-        keys = [pair.positive.key for pair in pairs]
-        identical = torch.tensor([[a == b for b in keys] for a in keys])
+        numbers: dict[str, int] = {}
+        same = torch.tensor([numbers.setdefault(pair.positive.key, len(numbers)) for pair in pairs])
         order = torch.tensor(placed).argsort()
-        return TrainingBatch(chunks, order, identical, [f"{pair.subset} row {pair.row}" for pair in pairs])
+        return TrainingBatch(chunks, order, same[:, None] == same, [f"{pair.subset} row {pair.row}" for pair in pairs])
 
 
 class PairDataModule(LightningDataModule):

@@ -107,7 +107,9 @@ class Embedder:
         device, dtype = self.backbone.device, self.backbone.dtype
         inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
-        return torch.nn.functional.normalize(last_token(hidden, inputs["attention_mask"]).float(), dim=-1)
+        pooled = last_token(hidden, inputs["attention_mask"])
+        at_least_single = torch.promote_types(pooled.dtype, torch.float32)
+        return torch.nn.functional.normalize(pooled.to(at_least_single), dim=-1)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
