@@ -37,12 +37,14 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def arms(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Runs by what their configurations differ in, besides the seed."""
+    """Runs by what their configurations differ in, besides the seed; where a class differs, by its name alone."""
     configs = [_settings(run["manifest"]["config"]) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
+    classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
+    told = [key for key in differing if key.endswith("._target_") or key.rpartition(".")[0] not in classes]
     named: dict[str, list[Mapping[str, Any]]] = {}
     for run, config in zip(runs, configs, strict=True):
-        values = (f"{key}={_get(config, key)}" for key in differing)
+        values = (_told(config, key) for key in told)
         named.setdefault(", ".join(values) or "all", []).append(run)
     return named
 
@@ -81,6 +83,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if kept.get("mining"):
         kept["mining"] = {key: value for key, value in kept["mining"].items() if key != "seed"}
     return kept
+
+
+def _told(config: Mapping[str, Any], key: str) -> str:
+    value = _get(config, key)
+    if key.endswith("._target_"):
+        return f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"
+    return f"{key}={value}"
 
 
 def _get(config: Any, key: str) -> Any:

@@ -128,7 +128,7 @@ def training_table(embedder: Embedder, plan: BatchPlan, chunk: int, steps: int, 
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
         ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
-        ("step", f"{plan.pairs} pairs, so {plan.pairs - 1} negatives a query; chunks of at most {chunk} rows"),
+        ("step", f"{plan.pairs} pairs, so {plan.pairs - 1} negatives a query, in chunks of at most {chunk} rows"),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),
     ]

@@ -122,7 +122,8 @@ def runs(tmp_path):
         for seed, value in enumerate(values):
             scores = copy.deepcopy(WHOLE)
             scores["overall"] = score(value)
-            config = {"seed": seed, "output_dir": f"{miner}{seed}", "mining": {"kind": miner, "seed": seed}, "lr": 1}
+            mining = {"_target_": f"x.{miner}", "seed": seed, **({"m": 3} if miner == "a" else {})}
+            config = {"seed": seed, "output_dir": f"{miner}{seed}", "mining": mining, "lr": 1}
             (tmp_path / f"{miner}{seed}").mkdir()
             results = {**scores, "manifest": {"config": config}}
             (tmp_path / f"{miner}{seed}" / "results.json").write_text(json.dumps(results))
@@ -131,7 +132,7 @@ def runs(tmp_path):
 
 def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
     named = compare.arms(compare.read_runs(runs))
-    assert {arm: len(its) for arm, its in named.items()} == {"mining.kind=a": 3, "mining.kind=b": 3}
+    assert {arm: len(its) for arm, its in named.items()} == {"mining=a": 3, "mining=b": 3}
     mean, half = compare.mean_interval([0.2, 0.3, 0.4])
     assert mean == pytest.approx(0.3)
     assert half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # Student's t with 2 degrees of freedom

@@ -271,14 +271,25 @@ def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
     assert re.search(r"trained +│ [\d,]+ parameters; 1,\d+,\d+ are frozen", outcome.out)
     assert "31 negatives a query" in outcome.out
 
-    again = run_script("eval.py", "checkpoint=run/adapter", "output_dir=again", f"data.folder={world.folder}",
-                       "data.queries=8", "benchmark.subsets=[shape]", "bootstrap=20")  # fmt: skip
+    small = [f"data.folder={world.folder}", *EVAL]
+    again = run_script("eval.py", "checkpoint=run/adapter", "output_dir=again", *small)
     assert again.code == 0, again.err
     first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "again"))
     assert first["tasks"] == second["tasks"]
     assert first["manifest"]["fingerprint"] == second["manifest"]["fingerprint"]
     assert second["manifest"]["fingerprint"]["adapter"] is not None
     assert second["manifest"]["items_computed"] == 0
+    assert "not as the checkpoint" not in again.err
+
+    other = run_script("eval.py", "checkpoint=run/adapter", "prompt=suffix", *small)
+    assert other.code == 0, other.err
+    assert "not as the checkpoint run/adapter was trained: prompt.system.candidate is" in " ".join(other.err.split())
+    deeper = run_script(
+        "mine.py", "checkpoint=run/adapter", "output_dir=deeper", *small[:1], *SMALL, "data.subsets=[t2i]"
+    )
+    assert deeper.code == 0, deeper.err
+    mined_with = json.loads((tmp_path / "deeper" / "manifest.json").read_text())["fingerprint"]
+    assert mined_with == first["manifest"]["fingerprint"]
 
 
 def test_training_moves_the_adapter_and_repeats(train, tmp_path):
@@ -334,8 +345,7 @@ def test_training_without_mining_and_in_full(run_script, world, tmp_path):
     assert outcome.code == 0, outcome.err
     assert not (tmp_path / "run" / "clusters.parquet").exists()
     assert (tmp_path / "run" / "adapter" / "model.safetensors").is_file()
-    again = run_script("eval.py", "checkpoint=run/adapter", "output_dir=again", f"data.folder={world.folder}",
-                       "data.queries=8", "benchmark.subsets=[shape]", "bootstrap=20")  # fmt: skip
+    again = run_script("eval.py", "checkpoint=run/adapter", f"data.folder={world.folder}", *EVAL)
     assert again.code == 0, again.err
     assert "not as the checkpoint" not in again.err
 
