@@ -56,6 +56,12 @@ class SaHaPaper:
     top_k: int = 15
     pool_multiplier: int = 3
 
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or self.pool_multiplier < 1:
+            raise UserError(
+                f"mining.top_k and pool_multiplier are at least 1; got {self.top_k} and {self.pool_multiplier}"
+            )
+
     def mine(self, subset: Subset) -> list[list[int]]:
         arrays = (subset.queries, subset.candidates, subset.positive)
         return mine_clusters(*arrays, self.top_k, self.pool_multiplier, subset.classification, subset.query_ids)
@@ -69,10 +75,12 @@ class Random:
     top_k: int = 15
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError(f"mining.top_k is at least 1; got {self.top_k}")
+
     def mine(self, subset: Subset) -> list[list[int]]:
         rows = len(subset.queries)
-        if self.top_k >= rows:
-            raise UserError(f"top_k={self.top_k} is larger than the data: a subset has {rows} rows")
         order = np.random.default_rng(self.seed).permutation(rows).tolist()
         return [order[start : start + self.top_k + 1] for start in range(0, rows, self.top_k + 1)]
 
@@ -101,7 +109,18 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any
 def mine_pairs(
     model: Model, engine: Engine, pairs: Sequence[Pair], miner: Miner, classification: Collection[str]
 ) -> Mined:
-    """Mine clusters in every subset of `pairs`. classification: the subsets that are classification."""
+    """Mine clusters in every subset of `pairs`. classification: the subsets that are classification.
+
+    Raises `UserError`, before anything is embedded, if a subset is too small for the miner.
+    """
+    subsets: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        subsets.setdefault(pair.subset, []).append(index)
+    for name, indices in subsets.items():
+        if miner.top_k >= len(indices):
+            raise UserError(
+                f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(indices)} rows"
+            )
     encoded: tuple[Encoded, ...] = ()
     queries = positives = torch.empty(len(pairs), 0)
     if miner.embeds:
@@ -110,16 +129,13 @@ def mine_pairs(
             engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates"),
         )
         queries, positives = (side.vectors for side in encoded)
-    subsets: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        subsets.setdefault(pair.subset, []).append(index)
     rows: list[dict[str, Any]] = []
     number = itertools.count()
     with progress("mining subsets", len(subsets)) as advance:
         for name, indices in subsets.items():
             its = [pairs[index] for index in indices]
             subset = _subset(its, queries[indices], positives[indices], name in classification)
-            for members in _mine(miner, subset, name):
+            for members in miner.mine(subset):
                 rows += _rows(next(number), members, subset, [its[member] for member in members])
             advance()
     return Mined(pa.Table.from_pylist(rows, SCHEMA), describe(model, pairs, miner), encoded)
@@ -134,13 +150,6 @@ def mine_once(
         mined = mine_pairs(model, engine, pairs, miner, classification)
         write_clusters(path, mined.table, mined.manifest)
     return path
-
-
-def _mine(miner: Miner, subset: Subset, name: str) -> list[list[int]]:
-    try:
-        return miner.mine(subset)
-    except UserError as error:
-        raise UserError(f"subset {name}: {error}") from None
 
 
 def _subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:

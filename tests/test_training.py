@@ -357,6 +357,8 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
     ("args", "message"),
     [
         (["batch.pairs=20"], r"batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
+        (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
+        (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
         (["batch.chunk=0"], r"batch.chunk is at least 1; got 0"),
         (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
@@ -377,6 +379,7 @@ def test_a_miner_that_asks_too_much(run_script, world):
     rows = [f"data.folder={world.folder}", "data.rows=24"]
     outcome = run_script("mine.py", "mining.top_k=24", "data.subsets=[t2i]", *rows)
     assert outcome.code == 1
-    assert "error: subset t2i: top_k=24 is larger than the data: 24 rows have at most 23 owners" in outcome.err
+    assert "error: mining.top_k=24 is larger than the data: subset t2i has 24 rows" in outcome.err
+    assert "queries" not in outcome.err  # nothing was embedded
     outcome = run_script("mine.py", "mining=none", *rows)
     assert "error: mining=none mines nothing; choose another miner" in outcome.err
