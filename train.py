@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +11,13 @@ from omegaconf import DictConfig
 
 from gen2embed import images, report
 from gen2embed.data.batches import BatchPlan, check_sizes
-from gen2embed.data.clusters import read_clusters
+from gen2embed.data.clusters import check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule
 from gen2embed.data.mmeb import pictures
-from gen2embed.data.world import World
 from gen2embed.encoder.adapter import save
-from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.engine import Engine
 from gen2embed.lit import ContrastiveModule
-from gen2embed.miners import Miner, mine_once
+from gen2embed.miners import mine_once
 from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make_embedder, make_trainer, start
-from gen2embed.types import Pair
 
 
 @entry_point("train")
@@ -33,19 +28,19 @@ def main(cfg: DictConfig) -> None:
     data, benchmark = (instantiate(node, _convert_="all") for node in (cfg.data, cfg.benchmark))
     pairs, miner = data.pairs(), instantiate(cfg.mining)
     check_sizes(len(pairs), cfg.batch.pairs, cfg.batch.chunk, miner.top_k + 1 if miner and not data.clusters else 1)
-    if data.clusters:
-        read_clusters(Path(data.clusters), pairs)
+    clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     images.check(pictures(benchmark), [benchmark.image_dir])
-    images.check(picture for pair in pairs for item in (pair.query, pair.positive) for picture in item.pictures)
+    images.check(picture for pair in pairs for picture in pair.pictures)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    clusters = find_clusters(Path(cfg.paths.cluster_dir), embedder, engine, pairs, data, miner)
-    members: Sequence[Sequence[int]] = []
+    if clusters and not data.clusters_of_any_model:
+        check_miner(clusters, embedder.backbone.identity)
+    elif miner and not clusters:
+        kept = Path(cfg.paths.cluster_dir)
+        clusters = read_clusters(mine_once(kept, embedder, engine, pairs, miner, data.classification), pairs)
     if clusters:
-        model = None if data.clusters_of_any_model else embedder.backbone.identity
-        members = read_clusters(clusters, pairs, model).members
-        shutil.copyfile(clusters, folder / "clusters.parquet")
-    plan = BatchPlan(members, len(pairs), cfg.batch.pairs, cfg.seed)
+        shutil.copyfile(clusters.path, folder / "clusters.parquet")
+    plan = BatchPlan(clusters.members if clusters else [], len(pairs), cfg.batch.pairs, cfg.seed)
 
     seed_everything(cfg.seed, workers=True, verbose=False)
     embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
@@ -57,15 +52,6 @@ def main(cfg: DictConfig) -> None:
     embedder = replace(embedder, backbone=trained)
 
     evaluate_and_report(cfg, trainer, embedder, engine, benchmark, started)
-
-
-def find_clusters(
-    folder: Path, embedder: Embedder, engine: Engine, pairs: Sequence[Pair], data: World, miner: Miner | None
-) -> Path | None:
-    """The clusters that the user names, else the miner's, mined once for all runs; None for random batches."""
-    if data.clusters:
-        return Path(data.clusters)
-    return mine_once(folder, embedder, engine, pairs, miner, data.classification) if miner else None
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from gen2embed.data.batches import BatchPlan
 from gen2embed.data.mmeb import Benchmark
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Encoded, Engine
-from gen2embed.encoder.store import write_atomic
+from gen2embed.files import write_atomic
 from gen2embed.presets import PACKAGE
 from gen2embed.types import Pair
 

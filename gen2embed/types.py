@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
+from torch import Tensor
 
 Role = Literal["query", "candidate"]
 ROLES: tuple[Role, ...] = ("query", "candidate")
+
+Inputs = dict[str, Tensor]  # of a model, as a batch
 
 IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
 
@@ -94,6 +97,10 @@ class Pair:
     positive: Item
     subset: str
     row: int
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return self.query.pictures + self.positive.pictures
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Batches of whole clusters: a pure function of clusters, seed and epoch."""
+"""Batches: of whole clusters, a pure function of clusters, seed and epoch; and of items that may run together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gen2embed.types import UserError
+from gen2embed.types import Item, UserError
 
 LOOK_AHEAD = 64  # clusters that are passed over for one that fits
 
@@ -62,6 +62,13 @@ class BatchPlan:
                 passed.append(cluster)
         waiting.extendleft(reversed(passed))
         return batch
+
+
+def apart(items: Sequence[Item], size: int) -> Iterator[list[int]]:
+    """Indices of `items` in parts of at most `size`, in order, none of which mixes items with and without pictures."""
+    for with_pictures in (False, True):
+        group = [index for index, item in enumerate(items) if bool(item.pictures) == with_pictures]
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def check_sizes(rows: int, pairs: int, chunk: int = 1, cluster: int = 1) -> None:

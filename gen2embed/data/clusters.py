@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen2embed.files import write_atomic
 from gen2embed.types import Item, Pair, UserError
 
 SCHEMA = pa.schema(
@@ -31,12 +32,9 @@ SCHEMA = pa.schema(
 class Clusters:
     """Lists of positions in the list of pairs, the anchor first, with what they were mined from and how."""
 
+    path: Path
     members: Sequence[Sequence[int]]
     manifest: dict[str, Any]
-
-    @property
-    def largest(self) -> int:
-        return max(map(len, self.members), default=1)
 
 
 def data_fingerprint(pairs: Sequence[Pair]) -> str:
@@ -54,10 +52,8 @@ def data_fingerprint(pairs: Sequence[Pair]) -> str:
 
 def write_clusters(path: Path, table: pa.Table, manifest: dict[str, Any]) -> None:
     """Write a table of `SCHEMA` with its manifest, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({"gen2embed": json.dumps(manifest)}), unfinished)
-    unfinished.replace(path)
+    described = table.replace_schema_metadata({"gen2embed": json.dumps(manifest)})
+    write_atomic(path, lambda file: pq.write_table(described, file))
 
 
 def read_clusters(path: Path, pairs: Sequence[Pair], model: str | None = None) -> Clusters:
@@ -78,14 +74,21 @@ def read_clusters(path: Path, pairs: Sequence[Pair], model: str | None = None) -
             f"{', '.join(manifest['subsets'])} (fingerprint {manifest['data']}), and these are {len(pairs)} rows "
             f"(fingerprint {here}); mine again"
         )
-    miner = (manifest["embedding"] or {}).get("model")
-    if model is not None and miner is not None and model != miner:
-        raise UserError(
-            f"the clusters {path} were mined with another model: {miner}, and this is {model}; mine again, or set "
-            "data.clusters_of_any_model=true to train on them"
-        )
     position = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
     members: dict[int, list[int]] = {}
     for cluster, subset, row in zip(*(table[name].to_pylist() for name in ("cluster", "subset", "row")), strict=True):
         members.setdefault(cluster, []).append(position[subset, row])
-    return Clusters(list(members.values()), manifest)
+    clusters = Clusters(path, list(members.values()), manifest)
+    if model is not None:
+        check_miner(clusters, model)
+    return clusters
+
+
+def check_miner(clusters: Clusters, model: str) -> None:
+    """Raise `UserError` if another model than `model`, an identity, mined the clusters."""
+    miner = (clusters.manifest["embedding"] or {}).get("model")
+    if miner is not None and model != miner:
+        raise UserError(
+            f"the clusters {clusters.path} were mined with another model: {miner}, and this is {model}; mine again, or "
+            "set data.clusters_of_any_model=true to train on them"
+        )

@@ -12,10 +12,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gen2embed.data.batches import BatchPlan
-from gen2embed.types import Item, Pair, Role
-
-Inputs = dict[str, Tensor]
+from gen2embed.data.batches import BatchPlan, apart
+from gen2embed.types import Inputs, Item, Pair, Role
 
 
 @dataclass
@@ -48,13 +46,11 @@ class Collate:
         chunks: list[Inputs] = []
         placed: list[int] = []
         for offset, (role, items) in zip((0, len(pairs)), sides, strict=True):
-            for with_pictures in (False, True):  # never in one chunk, see InputBuilder
-                group = [index for index, item in enumerate(items) if bool(item.pictures) == with_pictures]
-                group.sort(key=lambda index: sum(map(len, items[index].texts)))
-                for start in range(0, len(group), self.chunk):
-                    part = group[start : start + self.chunk]
-                    chunks.append(self.build([items[index] for index in part], role))
-                    placed += [offset + index for index in part]
+            by_length = sorted(range(len(items)), key=lambda index: sum(map(len, items[index].texts)))
+            for part in apart([items[index] for index in by_length], self.chunk):
+                chosen = [by_length[index] for index in part]
+                chunks.append(self.build([items[index] for index in chosen], role))
+                placed += [offset + index for index in chosen]
         numbers: dict[str, int] = {}
         same = torch.tensor([numbers.setdefault(pair.positive.key, len(numbers)) for pair in pairs])
         order = torch.tensor(placed).argsort()

@@ -6,7 +6,6 @@ the base model that it was trained with.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,8 @@ import peft
 from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
-from gen2embed.encoder.store import differences, write_atomic
+from gen2embed.encoder.store import differences
+from gen2embed.files import digest_files, write_atomic
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
@@ -108,7 +108,7 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
         "base": {"name": backbone.name, "identity": backbone.identity},
     }
     write_atomic(folder / CARD, lambda file: file.write(json.dumps(card, indent=2).encode()))
-    return replace(backbone, adapter=weights_digest(folder))
+    return replace(backbone, adapter=digest_files(folder.glob("*.safetensors")))
 
 
 def load(backbone: Backbone, folder: Path) -> Backbone:
@@ -135,12 +135,12 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     model.requires_grad_(False)
     model.eval()
     model.to(backbone.device)
-    return replace(backbone, full=model, adapter=weights_digest(folder))
+    return replace(backbone, full=model, adapter=digest_files(folder.glob("*.safetensors")))
 
 
 def check_adapter(folder: Path) -> None:
     """Raise `UserError` unless the folder holds an adapter. Loads nothing."""
-    if not (folder / "adapter_config.json").is_file():
+    if not is_adapter(folder):
         state = "has no adapter_config.json" if folder.is_dir() else "does not exist"
         raise UserError(f"the adapter folder {folder} {state}")
 
@@ -167,11 +167,3 @@ def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolutio
     """In words, what differs between what a checkpoint was trained with and what is asked for."""
     here = json.loads(json.dumps({"prompt": prompt.describe(), "resolution": resolution.describe()}))
     return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})
-
-
-def weights_digest(folder: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "blake2b").digest())
-    return digest.hexdigest()

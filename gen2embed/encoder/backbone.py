@@ -5,7 +5,6 @@ Everything is loaded by Hugging Face's own classes, from a hub id or a local fol
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
+from gen2embed.files import digest_files
 from gen2embed.images import Resolution
 from gen2embed.types import UserError
 
@@ -156,8 +156,4 @@ def _identity(path: str, config: Any) -> str:
     """The hub id at its commit, or a digest of the local weights and config."""
     if not Path(path).is_dir():
         return f"{path}@{config._commit_hash}"
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted([*_weights(Path(path)), Path(path) / "config.json"]):
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "blake2b").digest())
-    return f"weights:{digest.hexdigest()}"
+    return f"weights:{digest_files([*_weights(Path(path)), Path(path) / 'config.json'])}"

@@ -19,13 +19,13 @@ from gen2embed.encoder.adapter import base_of, card_differences, is_adapter, rea
 from gen2embed.encoder.adapter import load as load_adapter
 from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
 from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.inputs import InputBuilder, Inputs
+from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.pooling import last_token
 from gen2embed.images import Policy, Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
-from gen2embed.types import ROLES, Item, Role, UserError
+from gen2embed.types import ROLES, Inputs, Item, Role, UserError
 
 Input = str | Mapping[str, Any] | Item
 

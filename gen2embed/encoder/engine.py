@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from gen2embed.data.batches import apart
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
 from gen2embed.log import progress
 from gen2embed.types import Item, Role, UserError
@@ -74,7 +75,9 @@ class Engine:
         with progress(title, len(missing), shown=len(missing) >= PROGRESS_FROM) as advance:
             for start in range(0, len(missing), self.shard_size):
                 shard, rows = missing[start : start + self.shard_size], []
-                for batch in _batches([distinct[key] for key in shard], self.batch_size):
+                its = [distinct[key] for key in shard]
+                for part in apart(its, self.batch_size):
+                    batch = [its[index] for index in part]
                     with torch.inference_mode():
                         rows.append(model.embed(batch, role).float().cpu().numpy())
                     _check_finite(batch, rows[-1])
@@ -107,10 +110,3 @@ def _size(source: Path | Image.Image) -> tuple[int, int]:
         return source.size
     with Image.open(source) as opened:
         return opened.size
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Batches in order, none of which mixes items with and without pictures."""
-    for with_pictures in (False, True):
-        group = [item for item in items if bool(item.pictures) == with_pictures]
-        yield from (group[start : start + size] for start in range(0, len(group), size))

@@ -14,9 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 from gen2embed import images
 from gen2embed.images import Resolution
 from gen2embed.prompts import Piece, Prompt, Template, chat_template, reference_template, render
-from gen2embed.types import Item, Role, UserError
-
-Inputs = dict[str, torch.Tensor]
+from gen2embed.types import Inputs, Item, Role, UserError
 
 
 @dataclass(frozen=True)
