@@ -5,9 +5,16 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed import images, report
-from gen2embed.data.mmeb import pictures
-from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make_embedder, make_trainer, start
+from gen2embed import report
+from gen2embed.runs import (
+    check_sources,
+    entry_point,
+    evaluate_and_report,
+    make_benchmarks,
+    make_embedder,
+    make_trainer,
+    start,
+)
 
 
 @entry_point("eval")
@@ -15,13 +22,12 @@ def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     folder, trainer = start(cfg), make_trainer(cfg)
     check_sources(cfg)
-    benchmark = instantiate(cfg.benchmark, _convert_="all")
-    images.check(pictures(benchmark), [benchmark.image_dir])
+    benchmarks = make_benchmarks(cfg)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    report.print_table(report.summary_table(embedder, benchmark, engine, folder))
+    report.print_table(report.summary_table(embedder, benchmarks, engine, folder))
 
-    evaluate_and_report(cfg, trainer, embedder, engine, benchmark, started)
+    evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     check_sources(cfg)
     data = instantiate(cfg.data, _convert_="all")
     pairs = data.pairs()
-    images.check(picture for pair in pairs for picture in pair.pictures)
+    images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     mined = mine_pairs(embedder, engine, pairs, instantiate(cfg.mining), data.classification)

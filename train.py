@@ -13,11 +13,18 @@ from gen2embed import images, report
 from gen2embed.data.batches import BatchPlan, check_sizes
 from gen2embed.data.clusters import check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule
-from gen2embed.data.mmeb import pictures
 from gen2embed.encoder.adapter import save
 from gen2embed.lit import ContrastiveModule
 from gen2embed.miners import mine_once
-from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make_embedder, make_trainer, start
+from gen2embed.runs import (
+    check_sources,
+    entry_point,
+    evaluate_and_report,
+    make_benchmarks,
+    make_embedder,
+    make_trainer,
+    start,
+)
 
 
 @entry_point("train")
@@ -25,12 +32,12 @@ def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     folder, trainer = start(cfg), make_trainer(cfg)
     check_sources(cfg)
-    data, benchmark = (instantiate(node, _convert_="all") for node in (cfg.data, cfg.benchmark))
+    data = instantiate(cfg.data, _convert_="all")
     pairs, miner = data.pairs(), instantiate(cfg.mining)
     check_sizes(len(pairs), cfg.batch.pairs, cfg.batch.chunk, miner.top_k + 1 if miner and not data.clusters else 1)
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
-    images.check(pictures(benchmark), [benchmark.image_dir])
-    images.check(picture for pair in pairs for picture in pair.pictures)
+    benchmarks = make_benchmarks(cfg)
+    images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if clusters and not data.clusters_of_any_model:
@@ -51,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
     embedder = replace(embedder, backbone=trained)
 
-    evaluate_and_report(cfg, trainer, embedder, engine, benchmark, started)
+    evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
 
 
 if __name__ == "__main__":

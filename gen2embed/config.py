@@ -18,7 +18,7 @@ import hydra
 from hydra.errors import HydraException, MissingConfigException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
@@ -42,6 +42,8 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
     defaults = _defaults(config_name, overrides)
     try:
         resolved = plain(cfg)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; set it as {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
     _check_keys(resolved, defaults, "")

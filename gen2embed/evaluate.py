@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from gen2embed import metrics
-from gen2embed.data.mmeb import Benchmark
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.log import log
 from gen2embed.types import ROLES, Item, RankingTask, Role
 
 TOP = 5  # best choices that the predictions keep
+RECALL_AT = (5, 10)
 
 
 @dataclass(frozen=True)
@@ -31,37 +33,29 @@ class Evaluation:
 def evaluate(model: Model, engine: Engine, benchmark: Benchmark, resamples: int = 1000, seed: int = 0) -> Evaluation:
     """Score `model` on every task of `benchmark`.
 
-    Precision@1 with a bootstrap 95 % interval, the same with ties resolved against the model, and chance, per task;
-    averages are unweighted means over tasks: per group and overall, only where every task of them was run.
+    Per task: precision@1 with a bootstrap 95 % interval, the same with ties against the model, chance, recall@k and
+    the mean reciprocal rank. Averages are unweighted means over tasks: per group, per further set of tasks, and
+    overall, only where every task of them was run.
     """
     embedded = {role: _encode(model, engine, benchmark.tasks, role) for role in ROLES}
-    tasks, rows, outcomes = {}, [], {}
+    scored, rows = {}, []
     for task in benchmark.tasks:
         queries = embedded[task.query_role].of(task.queries)
         candidates = embedded[task.candidate_role].of(task.candidates)
-        predictions = [_predict(task, i, query @ candidates.T) for i, query in enumerate(queries)]
-        rows += predictions
-        outcomes[task.name] = {
-            key: np.array([p[key] for p in predictions], float) for key in ("correct", "pessimistic")
-        }
-        sizes = [len(choices) for choices in task.choices]
-        tasks[task.name] = {
-            "group": task.group,
-            "queries": len(task.queries),
-            "candidates": sizes[0] if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
-            **_score([outcomes[task.name]], [task], resamples, seed),
-        }
+        outcome = [_predict(task, index, query, candidates) for index, query in enumerate(queries)]
+        rows += [{key: value for key, value in row.items() if key not in _AVERAGED} for row in outcome]
+        scored[task.name] = _Scored(task, outcome)
 
     def average(names: Sequence[str]) -> dict[str, Any] | None:
-        if not set(names) <= set(tasks):
+        if not set(names) <= set(scored):
             return None
-        chosen = [task for task in benchmark.tasks if task.name in names]
-        return {"tasks": len(names), **_score([outcomes[name] for name in names], chosen, resamples, seed)}
+        return {"tasks": len(names), **_score([scored[name] for name in names], resamples, seed)}
 
     scores = {
         "benchmark": benchmark.name,
-        "tasks": tasks,
+        "tasks": {name: {**its.counts, **_score([its], resamples, seed)} for name, its in scored.items()},
         "groups": {group: average(names) for group, names in benchmark.groups.items()},
+        "averages": {which: average(names) for which, names in benchmark.averages.items()},
         "overall": average([name for names in benchmark.groups.values() for name in names]),
     }
     _warn_at_chance(scores)
@@ -80,40 +74,74 @@ class _Embedded:
 
 def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role) -> _Embedded:
     """Every item that some task uses in `role`, in one run of the engine."""
-    items = [
-        item
+    items = {
+        id(item): item
         for task in tasks
         for side, its_role in ((task.queries, task.query_role), (task.candidates, task.candidate_role))
         if its_role == role
         for item in side
-    ]
+    }
     title = {"query": "queries", "candidate": "candidates"}[role]
-    return _Embedded({id(item): row for row, item in enumerate(items)}, engine.encode(model, items, role, title))
+    rows = {key: row for row, key in enumerate(items)}
+    return _Embedded(rows, engine.encode(model, list(items.values()), role, title))
 
 
-def _predict(task: RankingTask, index: int, similarities: Tensor) -> dict[str, Any]:
-    scores = similarities[list(task.choices[index])].numpy()
-    relevance = np.array(task.relevance[index])
+_AVERAGED = tuple(f"recall@{k}" for k in RECALL_AT)
+
+
+def _predict(task: RankingTask, index: int, query: Tensor, candidates: Tensor) -> dict[str, Any]:
+    # Row by row rather than a matrix product, whose kernels may round equal candidates differently at its edges.
+    scores = (candidates[torch.as_tensor(task.choices[index])] * query).sum(dim=-1).numpy()
+    relevance = np.asarray(task.relevance[index])
     correct, pessimistic = metrics.hits(scores, relevance)
     top = np.argsort(-scores, kind="stable")[:TOP]
     return {
         "task": task.name,
         "query": index,
-        "correct": correct,
+        "row": index if task.rows is None else task.rows[index],
+        "correct": pessimistic if task.strict else correct,
         "pessimistic": pessimistic,
         "rank": metrics.rank(scores, relevance),
         "top": top.tolist(),
         "top_similarities": scores[top].tolist(),
+        **{name: metrics.recall(scores, relevance, k) for name, k in zip(_AVERAGED, RECALL_AT, strict=True)},
     }
 
 
-def _score(outcomes: Sequence[dict[str, np.ndarray]], tasks: Sequence[RankingTask], resamples: int, seed: int) -> dict:
-    correct = [outcome["correct"] for outcome in outcomes]
+class _Scored:
+    """The outcomes of a task: of its rows, and for the ranks of its queries."""
+
+    def __init__(self, task: RankingTask, outcome: Sequence[dict[str, Any]]) -> None:
+        first = np.flatnonzero(np.diff([row["row"] for row in outcome], prepend=-1))
+        self.correct, self.pessimistic = (
+            np.logical_and.reduceat([row[key] for row in outcome], first).astype(float)
+            for key in ("correct", "pessimistic")
+        )
+        self.chance = metrics.chance(task.relevance) if task.chance is None else task.chance
+        self.ranks = (
+            {}
+            if task.strict
+            else {
+                **{name: metrics.mean([row[name] for row in outcome]) for name in _AVERAGED},
+                "mrr": metrics.mean([1 / row["rank"] for row in outcome]),
+            }
+        )
+        sizes = [len(choices) for choices in task.choices]
+        self.counts = {
+            "group": task.group,
+            "queries": len(first),
+            "candidates": sizes[0] if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
+        }
+
+
+def _score(tasks: Sequence[_Scored], resamples: int, seed: int) -> dict[str, Any]:
+    """Unweighted means over tasks."""
     return {
-        "precision@1": float(np.mean([outcome.mean() for outcome in correct])),
-        "ci95": list(metrics.bootstrap(correct, resamples, seed)),
-        "pessimistic": float(np.mean([outcome["pessimistic"].mean() for outcome in outcomes])),
-        "chance": float(np.mean([metrics.chance([np.array(row) for row in task.relevance]) for task in tasks])),
+        "precision@1": metrics.mean([metrics.mean(task.correct) for task in tasks]),
+        "ci95": list(metrics.bootstrap([task.correct for task in tasks], resamples, seed)),
+        "pessimistic": metrics.mean([metrics.mean(task.pessimistic) for task in tasks]),
+        "chance": metrics.mean([task.chance for task in tasks]),
+        **{name: metrics.mean([task.ranks[name] for task in tasks]) for name in tasks[0].ranks},
     }
 
 

@@ -105,7 +105,8 @@ def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
         for path, state in zip(paths, pool.map(_state, paths), strict=True):
             states.append((path, state))
             advance()
-    looked = f"looked in {', '.join(map(str, roots))}; set the image folder" if roots else "check the paths"
+    others = f" and {len(roots) - 3} more folders in it" if len(roots) > 3 else ""
+    looked = f"looked in {', '.join(map(str, roots[:3]))}{others}; set the image folder" if roots else "check the paths"
     for state, remedy in (("missing", looked), ("not readable as pictures", "replace or remove them")):
         bad = [str(path) for path, found in states if found == state]
         if bad:

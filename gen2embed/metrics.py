@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torchmetrics import MeanMetric
 
 
 def hits(scores: np.ndarray, relevance: np.ndarray) -> tuple[bool, bool]:
@@ -24,9 +26,23 @@ def rank(scores: np.ndarray, relevance: np.ndarray) -> int:
     return int((scores[relevance <= 0] >= best).sum()) + 1
 
 
-def chance(relevance: Sequence[np.ndarray]) -> float:
+def recall(scores: np.ndarray, relevance: np.ndarray, k: int) -> float:
+    """Share of the relevant choices among the first k; ties count against it, as in `rank`."""
+    relevant, others = scores[relevance > 0], scores[relevance <= 0]
+    ranks = (others >= relevant[:, None]).sum(axis=1) + (relevant > relevant[:, None]).sum(axis=1) + 1
+    return float((ranks <= k).mean())
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean over queries or tasks, in double precision."""
+    metric = MeanMetric().set_dtype(torch.float64)
+    metric.update(torch.as_tensor(np.asarray(values, float)))
+    return float(metric.compute())
+
+
+def chance(relevance: Sequence[Sequence[float] | np.ndarray]) -> float:
     """Expected precision@1 of a random ranking: the mean share of relevant choices."""
-    return float(np.mean([(grades > 0).mean() for grades in relevance]))
+    return mean([(np.asarray(grades) > 0).mean() for grades in relevance])
 
 
 def bootstrap(outcomes: Sequence[np.ndarray], resamples: int, seed: int) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from gen2embed import __version__
 from gen2embed.data.batches import BatchPlan
-from gen2embed.data.mmeb import Benchmark
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Encoded, Engine
 from gen2embed.files import write_atomic
@@ -98,24 +98,21 @@ def log_scores(loggers: Sequence[Logger], scores: Mapping[str, Any], config: Map
 
 def flat(scores: Mapping[str, Any]) -> dict[str, float]:
     """Scores as a logger takes them: `world/shape`, `world/vqa`, `world/overall`."""
-    named = {**scores["tasks"], **scores["groups"], "overall": scores["overall"]}
+    named = {**scores["tasks"], **scores["groups"], **scores["averages"], "overall": scores["overall"]}
     return {f"{scores['benchmark']}/{name}": score["precision@1"] for name, score in named.items() if score}
 
 
-def summary_table(embedder: Embedder, benchmark: Benchmark, engine: Engine, folder: Path) -> Table:
+def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: Engine, folder: Path) -> Table:
     """What is about to be evaluated."""
-    sides = [[getattr(task, side) for task in benchmark.tasks] for side in ("queries", "candidates")]
-    queries, candidates = (sum(map(len, items)) for items in sides)
-    rows = [
-        *_embedder_rows(embedder),
-        (
-            "benchmark",
-            f"{benchmark.name}: {len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates",
-        ),
-        ("engine", f"batches of {engine.batch_size}, store {engine.store or 'none'}"),
-        ("output", str(folder)),
-    ]
-    return _two_columns("evaluation", rows)
+    rows = _embedder_rows(embedder)
+    for benchmark in benchmarks:
+        sides = [[getattr(task, side) for task in benchmark.tasks] for side in ("queries", "candidates")]
+        queries, candidates = (sum(map(len, items)) for items in sides)
+        at = f", at resolution {benchmark.resolution}" if benchmark.resolution else ""
+        said = f"{benchmark.name}: {len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates{at}"
+        rows.append(("benchmark", said))
+    rows.append(("engine", f"batches of {engine.batch_size}, store {engine.store or 'none'}"))
+    return _two_columns("evaluation", [*rows, ("output", str(folder))])
 
 
 def training_table(embedder: Embedder, plan: BatchPlan, chunk: int, steps: int, folder: Path) -> Table:
@@ -195,6 +192,8 @@ def score_table(scores: Mapping[str, Any]) -> Table:
             )
         if members:
             table.add_row(group, "", "", *_average_cells(average, len(members)), style="bold", end_section=True)
+    for name, average in scores["averages"].items():
+        table.add_row(name, "", "", *(_cells(average) if average else ["-", "incomplete", "", ""]), style="bold")
     table.add_row("overall", "", "", *_average_cells(scores["overall"], len(scores["tasks"])), style="bold")
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import report
+from gen2embed import images, report
 from gen2embed.config import check, explain, plain, register_resolvers
-from gen2embed.data.mmeb import Benchmark
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.adapter import is_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.evaluate import evaluate
-from gen2embed.log import quieten_libraries
+from gen2embed.leaderboard import leaderboard
+from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.types import UserError
 
@@ -85,14 +86,27 @@ def check_sources(cfg: DictConfig) -> None:
         check_path(cfg.checkpoint)
 
 
+def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
+    """Read the benchmark of `cfg`, or the several that it holds by name, and check their pictures."""
+    made = instantiate(cfg.benchmark, _convert_="all")
+    benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
+    for benchmark in benchmarks:
+        images.check(benchmark.pictures, benchmark.roots)
+        if "resolution" in _chosen() and benchmark.resolution not in (None, cfg.resolution.policy):
+            log.warning(
+                "%s is evaluated at its published resolution, %s; set it to null for the chosen one",
+                benchmark.name,
+                benchmark.resolution,
+            )
+    return benchmarks
+
+
 def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
     """The model of `cfg`, with its checkpoint, on the trainer's device.
 
     With a checkpoint, what the command line does not choose of prompt and resolution is what the checkpoint carries.
     """
-    chosen = {
-        override.lstrip("+~").partition("=")[0].partition(".")[0] for override in HydraConfig.get().overrides.task
-    }
+    chosen = _chosen()
     sources: dict[str, Any] = {"adapter": cfg.checkpoint}
     if cfg.checkpoint and not is_adapter(cfg.checkpoint):
         sources = {"path": cfg.checkpoint}
@@ -104,13 +118,36 @@ def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
     )
 
 
+def _chosen() -> set[str]:
+    """The groups that the command line chooses or overrides a key of."""
+    overrides = HydraConfig.get().overrides.task
+    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+
+
 def evaluate_and_report(
-    cfg: DictConfig, trainer: Trainer, embedder: Embedder, engine: Engine, benchmark: Benchmark, started: float
+    cfg: DictConfig,
+    trainer: Trainer,
+    embedder: Embedder,
+    engine: Engine,
+    benchmarks: Sequence[Benchmark],
+    started: float,
 ) -> None:
-    """Score the embedder, and leave results, tables and logs in the run's folder. started: of the run, in seconds."""
-    evaluation = evaluate(embedder, engine, benchmark, cfg.bootstrap, cfg.seed)
-    timing = report.timing(evaluation.encoded, time.perf_counter() - started)
-    run = report.manifest(plain(cfg), embedder.fingerprint, timing)
-    report.write_results(Path(cfg.output_dir), evaluation.scores, evaluation.predictions, run)
-    report.print_table(report.score_table(evaluation.scores))
-    report.log_scores(trainer.loggers, evaluation.scores, run["config"])
+    """Score the embedder, and leave results, tables and logs in the run's folder. started: of the run, in seconds.
+
+    Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
+    """
+    folder, config, every = Path(cfg.output_dir), plain(cfg), {}
+    for benchmark in benchmarks:
+        model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
+        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed)
+        timing = report.timing(evaluation.encoded, time.perf_counter() - started)
+        run = report.manifest(config, model.fingerprint, timing)
+        its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
+        report.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
+        if benchmark.name == "mmeb":
+            report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
+        report.print_table(report.score_table(evaluation.scores))
+        report.log_scores(trainer.loggers, evaluation.scores, config)
+        every[benchmark.name] = evaluation.scores
+    if len(benchmarks) > 1:
+        report.write_json(folder / "results.json", {"benchmarks": every})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -49,19 +50,27 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What is embedded: texts and pictures in order, at least one of them; an instruction replaces the system text."""
+    """What is embedded: texts and pictures in order, at least one of them; an instruction replaces the system text.
+
+    A lone empty text is allowed, since some public benchmarks rank it; `Item.of` refuses it.
+    """
 
     parts: tuple[str | Picture, ...]
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        if not any(self.parts):
-            raise UserError("an item needs a text or a picture; this one has neither")
+        if not self.parts:
+            raise ValueError("an item has at least one part")
 
     @classmethod
     def of(cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None) -> Item:
-        """One text and at most one picture. The picture stands at the first image marker, else before the text."""
+        """One text and at most one picture. The picture stands at the first image marker, else before the text.
+
+        Raises `UserError` if there is neither.
+        """
         if image is None or image == "":
+            if not text:
+                raise UserError("an item needs a text or a picture; this one has neither")
             return cls((text,), instruction)
         picture = Picture(Path(image) if isinstance(image, str) else image)
         before, marker, after = text.partition(IMAGE_MARKER)
@@ -107,18 +116,24 @@ class Pair:
 class RankingTask:
     """Queries, each with candidates to rank.
 
-    `choices[i]` are indices into `candidates`, in the order of the annotations (which decides ties);
-    `relevance[i]` is the grade of each choice, above zero where it answers query i.
+    choices[i]: indices into `candidates`, in the order of the annotations (which decides ties).
+    relevance[i]: the grade of each choice, above zero where it answers query i.
+    strict: a tie is wrong; otherwise the first of the best choices counts.
+    rows[i]: the benchmark's row of query i; a row is right if all of its queries are. None: a row a query.
+    chance: the expected score of random embeddings; None works it out from the grades of a row a query.
     """
 
     name: str
     group: str
     queries: tuple[Item, ...]
     candidates: tuple[Item, ...]
-    choices: tuple[tuple[int, ...], ...]
-    relevance: tuple[tuple[float, ...], ...]
+    choices: tuple[Sequence[int] | np.ndarray, ...]
+    relevance: tuple[Sequence[float] | np.ndarray, ...]
     query_role: Role = "query"
     candidate_role: Role = "candidate"
+    strict: bool = False
+    rows: tuple[int, ...] | None = None
+    chance: float | None = None
 
     def items(self) -> Iterator[Item]:
         yield from self.queries

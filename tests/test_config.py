@@ -40,7 +40,8 @@ def test_groups_are_complete():
 @pytest.mark.parametrize(("entry", "choice"), CHOICES)
 def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = ["model.path=some/model"] if choice == "model=base" else []
+    base = {"model=base": ["model.path=some/model"], "data=pairs": ["data.path=my.csv"],
+            "benchmark=custom": ["benchmark.annotations=my.csv"]}.get(choice, [])  # fmt: skip
     cfg = composed(choice, *base, entry=entry)
     config.check(cfg, entry, [choice])
     group, _, name = choice.partition("=")
@@ -84,8 +85,10 @@ def test_tiny_keeps_pictures_unless_told():
         (["seed=x"], "seed='x' is not valid"),
         (["prompt._target_=os.system"], "prompt._target_='os.system' is not allowed; a target starts with gen2embed"),
         (["prompt._target_=gen2embed.none"], "prompt._target_='gen2embed.none' names nothing that can be imported"),
-        (["data._target_=gen2embed.images.Resolution"], "data"),
-        (["benchmark.world=3"], "benchmark.world=3 is not valid"),
+        (["benchmark.queries=many"], "benchmark.queries='many' is not valid"),
+        (["benchmark=all", "+benchmark.mmeb.subset=[x]"], "benchmark.mmeb.subset is unknown; .*did you mean subsets"),
+        (["benchmark=all", "+benchmark.imagenet=x"], "benchmark.imagenet is unknown; benchmark has mmeb, sugarcrepe, "),
+        (["benchmark=custom"], "benchmark.annotations has no value; set it as benchmark.annotations=..."),
         (["output_dir=${nowhere}"], "the configuration cannot be resolved: .*nowhere"),
         (["trainer.num_nodes=many"], "trainer.num_nodes='many' is not valid: Input should be a valid integer"),
         (["+trainer.acelerator=cpu"], "trainer.acelerator is unknown; .*did you mean accelerator"),
@@ -101,8 +104,8 @@ def test_mistakes_in_a_composed_config(overrides, message):
 
 def test_a_class_of_the_wrong_kind():
     cfg = composed()
-    cfg.benchmark.world = OmegaConf.create({"_target_": "gen2embed.images.Resolution"})
-    with pytest.raises(UserError, match=r"benchmark\.world must be a World; got a Resolution"):
+    cfg.benchmark.folder = OmegaConf.create({"_target_": "gen2embed.images.Resolution"})
+    with pytest.raises(UserError, match=r"benchmark\.folder must be a Path; got a Resolution"):
         config.check(cfg, "eval", [])
 
 

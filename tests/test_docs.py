@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY, TINY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-SMALL = ["data.rows=24", "data.queries=4", "data.subsets=[shape,t2i]", "engine.store=null"]
+SMALL = ["data.rows=24", "benchmark.queries=4", "data.subsets=[shape,t2i]", "engine.store=null"]
 SMALL_OF = {
     "eval.py": ["bootstrap=10"],
     "mine.py": ["mining.top_k=7"],

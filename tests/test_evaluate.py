@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from gen2embed.data.mmeb import Benchmark
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.engine import Engine
 from gen2embed.evaluate import evaluate
 from gen2embed.types import Item, RankingTask
@@ -43,10 +43,10 @@ def read(item):
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory):
+def benchmark():
     rng = np.random.default_rng(0)
     tasks = (task("a", "one", rng), task("b", "one", rng, size=4), task("c", "two", rng))
-    return Benchmark("given", tasks, {"one": ["a", "b"], "two": ["c", "absent"]}, tmp_path_factory.mktemp("none"))
+    return Benchmark("given", tasks, {"one": ["a", "b"], "two": ["c", "absent"]})
 
 
 def test_scores_against_loops(benchmark):
@@ -94,7 +94,7 @@ def test_a_task_may_prompt_candidates_as_queries(benchmark):
     swapped = RankingTask(
         its.name, its.group, its.queries, its.candidates, its.choices, its.relevance, "query", "query"
     )
-    evaluate(Noting(), Engine(4), Benchmark("x", (swapped,), {"one": ["a"]}, None), resamples=10)
+    evaluate(Noting(), Engine(4), Benchmark("x", (swapped,), {"one": ["a"]}), resamples=10)
     assert set(roles) == {"query"}
 
 
@@ -104,7 +104,7 @@ def test_chance_level_warns(benchmark, caplog):
             return torch.ones(len(items), 2)
 
     backwards = tuple(replace(its, relevance=tuple(row[::-1] for row in its.relevance)) for its in benchmark.tasks)
-    evaluate(Flat(), Engine(4), Benchmark("x", backwards, benchmark.groups, None), resamples=10)
+    evaluate(Flat(), Engine(4), Benchmark("x", backwards, benchmark.groups), resamples=10)
     assert "no task is above chance" in caplog.text
 
 
@@ -123,7 +123,9 @@ def folder(world, tmp_path):
 @pytest.fixture
 def evaluate_small(run_script, tmp_path, world):
     def run(*args, folder=world.folder):
-        return run_script("eval.py", *args, f"data.folder={folder}", "data.queries=8", "bootstrap=50")
+        small = [f"benchmark.folder={folder}", "benchmark.queries=8", "bootstrap=50"]
+        flags = [arg for arg in args if arg.startswith("-")]  # come first
+        return run_script("eval.py", *flags, *small, *(arg for arg in args if arg not in flags))
 
     return run
 
@@ -240,18 +242,18 @@ def neither(folder):
         (missing_pictures, [], r"error: 5 of \d+ pictures are missing: .*images/shape/0.png, .*…; looked in .*eval-"),
         (no_picture, [], r"error: 1 of \d+ pictures are not readable as pictures: .*colour/3.png; replace or remove"),
         (cut_picture, [], r"error: (1 of \d+ pictures are not readable|the file) .*colour/3.png"),
-        (neither, [], r"error: .*shape row 3: an item needs a text or a picture; this one has neither"),
+        (neither, [], r"error: .*shape.*row 3: an item needs a text or a picture; this one has neither"),
         (no_rows, [], r"error: the task shape in .* is empty: it has no rows"),
         (
             no_column,
             [],
             r"error: .*shape.*parquet lacks the column tgt_text; it has qry_text, qry_img_path, tgt_img_path",
         ),
-        (lambda f: spoil_rows(f, "tgt_text", ["a"]), [], r"error: .*shape row 3 has 1 tgt_text and 8 tgt_img_path"),
+        (lambda f: spoil_rows(f, "tgt_text", ["a"]), [], r"error: .*shape.*row 3 has 1 tgt_text and 8 tgt_img_path"),
         (
             lambda f: shutil.rmtree(next(f.glob("eval-*/shape"))),
             [],
-            r"error: .*shape has no file test-\*.parquet; .* holds ",
+            r"error: .*shape has no file test-\*.parquet or test.jsonl; .* holds ",
         ),
         (
             None,
@@ -262,7 +264,7 @@ def neither(folder):
         (None, ["model.path=/nowhere"], r"error: the model folder /nowhere does not exist"),
         (None, ["model.path=."], r"error: the folder \. is not a Hugging Face checkpoint: it has no config.json"),
         (None, ["trainer.accelerator=gppu"], r"error: the trainer cannot be made: .*invalid accelerator name"),
-        (None, ["data.rows=0"], r"error: the world needs rows and queries of at least 1"),
+        (None, ["benchmark.queries=0"], r"error: the world needs rows and queries of at least 1"),
         (None, ["engine.batch_size=0"], r"error: batch_size and shard_size are at least 1"),
         (
             None,

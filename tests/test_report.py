@@ -22,9 +22,11 @@ SCORES = {
         "y": {"group": "two", "queries": 10, "candidates": [2, 7], **score(0.25)},
     },
     "groups": {"one": {"tasks": 1, **score(0.5)}, "two": None, "three": None},
+    "averages": {"IND": None},
     "overall": None,
 }
-WHOLE = {**SCORES, "groups": {"one": SCORES["groups"]["one"], "two": score(0.25)}, "overall": score(0.375)}
+WHOLE = {**SCORES, "groups": {"one": SCORES["groups"]["one"], "two": score(0.25)}, "overall": score(0.375),
+         "averages": {"IND": score(0.41)}}  # fmt: skip
 
 
 def text(table):
@@ -40,7 +42,10 @@ def test_score_table():
     assert "2-7" in shown
     assert "only 2 tasks" in shown
     assert "three" not in shown
-    assert "37.5" in text(report.score_table(WHOLE))
+    assert "incomplete" in shown
+    whole = text(report.score_table(WHOLE))
+    assert "37.5" in whole
+    assert "41.0" in whole
 
 
 def test_chart_draws_every_task(tmp_path):
@@ -56,6 +61,7 @@ def test_chart_draws_every_task(tmp_path):
 def test_flat():
     assert report.flat(SCORES) == {"b/x": 0.5, "b/y": 0.25, "b/one": 0.5}
     assert report.flat(WHOLE)["b/overall"] == 0.375
+    assert report.flat(WHOLE)["b/IND"] == 0.41
 
 
 def test_git_commit_says_dirty(monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 
 from gen2embed import Embedder
-from gen2embed.data.mmeb import read_benchmark
+from gen2embed.data.mmeb import read_mmeb
 from gen2embed.encoder.engine import Engine
 from gen2embed.evaluate import evaluate
 from gen2embed.presets import PACKAGE, load_preset
@@ -72,7 +72,7 @@ def test_the_recipe_embeds_zero_shot_by_the_prompt(tmp_path, world):
         part.save_pretrained(tmp_path)
     folder = world.eval()
     groups = {"all": ["shape", "colour", "vqa_colour", "vqa_texture"]}
-    benchmark = read_benchmark("world", folder, folder, groups)
+    benchmark = read_mmeb(str(folder), folder, groups)
     scores = {}
     for prompt in ("none", "hierarchical"):
         embedder = Embedder.from_pretrained(Path(tmp_path), prompt=prompt, resolution="original")

@@ -241,8 +241,12 @@ def test_data_fingerprint_ignores_the_root(pairs, world, tmp_path):
 # --- python mine.py, python train.py --------------------------------------------------------------------------------
 
 SMALL = ["data.rows=24", "mining.top_k=7"]
-EVAL = ["data.queries=8", "bootstrap=20", "benchmark.subsets=[shape]"]
+EVAL = ["benchmark.queries=8", "bootstrap=20", "benchmark.subsets=[shape]"]
 TRAIN = [*EVAL, "trainer.max_steps=3", "data.subsets=[shape,t2i]"]
+
+
+def folders(world):
+    return [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
 
 
 @pytest.fixture
@@ -250,7 +254,7 @@ def train(run_script, world):
     def run(*args):
         flags = [arg for arg in args if arg.startswith("-")]  # come first
         overrides = [arg for arg in args if not arg.startswith("-")]
-        return run_script("train.py", *flags, f"data.folder={world.folder}", *SMALL, *TRAIN, *overrides)
+        return run_script("train.py", *flags, *folders(world), *SMALL, *TRAIN, *overrides)
 
     return run
 
@@ -271,7 +275,8 @@ def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
     assert re.search(r"trained +│ [\d,]+ parameters; 1,\d+,\d+ are frozen", outcome.out)
     assert "31 negatives a query" in outcome.out
 
-    small = [f"data.folder={world.folder}", *EVAL]
+    data, at = folders(world)
+    small = [at, *EVAL]
     again = run_script("eval.py", "checkpoint=run/adapter", "output_dir=again", *small)
     assert again.code == 0, again.err
     first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "again"))
@@ -284,9 +289,7 @@ def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
     other = run_script("eval.py", "checkpoint=run/adapter", "prompt=suffix", *small)
     assert other.code == 0, other.err
     assert "not as the checkpoint run/adapter was trained: prompt.system.candidate is" in " ".join(other.err.split())
-    deeper = run_script(
-        "mine.py", "checkpoint=run/adapter", "output_dir=deeper", *small[:1], *SMALL, "data.subsets=[t2i]"
-    )
+    deeper = run_script("mine.py", "checkpoint=run/adapter", "output_dir=deeper", data, *SMALL, "data.subsets=[t2i]")
     assert deeper.code == 0, deeper.err
     mined_with = json.loads((tmp_path / "deeper" / "manifest.json").read_text())["fingerprint"]
     assert mined_with == first["manifest"]["fingerprint"]
@@ -341,11 +344,11 @@ def test_multirun_over_miners_and_seeds(train, tmp_path):
 
 def test_training_without_mining_and_in_full(run_script, world, tmp_path):
     outcome = run_script("train.py", "mining=none", "adapter=full", "output_dir=run", "data.rows=24", *TRAIN,
-                         f"data.folder={world.folder}", "optim.optimizer.lr=1e-4")  # fmt: skip
+                         *folders(world), "optim.optimizer.lr=1e-4")  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert not (tmp_path / "run" / "clusters.parquet").exists()
     assert (tmp_path / "run" / "adapter" / "model.safetensors").is_file()
-    again = run_script("eval.py", "checkpoint=run/adapter", f"data.folder={world.folder}", *EVAL)
+    again = run_script("eval.py", "checkpoint=run/adapter", folders(world)[1], *EVAL)
     assert again.code == 0, again.err
     assert "not as the checkpoint" not in again.err
 

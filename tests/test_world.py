@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,10 +10,10 @@ import pytest
 from PIL import Image
 
 from gen2embed import UserError
-from gen2embed.data.mmeb import pictures, read_benchmark, read_pairs
+from gen2embed.data.pairs import Mmeb
 from gen2embed.data.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, Scene, Thing, draw_thing, sample_scene
 from gen2embed.data.tasks import ANSWERS, OBJECTS, TASKS
-from gen2embed.data.world import World
+from gen2embed.data.world import World, read_world
 
 GROUPS = {"all": list(TASKS)}
 
@@ -75,8 +76,7 @@ def test_every_attribute_shows():
 
 @pytest.fixture(scope="module")
 def tasks(world):
-    folder = world.eval()
-    return {task.name: task for task in read_benchmark("world", folder, folder, GROUPS).tasks}
+    return {task.name: task for task in read_world(world.folder, GROUPS, queries=8).tasks}
 
 
 def test_layout_on_disk(world):
@@ -143,7 +143,7 @@ def test_planted_false_negatives(tmp_path, subset):
     meanings = planted.meanings(subset)
     twins = 400 - len(set(meanings))
     assert 90 <= twins <= 150
-    pairs = read_pairs(planted.train(), planted.train(), [subset])
+    pairs = replace(planted, subsets=[subset]).pairs()
     for index in range(1, 400):
         if meanings[index] == meanings[index - 1]:
             before, now = (pair.positive for pair in pairs[index - 1 : index + 1])
@@ -153,7 +153,7 @@ def test_planted_false_negatives(tmp_path, subset):
 
 def test_read_pairs(world):
     folder = world.train()
-    pairs = read_pairs(folder, folder, ["shape", "t2i"], max_rows_per_subset=5)
+    pairs = Mmeb(path=str(folder), image_dir=folder, subsets=["shape", "t2i"], max_rows_per_subset=5).pairs()
     assert [(pair.subset, pair.row) for pair in pairs] == [(s, r) for s in ("shape", "t2i") for r in range(5)]
     assert pairs[0].query.pictures[0].source.is_file()
     assert pairs[0].query.texts == ("\nRepresent the given image for shape classification.",)
@@ -175,5 +175,5 @@ def test_colours_are_apart():
 
 def test_every_picture_is_listed(world):
     folder = world.eval()
-    listed = {picture.source for picture in pictures(read_benchmark("world", folder, folder, GROUPS))}
+    listed = {picture.source for picture in read_world(world.folder, GROUPS, queries=8).pictures}
     assert listed == set(folder.glob("images/*/*.png"))

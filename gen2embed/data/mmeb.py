@@ -1,124 +1,114 @@
-"""Rows in MMEB's layout (TIGER-Lab/MMEB-train and MMEB-eval on the hub): training pairs and ranking tasks.
+"""Ranking tasks in MMEB's layout: the benchmark itself (TIGER-Lab/MMEB-eval), and your own files with its columns.
 
-<folder>/<subset>/<split>-*.parquet      qry, qry_image_path, pos_text, pos_image_path
-<folder>/<task>/test-*.parquet           qry_text, qry_img_path, tgt_text [], tgt_img_path []; target 0 is right
+qry_text, qry_img_path    the query
+tgt_text, tgt_img_path    lists of as many texts and picture names; target 0 is right
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from gen2embed.types import Item, Pair, RankingTask, UserError
+from gen2embed.data.benchmark import Benchmark, choose
+from gen2embed.data.rows import Rows, data_files, locate_pictures, make_item, picture_roots, read_file, read_subset
+from gen2embed.images import Policy
+from gen2embed.log import log
+from gen2embed.types import Item, RankingTask, Role, UserError
 
-TRAIN_COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
-EVAL_COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Tasks to rank, the group (meta-task) of each, and where the pictures were looked for."""
-
-    name: str
-    tasks: tuple[RankingTask, ...]
-    groups: Mapping[str, Sequence[str]]
-    image_dir: Path
+COLUMNS = {"qry_text": str, "qry_img_path": str, "tgt_text": list, "tgt_img_path": list}
 
 
-def read_benchmark(
-    name: str,
-    annotations: Path,
+def read_mmeb(
+    annotations: str,
     image_dir: Path,
     groups: Mapping[str, Sequence[str]],
+    averages: Mapping[str, Sequence[str]] | None = None,
     subsets: Sequence[str] | None = None,
+    candidates_as_queries: Sequence[str] = (),
+    resolution: Policy | None = None,
+    name: str = "mmeb",
 ) -> Benchmark:
     """Read the tasks of a benchmark.
 
-    groups: the tasks of each meta-task. subsets: the tasks to read; None is all.
+    annotations: a folder as the hub lays it out, or a hub id. groups, averages, resolution: see `Benchmark`.
+    subsets: the tasks to read; None is all. candidates_as_queries: tasks whose candidates are prompted as queries.
     Raises `UserError` for no or unknown tasks, missing files or columns, and rows that cannot be ranked.
     """
     known = [task for tasks in groups.values() for task in tasks]
-    if unknown := sorted(set(subsets or ()) - set(known)):
-        raise UserError(f"benchmark {name} has no task {', '.join(unknown)}; choose from {', '.join(known)}")
-    chosen = [task for task in known if subsets is None or task in subsets]
-    if not chosen:
-        raise UserError(
-            f"benchmark {name} is empty: benchmark.subsets={list(subsets or ())} leaves no task of {len(known)}"
-        )
+    chosen = choose(name, known, subsets)
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
-    tasks = tuple(_read_task(annotations, image_dir, task, group_of[task]) for task in chosen)
-    return Benchmark(name, tasks, groups, image_dir)
+    roles: dict[str, Role] = dict.fromkeys(candidates_as_queries, "query")
+    tasks = tuple(
+        _task(task, group_of[task], read_subset(annotations, task, "test", COLUMNS), Path(image_dir), roles.get(task))
+        for task in chosen
+    )
+    return _benchmark(name, tasks, groups, averages or {}, Path(image_dir), resolution)
 
 
-def read_pairs(
-    folder: Path,
+def read_custom(
+    annotations: Path,
+    image_dir: Path | None = None,
+    subsets: Sequence[str] | None = None,
+    resolution: Policy | None = None,
+    name: str = "custom",
+) -> Benchmark:
+    """Read your own tasks: one parquet, jsonl or csv file, or a folder of them, each a task.
+
+    image_dir: None is the folder of the files. Raises `UserError` as `read_mmeb` does.
+    """
+    files = data_files(Path(annotations))
+    chosen = choose(name, list(files), subsets)
+    root = Path(image_dir) if image_dir else files[chosen[0]].parent
+    tasks = tuple(_task(task, name, read_file(files[task], COLUMNS), root, None) for task in chosen)
+    return _benchmark(name, tasks, {name: list(files)}, {}, root, resolution)
+
+
+def _benchmark(
+    name: str,
+    tasks: tuple[RankingTask, ...],
+    groups: Mapping[str, Sequence[str]],
+    averages: Mapping[str, Sequence[str]],
     image_dir: Path,
-    subsets: Sequence[str],
-    split: str = "original",
-    max_rows_per_subset: int | None = None,
-) -> list[Pair]:
-    """Read training pairs, subset by subset, in the order of the rows."""
-    pairs = []
-    for subset in subsets:
-        rows = _rows(folder, subset, split, TRAIN_COLUMNS)
-        for number, (query, query_image, text, image) in zip(
-            range(max_rows_per_subset or len(rows)), rows, strict=False
-        ):
-            where = f"{folder / subset} row {number}"
-            positive = _item((text, image), image_dir, where)
-            pairs.append(Pair(_item((query, query_image), image_dir, where), positive, subset, number))
-    return pairs
+    resolution: Policy | None,
+) -> Benchmark:
+    roots = picture_roots(image_dir) if image_dir.is_dir() else []
+    return Benchmark(name, tasks, groups, averages, roots, resolution)
 
 
-def _read_task(folder: Path, image_dir: Path, task: str, group: str) -> RankingTask:
-    queries: list[Item] = []
-    candidates: dict[tuple[str, str], int] = {}  # distinct across the task, in order of first appearance
-    choices: list[tuple[int, ...]] = []
-    for number, (text, image, texts, images) in enumerate(_rows(folder, task, "test", EVAL_COLUMNS)):
-        where = f"{folder / task} row {number}"
-        if not texts or len(texts) != len(images):
-            raise UserError(
-                f"{where} has {len(texts or ())} tgt_text and {len(images or ())} tgt_img_path; both need as many"
-            )
-        queries.append(_item((text, image), image_dir, where))
-        choices.append(tuple(candidates.setdefault(side, len(candidates)) for side in zip(texts, images, strict=True)))
-    if not queries:
-        raise UserError(f"the task {task} in {folder} is empty: it has no rows")
-    items = tuple(_item(side, image_dir, f"{folder / task} target {side!r}") for side in candidates)
-    relevance = tuple((1.0, *[0.0] * (len(row) - 1)) for row in choices)
-    return RankingTask(task, group, tuple(queries), items, tuple(choices), relevance)
+def _task(name: str, group: str, rows: Rows, image_dir: Path, candidate_role: Role | None) -> RankingTask:
+    if not len(rows):
+        raise UserError(f"the task {name} in {rows.where} is empty: it has no rows")
+    sides: dict[tuple[str, str], int] = {}  # distinct candidates of the task, in order of first appearance
+    choices = []
+    for where, (_, _, texts, images) in rows:
+        _check_targets(texts, images, where)
+        numbers = (sides.setdefault(side, len(sides)) for side in zip(texts, images, strict=True))
+        choices.append(np.fromiter(numbers, np.int32, len(texts)))
+    images = [image for _, (_, image, *_) in rows]
+    locate = locate_pictures(image_dir, [*images, *(image for _, image in sides)])
+    queries = tuple(make_item(text, image, locate, where) for where, (text, image, *_) in rows)
+    candidates = tuple(_candidate(side, locate) for side in sides)
+    if ("", "") in sides:
+        log.info("%s has an empty text among its candidates; it is embedded as such", name)
+    first = {size: np.array([1.0, *[0.0] * (size - 1)]) for size in set(map(len, choices))}
+    relevance = tuple(first[len(row)] for row in choices)
+    return RankingTask(
+        name, group, queries, candidates, tuple(choices), relevance, candidate_role=candidate_role or "candidate"
+    )
 
 
-def _item(side: tuple[str | None, str | None], image_dir: Path, where: str) -> Item:
+def _check_targets(texts: Sequence[str], images: Sequence[str], where: str) -> None:
+    if len(texts) != len(images):
+        raise UserError(f"{where} has {len(texts)} tgt_text and {len(images)} tgt_img_path; both need as many")
+    if len(texts) < 2:
+        raise UserError(f"{where} has {len(texts)} targets: nothing to rank; target 0 is right, the others are wrong")
+    if not texts[0] and not images[0]:
+        raise UserError(f"{where}: the positive is not among the candidates: target 0 has neither a text nor a picture")
+
+
+def _candidate(side: tuple[str, str], locate: Callable[[str], Path]) -> Item:
+    """A wrong target may be an empty text: some public tasks hold such answers."""
     text, image = side
-    try:
-        return Item.of(text or "", image_dir / image if image else None)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _rows(folder: Path, subset: str, split: str, columns: Sequence[str]) -> Sequence[tuple]:
-    files = sorted((folder / subset).glob(f"{split}-*.parquet"))
-    if not files:
-        found = sorted(path.name for path in folder.glob("*/")) if folder.is_dir() else []
-        raise UserError(
-            f"{folder / subset} has no file {split}-*.parquet; "
-            + (
-                f"{folder} holds {', '.join(found[:40]) or 'no folders'}"
-                if folder.is_dir()
-                else f"{folder} does not exist"
-            )
-        )
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise UserError(f"{files[0]} lacks the column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
-
-
-def pictures(benchmark: Benchmark) -> Iterator:
-    """Every picture of a benchmark."""
-    return (picture for task in benchmark.tasks for item in task.items() for picture in item.pictures)
+    return make_item(text, image, locate, f"target {side!r}") if text or image else Item(("",))

@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from gen2embed.data.mmeb import Benchmark, read_benchmark, read_pairs
+from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.mmeb import read_mmeb
+from gen2embed.data.pairs import Mmeb, PairSource
 from gen2embed.data.tasks import TASKS, Side
 from gen2embed.log import log
 from gen2embed.types import Pair, UserError
@@ -29,14 +31,13 @@ VERSION = 1  # of what is drawn and written; another one is another folder
 
 
 @dataclass(frozen=True)
-class World:
+class World(PairSource):
     """Where the world lies and how much of it there is.
 
     rows: training rows a subset. queries: evaluation queries a task.
     false_negatives: share of the rows of the retrieval subsets that are twins: another wording or drawing of the
         positive of the row before, so that either is a false negative of the other.
-    subsets: those to train on. classification: those that are classification, to a miner.
-    clusters: a file of clusters to train on; None mines them. clusters_of_any_model: take those of another model.
+    subsets: those to train on.
     """
 
     folder: Path
@@ -45,9 +46,6 @@ class World:
     queries: int = 200
     false_negatives: float = 0.0
     subsets: Sequence[str] = tuple(TASKS)
-    classification: Sequence[str] = ("shape", "colour", "object")
-    clusters: Path | None = None
-    clusters_of_any_model: bool = False
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.queries < 1 or not 0 <= self.false_negatives <= 0.5:
@@ -72,7 +70,11 @@ class World:
         if unknown := sorted(set(self.subsets) - set(TASKS)):
             raise UserError(f"the world has no subset {', '.join(unknown)}; choose from {', '.join(TASKS)}")
         folder = self.train()
-        return read_pairs(folder, folder, self.subsets)
+        return Mmeb(path=str(folder), image_dir=folder, subsets=self.subsets).pairs()
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        return [self.train()]
 
     def meanings(self, subset: str) -> list[str]:
         """What the positive of each training row means: rows with one meaning are false negatives of each other."""
@@ -122,10 +124,16 @@ class World:
             pq.write_table(pa.table(columns), folder / task / "test-00000-of-00001.parquet")
 
 
-def read_world(world: World, groups: Mapping[str, Sequence[str]], subsets: Sequence[str] | None = None) -> Benchmark:
-    """The world's evaluation tasks; `groups` and `subsets` as for any benchmark in MMEB's layout."""
-    folder = world.eval()
-    return read_benchmark("world", folder, folder, groups, subsets)
+def read_world(
+    folder: Path,
+    groups: Mapping[str, Sequence[str]],
+    seed: int = 0,
+    queries: int = 200,
+    subsets: Sequence[str] | None = None,
+) -> Benchmark:
+    """The world's evaluation tasks, drawn on first use; `groups` and `subsets` as for MMEB."""
+    drawn = World(folder, seed=seed, queries=queries).eval()
+    return read_mmeb(str(drawn), drawn, groups, subsets=subsets, name="world")
 
 
 class _Saver:

@@ -111,6 +111,10 @@ class Embedder:
         at_least_single = torch.promote_types(pooled.dtype, torch.float32)
         return torch.nn.functional.normalize(pooled.to(at_least_single), dim=-1)
 
+    def at_resolution(self, policy: Policy) -> Embedder:
+        """The same embedder with another resolution policy."""
+        return replace(self, build=replace(self.build, resolution=replace(self.build.resolution, policy=policy)))
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an embedding, in plain values."""

@@ -1,0 +1,190 @@
+"""Rows of a dataset, from files or from the hub, and where the pictures lie that they name.
+
+A file is parquet, jsonl or csv (lists in a csv are JSON). A subset lies in one of the layouts of `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gen2embed.types import Item, UserError
+
+LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
+    "{subset}/{split}-*.parquet",
+    "{subset}/{split}.parquet",
+    "{subset}/{split}.jsonl",
+    "{subset}.parquet",
+    "{subset}.jsonl",
+)
+SUFFIXES = (".parquet", ".jsonl", ".csv")
+PROBED = 50  # picture names of a subset that are looked for to find their root
+
+Columns = Mapping[str, type]  # name -> str, or list for a list of str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows, as tuples in the order of the columns that were asked for. where: of the rows, for messages."""
+
+    where: str
+    rows: Sequence[tuple]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[tuple[str, tuple]]:
+        """Each row with its place, for messages."""
+        return ((f"{self.where} row {number}", row) for number, row in enumerate(self.rows))
+
+
+def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns) -> Rows:
+    """A split of one subset of a dataset, which is a folder or a hub id.
+
+    Raises `UserError` for a dataset or a subset that is not there, and for wrong columns or values.
+    """
+    folder = Path(dataset)
+    if not folder.is_dir():
+        if isinstance(dataset, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) or folder.exists():
+            raise UserError(f"the dataset {dataset} is neither a folder nor a hub id such as TIGER-Lab/MMEB-eval")
+        return _from_hub(dataset, subset, split, columns)
+    for layout in LAYOUTS:
+        if files := sorted(folder.glob(layout.format(subset=subset, split=split))):
+            where = str(files[0] if len(files) == 1 else folder / subset)
+            return _checked(where, columns, *_read(files))
+    found = sorted({path.stem for path in folder.iterdir() if path.is_dir() or path.suffix in SUFFIXES})
+    raise UserError(
+        f"{folder / subset} has no file {split}-*.parquet or {split}.jsonl; {folder} holds "
+        f"{', '.join(found[:40]) or 'nothing'}{nearest(subset, found)}"
+    )
+
+
+def read_file(path: Path, columns: Columns) -> Rows:
+    """The rows of one file; raises `UserError` for wrong columns or values."""
+    return _checked(str(path), columns, *_read([path]))
+
+
+def data_files(path: Path) -> dict[str, Path]:
+    """A file, or every file of a folder, by its name without ending."""
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+        return {path.stem: path}
+    files = {file.stem: file for file in sorted(path.glob("*")) if file.suffix in SUFFIXES}
+    if not files:
+        state = f"holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {state}")
+    return files
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """` (did you mean ...?)`, or nothing where no name is close."""
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def picture_roots(image_dir: Path) -> list[Path]:
+    """The folders that pictures are looked for in: `image_dir`, and those right below it."""
+    return [image_dir, *sorted(path for path in image_dir.iterdir() if path.is_dir())]
+
+
+def locate_pictures(image_dir: Path, names: Iterable[str]) -> Callable[[str], Path]:
+    """A function from a picture's name in the annotations to its path.
+
+    People unpack archives with a folder more or less, so some of `names` are looked for below `image_dir`, below each
+    folder in it, and without their own first folder; the first layout that holds the most of them is taken for all.
+    Raises `UserError` if there are names and no such folder.
+    """
+    probed = [Path(name) for name in list(dict.fromkeys(name for name in names if name))[:PROBED]]
+    if probed and not image_dir.is_dir():
+        raise UserError(f"the image folder {image_dir} does not exist; set image_dir to where {probed[0]} lies")
+    if all((image_dir / name).is_file() for name in probed):
+        return lambda name: image_dir / name
+    layouts = [(root, 0) for root in picture_roots(image_dir)] + [(image_dir, 1)]
+    hits = [sum((root / Path(*name.parts[skip:])).is_file() for name in probed) for root, skip in layouts]
+    root, skip = layouts[hits.index(max(hits))]
+    return lambda name: root / Path(*Path(name).parts[skip:])
+
+
+def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) -> Item:
+    """The item of a text and a picture's name, either of which may be empty; `UserError` names the row if both are."""
+    try:
+        return Item.of(text, locate(image) if image else None)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read(files: Sequence[Path]) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """Column names, and each column's values."""
+    if files[0].suffix == ".parquet":
+        try:
+            table = pa.concat_tables([pq.read_table(file) for file in files])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{files[0].parent} holds a parquet file that cannot be read: {error}") from error
+        return table.column_names, (column.to_pylist() for column in table.columns)
+    rows = [row for file in files for row in (_jsonl(file) if file.suffix == ".jsonl" else _csv(file))]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return names, ([row.get(name) for row in rows] for name in names)
+
+
+def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file} row {number} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{file} row {number} is not a JSON object: {line[:60]!r}")
+            yield row
+
+
+def _csv(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        yield from csv.DictReader(lines)
+
+
+def _from_hub(dataset: str, subset: str, split: str, columns: Columns) -> Rows:
+    try:
+        loaded = datasets.load_dataset(dataset, subset, split=split)
+    except Exception as error:  # the hub's client raises many kinds
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"the subset {subset}, split {split}, of {dataset} could not be loaded: {first}") from error
+    names = loaded.column_names
+    return _checked(f"{dataset} {subset}", columns, names, (list(loaded[name]) for name in names))
+
+
+def _checked(where: str, columns: Columns, names: Sequence[str], values: Iterable[Sequence[Any]]) -> Rows:
+    if missing := [name for name in columns if name not in names]:
+        raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+    by_name = {name: value for name, value in zip(names, values, strict=True) if name in columns}
+    checked = ([_value(value, kind, where, number, name) for number, value in enumerate(by_name[name])]
+               for name, kind in columns.items())  # fmt: skip
+    return Rows(where, list(zip(*checked, strict=True)))
+
+
+def _value(value: Any, kind: type, where: str, number: int, name: str) -> Any:
+    """A text, null being an empty one; or a list of texts, which in a csv is JSON."""
+    if kind is str and isinstance(value, str | None):
+        return value or ""
+    if kind is list and isinstance(value, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if kind is list and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
+        return [part or "" for part in value]
+    wanted = "a text" if kind is str else "a list of texts"
+    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {str(value)[:60]!r}")

@@ -1,0 +1,151 @@
+"""SugarCrepe and SugarCrepe++: captions of a COCO picture, and a caption that is wrong by a detail.
+
+    SugarCrepe    <subset>.json   {"0": {filename, caption, negative_caption}, ...}           arXiv 2306.14610
+    SugarCrepe++  <subset>.json   [{filename, caption, caption2, negative_caption}, ...]      arXiv 2406.11171
+
+As the reference runs them, captions are prompted as queries with `CAPTION` around them, and pictures, without a text,
+as candidates. Every comparison is strict, on float32 similarities:
+
+    SugarCrepe           s(picture, caption) > s(picture, negative)
+    SugarCrepe++, itt    s(picture, caption) > s(picture, negative)  and  s(picture, caption2) > s(picture, negative)
+    SugarCrepe++, tot    s(caption, caption2) > s(caption, negative)  and  s(caption, caption2) > s(caption2, negative)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gen2embed.data.benchmark import Benchmark, choose
+from gen2embed.data.rows import locate_pictures, nearest, picture_roots
+from gen2embed.images import Policy
+from gen2embed.types import Item, RankingTask, Role, UserError
+
+CAPTION = "Find me an image that matches the given caption: {}"
+KEYS = ("filename", "caption", "negative_caption")
+
+
+def read_sugarcrepe(
+    annotations: Path,
+    image_dir: Path,
+    groups: Mapping[str, Sequence[str]],
+    subsets: Sequence[str] | None = None,
+    resolution: Policy | None = None,
+) -> Benchmark:
+    """Read SugarCrepe. groups: the subsets of each kind of change. subsets: those to read; None is all.
+
+    Raises `UserError` for unknown subsets, missing files and malformed rows.
+    """
+    folder, images = Path(annotations), Path(image_dir)
+    known = [subset for its in groups.values() for subset in its]
+    tasks = []
+    for subset in choose("sugarcrepe", known, subsets):
+        rows = _read(folder, subset, KEYS)
+        group = next(name for name, its in groups.items() if subset in its)
+        pictures = _pictures(images, rows)
+        captions = [(row["caption"], row["negative_caption"]) for row in rows]
+        comparisons = [(picture, *pair) for picture, pair in zip(pictures, captions, strict=True)]
+        tasks.append(_task(subset, group, comparisons, "candidate", None, 1 / 2))
+    return Benchmark("sugarcrepe", tuple(tasks), groups, {}, _roots(images), resolution)
+
+
+def read_sugarcrepe_pp(
+    annotations: Path,
+    image_dir: Path,
+    subset_names: Sequence[str],
+    subsets: Sequence[str] | None = None,
+    resolution: Policy | None = None,
+) -> Benchmark:
+    """Read SugarCrepe++: of every subset a task of group itt (picture to texts) and one of group tot (texts only).
+
+    subset_names: all there are. subsets: those to read; None is all. Raises `UserError` as `read_sugarcrepe` does.
+    """
+    folder, images = Path(annotations), Path(image_dir)
+    itt, tot = [], []
+    for subset in choose("sugarcrepe_pp", subset_names, subsets):
+        rows = _read(folder, subset, (*KEYS, "caption2"))
+        twice = tuple(number for number in range(len(rows)) for _ in range(2))
+        pictures = _pictures(images, rows)
+        captions = [(row["caption"], row["caption2"], row["negative_caption"]) for row in rows]
+        by_picture = [
+            (picture, right, wrong)
+            for picture, (first, second, wrong) in zip(pictures, captions, strict=True)
+            for right in (first, second)
+        ]
+        by_text = [
+            (_caption(one), other, wrong)
+            for first, second, wrong in captions
+            for one, other in ((first, second), (second, first))
+        ]
+        # Of three exchangeable similarities, a given one is the lowest, or the highest, in a third of the cases.
+        itt.append(_task(f"{subset}_itt", "itt", by_picture, "candidate", twice, 1 / 3))
+        tot.append(_task(f"{subset}_tot", "tot", by_text, "query", twice, 1 / 3))
+    groups = {kind: [f"{subset}_{kind}" for subset in subset_names] for kind in ("itt", "tot")}
+    return Benchmark("sugarcrepe_pp", (*itt, *tot), groups, {}, _roots(images), resolution)
+
+
+def _task(
+    name: str,
+    group: str,
+    comparisons: Sequence[tuple[Item, str, str]],
+    query_role: Role,
+    rows: tuple[int, ...] | None,
+    chance: float,
+) -> RankingTask:
+    """A task whose every query ranks a right caption above a wrong one."""
+    numbers: dict[str, int] = {}  # of distinct captions
+    choices = tuple(
+        (numbers.setdefault(right, len(numbers)), numbers.setdefault(wrong, len(numbers)))
+        for _, right, wrong in comparisons
+    )
+    return RankingTask(
+        name=name,
+        group=group,
+        queries=tuple(query for query, _, _ in comparisons),
+        candidates=tuple(map(_caption, numbers)),
+        choices=choices,
+        relevance=((1.0, 0.0),) * len(choices),
+        query_role=query_role,
+        candidate_role="query",
+        strict=True,
+        rows=rows,
+        chance=chance,
+    )
+
+
+def _caption(caption: str) -> Item:
+    return Item.of(CAPTION.format(caption))
+
+
+def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]]) -> list[Item]:
+    """The picture of each row, one item for all rows of a file."""
+    locate: Callable[[str], Path] = locate_pictures(image_dir, (row["filename"] for row in rows))
+    items = {name: Item.of("", locate(name)) for name in dict.fromkeys(row["filename"] for row in rows)}
+    return [items[row["filename"]] for row in rows]
+
+
+def _roots(image_dir: Path) -> list[Path]:
+    return picture_roots(image_dir) if image_dir.is_dir() else []
+
+
+def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    file = folder / f"{subset}.json"
+    if not file.is_file():
+        found = sorted(path.stem for path in folder.glob("*.json"))
+        held = f"holds {', '.join(found) or 'no .json file'}" if folder.is_dir() else "does not exist"
+        raise UserError(f"the annotations {file} do not exist; {folder} {held}{nearest(subset, found)}")
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
+    rows = list(rows.values()) if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{file} holds no rows; SugarCrepe's files are a list, or an object, of rows")
+    for number, row in enumerate(rows):
+        for key in keys:
+            if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key]:
+                has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                raise UserError(f"{file} row {number} has no text under {key}; it has {has}")
+    return rows
