@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gen2embed import images, report
 from gen2embed.config import check, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoder.adapter import is_adapter
+from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
@@ -82,7 +82,7 @@ def start(cfg: DictConfig) -> Path:
 def check_sources(cfg: DictConfig) -> None:
     """Raise `UserError` if the model or the checkpoint of `cfg` is not there. Loads nothing."""
     check_path(cfg.model.path)
-    if cfg.checkpoint and not is_adapter(cfg.checkpoint):
+    if cfg.checkpoint and find_adapter(cfg.checkpoint) is None:
         check_path(cfg.checkpoint)
 
 
@@ -108,7 +108,7 @@ def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
     """
     chosen = _chosen()
     sources: dict[str, Any] = {"adapter": cfg.checkpoint}
-    if cfg.checkpoint and not is_adapter(cfg.checkpoint):
+    if cfg.checkpoint and find_adapter(cfg.checkpoint) is None:
         sources = {"path": cfg.checkpoint}
     return instantiate(cfg.model, _partial_=True)(
         prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not cfg.checkpoint else None,

@@ -39,6 +39,10 @@ def golden() -> dict:
         ],
         "ids": {"hierarchical": raw["hier_ids"], "none": raw["none_ids"]},
         "vectors": {"hierarchical": torch.tensor(vectors["hier"]), "none": torch.tensor(vectors["none"])},
+        "adapted": {
+            "hierarchical": torch.tensor(vectors["hier_adapter"]),
+            "none": torch.tensor(vectors["none_adapter"]),
+        },
         "system": raw["system"],
     }
 

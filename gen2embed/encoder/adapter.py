@@ -7,15 +7,17 @@ the base model that it was trained with.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import huggingface_hub as hub
 import peft
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
-from gen2embed.encoder.backbone import Backbone
+from gen2embed.encoder.backbone import Backbone, is_hub_id
 from gen2embed.encoder.store import differences
 from gen2embed.files import digest_files, write_atomic
 from gen2embed.images import Resolution
@@ -88,7 +90,7 @@ class Full:
         backbone.model.requires_grad_(True)
         if not self.vision:
             for name, parameter in backbone.model.named_parameters():
-                if "visual" in name or "vision" in name:
+                if is_vision(name):
                     parameter.requires_grad_(False)
         return backbone
 
@@ -114,47 +116,111 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
 def load(backbone: Backbone, folder: Path) -> Backbone:
     """Load a saved adapter onto its base, for inference or further training.
 
-    Raises `UserError` if the folder holds no adapter, if it was trained on another base, or if a weight is missing or
-    left over.
+    Modules that the saving library wrapped under other names are found by the rest of their path.
+    Raises `UserError` if the adapter was trained on another base, or if a weight is missing or left over.
     """
-    check_adapter(folder)
     base = read_card(folder).get("base", {})
+    named = base_of(folder)
     if base and base["identity"] != backbone.identity:
         raise UserError(
             f"the adapter {folder} was trained on another base: {base['name']} ({base['identity']}), and this is "
             f"{backbone.name} ({backbone.identity}); set model.path to its base"
         )
-    model: Any = peft.PeftModel.from_pretrained(backbone.full, str(folder))
-    saved = set(peft.utils.load_peft_weights(str(folder), device="cpu"))
-    wanted = set(peft.get_peft_model_state_dict(model))
-    if saved != wanted:
+    if not base and named and Path(named).name != Path(backbone.name).name:
+        log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
+    does_not_fit = f"the adapter {folder} does not fit {backbone.name}"
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder), inference_mode=True)
+        model: Any = peft.PeftModel(backbone.full, config)
+    except ValueError as error:
+        raise UserError(f"{does_not_fit}: {str(error).splitlines()[0]}") from error
+    saved = peft.utils.load_peft_weights(str(folder), device="cpu")
+    wanted = peft.get_peft_model_state_dict(model)
+    names = _renamed(saved, wanted)
+    if set(names.values()) != set(wanted):
+        missing, left = set(wanted) - set(names.values()), set(names.values()) - set(wanted)
         raise UserError(
-            f"the adapter {folder} does not fit {backbone.name}: {len(wanted - saved)} weights are missing and "
-            f"{len(saved - wanted)} are left over, such as {min(saved ^ wanted)}"
+            f"{does_not_fit}: {len(missing)} weights are missing and {len(left)} are left over, such as "
+            f"{min(missing | left)}"
         )
+    for name, its in names.items():
+        if saved[name].shape != wanted[its].shape:
+            shapes = f"{tuple(saved[name].shape)} there and {tuple(wanted[its].shape)} here"
+            raise UserError(f"{does_not_fit}: {its} is {shapes}; set model.path to its base")
+    peft.set_peft_model_state_dict(model, {names[name]: tensor for name, tensor in saved.items()})
     model.requires_grad_(False)
     model.eval()
     model.to(backbone.device)
-    return replace(backbone, full=model, adapter=digest_files(folder.glob("*.safetensors")))
+    return replace(backbone, full=model, adapter=digest_files(folder.glob("adapter_model.*")))
 
 
-def check_adapter(folder: Path) -> None:
-    """Raise `UserError` unless the folder holds an adapter. Loads nothing."""
-    if not is_adapter(folder):
-        state = "has no adapter_config.json" if folder.is_dir() else "does not exist"
-        raise UserError(f"the adapter folder {folder} {state}")
+def merge(backbone: Backbone) -> Backbone:
+    """The backbone with its adapter's weights added to its own: the same embeddings, up to rounding, faster."""
+    assert isinstance(backbone.full, peft.PeftModel)
+    full = backbone.full.merge_and_unload(safe_merge=True)
+    return replace(backbone, full=full, adapter=f"{backbone.adapter}, merged")
+
+
+def matched(backbone: Backbone) -> dict[str, str]:
+    """What an adapter was put on, by tower: the ends of the modules' names and how many modules they are."""
+    if not isinstance(backbone.full, peft.PeftModel):
+        return {}
+    towers: dict[str, list[str]] = {}
+    targeted: list[str] = backbone.full.base_model.targeted_module_names  # type: ignore[assignment]
+    for name in targeted:
+        towers.setdefault("vision" if is_vision(name) else "language", []).append(name.rpartition(".")[2])
+    return {tower: f"{', '.join(sorted(set(ends)))}: {len(ends)} modules" for tower, ends in sorted(towers.items())}
+
+
+def is_vision(name: str) -> bool:
+    """Whether a module or parameter belongs to the vision tower."""
+    return "visual" in name or "vision" in name
+
+
+WRAPPERS = {"model", "language_model"}  # what transformers put around the layers, in one version or another
+
+
+def _renamed(saved: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """For each saved weight its name here: itself, or the only one with the same path but for the wrappers."""
+
+    def bare(name: str) -> str:
+        return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+    here: dict[str, list[str]] = {}
+    for name in wanted:
+        here.setdefault(bare(name), []).append(name)
+    found = {name: here.get(bare(name), []) for name in saved}
+    return {name: its[0] if len(its) == 1 else name for name, its in found.items()}
+
+
+def find_adapter(source: str | Path) -> Path | None:
+    """The folder of an adapter, downloaded if `source` is a hub id; None if `source` is something else.
+
+    Raises `UserError` if there is nothing at `source`.
+    """
+    folder = Path(source)
+    if folder.exists() or not is_hub_id(source):
+        if not folder.is_dir():
+            raise UserError(f"the checkpoint folder {source} does not exist")
+        return folder if is_adapter(folder) else None
+    try:
+        hub.hf_hub_download(str(source), "adapter_config.json")
+        return Path(hub.snapshot_download(str(source), allow_patterns=["adapter_*", CARD]))
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # nothing is cached and the hub cannot be reached
+            raise UserError(f"the adapter {source} could not be loaded: {str(error).splitlines()[0]}") from error
+        return None
+    except (OSError, HfHubHTTPError) as error:
+        raise UserError(f"the adapter {source} could not be loaded: {str(error).splitlines()[0]}") from error
 
 
 def is_adapter(path: str | Path) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def base_of(folder: str | Path) -> str:
-    """The base model that an adapter names."""
-    base = json.loads((Path(folder) / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    if not base:
-        raise UserError(f"the adapter {folder} does not name its base model; give the base as path, and it as adapter")
-    return base
+def base_of(folder: Path) -> str | None:
+    """The base model that an adapter names, if it does."""
+    return json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def check_path(path: str | Path) -> str:
     """Return `path` if it is a checkpoint folder or can be a hub id; raise `UserError` otherwise. Loads nothing."""
     folder = Path(path).expanduser()
     if not folder.exists():
-        if isinstance(path, str) and re.fullmatch(r"[\w][\w.-]*/[\w.-]+", path):
-            return path
+        if is_hub_id(path):
+            return str(path)
         raise UserError(
             f"the model folder {path} does not exist (and it is not a hub id such as Qwen/Qwen2-VL-2B-Instruct)"
         )
@@ -114,6 +114,11 @@ def check_path(path: str | Path) -> str:
     if not any(_weights(folder)):
         raise UserError(f"the checkpoint {path} has no weights: no file matches {' or '.join(WEIGHTS)}")
     return str(folder)
+
+
+def is_hub_id(path: str | Path) -> bool:
+    """Whether `path` can be a repository on the hub."""
+    return isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
 def _load_processor(path: str, config: Any, resolution: Resolution, source: dict[str, Any]) -> ProcessorMixin:

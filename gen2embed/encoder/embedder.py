@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from gen2embed import images
-from gen2embed.encoder.adapter import base_of, card_differences, is_adapter, read_card
+from gen2embed.encoder.adapter import base_of, card_differences, find_adapter, is_adapter, merge, read_card
 from gen2embed.encoder.adapter import load as load_adapter
 from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
 from gen2embed.encoder.engine import Engine
@@ -27,6 +27,7 @@ from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
 from gen2embed.types import ROLES, Inputs, Item, Role, UserError
 
+ROUNDING = 1e-6  # in an element of a unit vector, in single precision
 Input = str | Mapping[str, Any] | Item
 
 
@@ -50,11 +51,13 @@ class Embedder:
         max_length: int = 2048,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        merge_adapter: bool = False,
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
 
         path: a hub id, or a folder in Hugging Face format, or an adapter's folder, which names its base.
-        adapter: the folder of an adapter to load onto `path`.
+        adapter: a folder or hub id of an adapter to load onto `path`. merge_adapter: add its weights to the base's,
+            which is faster, and equal up to rounding.
         prompt: a shipped name (hierarchical, system, suffix, none) or a `Prompt`.
         convention: overrides the prompt's (`native` or `reference`, see `gen2embed.prompts`).
         resolution: a policy's name or a `Resolution`.
@@ -66,8 +69,11 @@ class Embedder:
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
         if adapter is None and is_adapter(path):
-            adapter, path = path, base_of(path)
-        card = read_card(path if adapter is None else adapter)
+            adapter, path = path, _base_of(Path(path))
+        folder = None if adapter is None else find_adapter(adapter)
+        if adapter is not None and folder is None:
+            raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json")
+        card = read_card(folder or path)
         chosen = _chosen_prompt(prompt, card)
         if convention is not None:
             chosen = replace(chosen, convention=convention)
@@ -77,9 +83,13 @@ class Embedder:
         if differing := card_differences(card, chosen, resolution):
             log.warning("not as the checkpoint %s was trained: %s", adapter or path, "; ".join(differing))
         backbone = load_backbone(path, resolution, dtype, device, revision, trust_remote_code)
-        if adapter is not None:
-            backbone = load_adapter(backbone, Path(adapter))
-        return cls(backbone, InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length))
+        if folder is not None:
+            backbone = load_adapter(backbone, folder)
+        build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
+        embedder = cls(backbone, build)
+        if folder is not None:
+            embedder._check_effect(folder)
+        return replace(embedder, backbone=merge(backbone)) if folder is not None and merge_adapter else embedder
 
     def encode(
         self, inputs: Sequence[Input] | Input, role: Role = "query", batch_size: int = 32
@@ -115,6 +125,21 @@ class Embedder:
         """The same embedder with another resolution policy."""
         return replace(self, build=replace(self.build, resolution=replace(self.build.resolution, policy=policy)))
 
+    def _check_effect(self, adapter: Path) -> None:
+        """Raise `UserError` if an adapter changes neither a text's vector nor a picture's."""
+        for item in (Item.of("a red apple"), Item.of("", Image.new("RGB", (336, 336), "red"))):
+            with torch.inference_mode():
+                inputs = self.build([item], "query")
+                adapted = self.embed_inputs(inputs)
+                with self.backbone.full.disable_adapter():
+                    plain = self.embed_inputs(inputs)
+            if (adapted - plain).abs().max() > ROUNDING:
+                return
+        raise UserError(
+            f"the adapter {adapter} changes no output of {self.backbone.name}: it was saved before it was trained, or "
+            "its weights are zero; load the model without it, or another checkpoint"
+        )
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an embedding, in plain values."""
@@ -135,6 +160,13 @@ class Embedder:
                 name: importlib.metadata.version(name).split(".")[0] for name in ("torch", "transformers", "pillow")
             },
         }
+
+
+def _base_of(adapter: Path) -> str:
+    base = base_of(adapter)
+    if not base:
+        raise UserError(f"the adapter {adapter} does not name its base; give the base as path, and it as adapter")
+    return base
 
 
 def _chosen_prompt(prompt: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
