@@ -13,7 +13,8 @@ from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make
 @entry_point("eval")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
-    folder, trainer = start(cfg), make_trainer(cfg)
+    trainer = make_trainer(cfg)
+    folder = start(cfg, trainer)
     check_sources(cfg)
     benchmark = instantiate(cfg.benchmark, _convert_="all")
     images.check(pictures(benchmark), [benchmark.image_dir])

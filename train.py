@@ -10,43 +10,57 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import images, report
-from gen2embed.data.batches import BatchPlan, check_sizes
+from gen2embed.data.batches import BatchPlan, Share, check_sizes
 from gen2embed.data.clusters import check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule
 from gen2embed.data.mmeb import pictures
 from gen2embed.encoder.adapter import save
 from gen2embed.lit import ContrastiveModule
-from gen2embed.miners import mine_once
+from gen2embed.miners import await_mined, mine_once
 from gen2embed.runs import check_sources, entry_point, evaluate_and_report, make_embedder, make_trainer, start
+from gen2embed.sync import sync_of
 
 
 @entry_point("train")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
-    folder, trainer = start(cfg), make_trainer(cfg)
+    trainer = make_trainer(cfg)
+    folder, sync = start(cfg, trainer), sync_of(trainer.strategy)
     check_sources(cfg)
+    batch = cfg.batch
     data, benchmark = (instantiate(node, _convert_="all") for node in (cfg.data, cfg.benchmark))
     pairs, miner = data.pairs(), instantiate(cfg.mining)
-    check_sizes(len(pairs), cfg.batch.pairs, cfg.batch.chunk, miner.top_k + 1 if miner and not data.clusters else 1)
+    cluster, chunks = miner.top_k + 1 if miner and not data.clusters else 1, (batch.query_chunk, batch.candidate_chunk)
+    check_sizes(len(pairs), batch.pairs, cluster, trainer.world_size, *chunks)
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
-    images.check(pictures(benchmark), [benchmark.image_dir])
-    images.check(picture for pair in pairs for picture in pair.pictures)
+    if trainer.is_global_zero:
+        images.check(pictures(benchmark), [benchmark.image_dir])
+        images.check(picture for pair in pairs for picture in pair.pictures)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if clusters and not data.clusters_of_any_model:
         check_miner(clusters, embedder.backbone.identity)
     elif miner and not clusters:
-        kept = Path(cfg.paths.cluster_dir)
-        clusters = read_clusters(mine_once(kept, embedder, engine, pairs, miner, data.classification), pairs)
-    if clusters:
+        mining = Path(cfg.paths.cluster_dir), embedder, pairs, miner
+        if trainer.is_global_zero:
+            mined = mine_once(*mining, engine, data.classification)
+        else:
+            mined = await_mined(*mining, cfg.trainer.strategy.timeout_seconds)
+        clusters = read_clusters(mined, pairs)
+    if clusters and trainer.is_global_zero:
         shutil.copyfile(clusters.path, folder / "clusters.parquet")
-    plan = BatchPlan(clusters.members if clusters else [], len(pairs), cfg.batch.pairs, cfg.seed)
+    plan = BatchPlan(clusters.members if clusters else [], len(pairs), batch.pairs, cfg.seed)
+    share = Share(plan, trainer.global_rank, trainer.world_size)
 
     seed_everything(cfg.seed, workers=True, verbose=False)
     embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
-    module = ContrastiveModule(embedder, instantiate(cfg.loss), **instantiate(cfg.optim))
-    report.print_table(report.training_table(embedder, plan, cfg.batch.chunk, trainer.max_steps, folder))
-    trainer.fit(module, PairDataModule(pairs, plan, Collate(embedder.build, cfg.batch.chunk), cfg.batch.workers))
+    module = ContrastiveModule(embedder, instantiate(cfg.loss), sync, cfg.seed, **instantiate(cfg.optim))
+    collate = Collate(embedder.build, *chunks)
+    if trainer.is_global_zero:
+        report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
+    trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
+    if not trainer.is_global_zero:
+        return
     module.eval()
     trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
     embedder = replace(embedder, backbone=trained)
