@@ -27,11 +27,10 @@ def main(cfg: DictConfig) -> None:
     trainer = make_trainer(cfg)
     folder, sync = start(cfg, trainer), sync_of(trainer.strategy)
     check_sources(cfg)
-    batch = cfg.batch
     data, benchmark = (instantiate(node, _convert_="all") for node in (cfg.data, cfg.benchmark))
-    pairs, miner = data.pairs(), instantiate(cfg.mining)
-    cluster, chunks = miner.top_k + 1 if miner and not data.clusters else 1, (batch.query_chunk, batch.candidate_chunk)
-    check_sizes(len(pairs), batch.pairs, cluster, trainer.world_size, *chunks)
+    pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
+    cluster = miner.top_k + 1 if miner and not data.clusters else 1
+    check_sizes(len(pairs), batch.pairs, cluster, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     if trainer.is_global_zero:
         images.check(pictures(benchmark), [benchmark.image_dir])
@@ -55,7 +54,7 @@ def main(cfg: DictConfig) -> None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
     module = ContrastiveModule(embedder, instantiate(cfg.loss), sync, cfg.seed, **instantiate(cfg.optim))
-    collate = Collate(embedder.build, *chunks)
+    collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk)
     if trainer.is_global_zero:
         report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
     trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))

@@ -163,7 +163,7 @@ def await_mined(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner,
                 f"rank 0 did not mine {path} within {seconds:g} seconds; set data.clusters to what mine.py mined, or "
                 "raise trainer.strategy.timeout_seconds"
             )
-        time.sleep(0.1)
+        time.sleep(1)
     return path
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
+from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.nn import Parameter
@@ -41,7 +42,7 @@ class Sync(Protocol):
 
     @contextmanager
     def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
-        """Gradients that this rank accumulates inside are the sum over all ranks afterwards."""
+        """What this rank accumulates inside, from no gradient, is the sum over all ranks afterwards."""
 
     def seed(self, seed: int) -> None:
         """Start this rank's own random stream."""
@@ -113,9 +114,17 @@ class Replicated(DDPStrategy):
         super().__init__(timeout=timedelta(seconds=timeout_seconds))
         self.timeout_seconds = timeout_seconds
 
+    def setup_distributed(self) -> None:
+        try:
+            super().setup_distributed()
+        except dist.DistStoreError as error:
+            raise UserError(
+                f"not every rank was there after {self.timeout_seconds:g} seconds; see what the others say, or raise "
+                "trainer.strategy.timeout_seconds"
+            ) from error
+
     def configure_ddp(self) -> None:
-        for tensor in self.model.state_dict().values():  # type: ignore[union-attr]
-            dist.broadcast(tensor, src=0)
+        _sync_module_states(self.model)  # type: ignore[arg-type]
 
     def on_exception(self, exception: BaseException) -> None:
         """End the ranks that this one started: they would wait for it until their timeout."""
