@@ -15,12 +15,16 @@ from gen2embed.runs import (
     make_trainer,
     start,
 )
+from gen2embed.types import UserError
 
 
 @entry_point("eval")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
-    folder, trainer = start(cfg), make_trainer(cfg)
+    trainer = make_trainer(cfg)
+    folder = start(cfg, trainer)
+    if cfg.benchmark is None:
+        raise UserError("benchmark=none evaluates nothing; choose another benchmark")
     check_sources(cfg)
     benchmarks = make_benchmarks(cfg)
 

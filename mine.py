@@ -16,7 +16,8 @@ from gen2embed.types import UserError
 @entry_point("mine")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
-    folder, trainer = start(cfg), make_trainer(cfg)
+    trainer = make_trainer(cfg)
+    folder = start(cfg, trainer)
     if cfg.mining is None:
         raise UserError("mining=none mines nothing; choose another miner")
     check_sources(cfg)

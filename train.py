@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import instantiate
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import images, report
-from gen2embed.data.batches import BatchPlan, check_sizes
-from gen2embed.data.clusters import check_miner, read_clusters
+from gen2embed.data.batches import BatchPlan, Share, check_sizes
+from gen2embed.data.clusters import Clusters, check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule
+from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import save
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.engine import Engine
 from gen2embed.lit import ContrastiveModule
-from gen2embed.miners import mine_once
+from gen2embed.miners import await_mined, mine_once
 from gen2embed.runs import (
     check_sources,
     entry_point,
@@ -25,40 +28,69 @@ from gen2embed.runs import (
     make_trainer,
     start,
 )
+from gen2embed.sync import sync_of
+from gen2embed.types import Pair
 
 
 @entry_point("train")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
-    folder, trainer = start(cfg), make_trainer(cfg)
+    trainer = make_trainer(cfg)
+    folder, sync = start(cfg, trainer), sync_of(trainer.strategy)
     check_sources(cfg)
-    data = instantiate(cfg.data, _convert_="all")
-    pairs, miner = data.pairs(), instantiate(cfg.mining)
-    check_sizes(len(pairs), cfg.batch.pairs, cfg.batch.chunk, miner.top_k + 1 if miner and not data.clusters else 1)
+    data: PairSource = instantiate(cfg.data, _convert_="all")
+    pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
+    cluster = miner.top_k + 1 if miner and not data.clusters else 1
+    check_sizes(len(pairs), batch.pairs, cluster, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
-    benchmarks = make_benchmarks(cfg)
-    images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
+    benchmarks = make_benchmarks(cfg) if trainer.is_global_zero else []
+    if trainer.is_global_zero:
+        images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    if clusters and not data.clusters_of_any_model:
-        check_miner(clusters, embedder.backbone.identity)
-    elif miner and not clusters:
-        kept = Path(cfg.paths.cluster_dir)
-        clusters = read_clusters(mine_once(kept, embedder, engine, pairs, miner, data.classification), pairs)
+    if cfg.adapter is not None:
+        clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
+        if clusters and trainer.is_global_zero:
+            shutil.copyfile(clusters.path, folder / "clusters.parquet")
+        plan = BatchPlan(clusters.members if clusters else [], len(pairs), batch.pairs, cfg.seed)
+        share = Share(plan, trainer.global_rank, trainer.world_size)
+
+        seed_everything(cfg.seed, workers=True, verbose=False)
+        embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
+        module = ContrastiveModule(embedder, instantiate(cfg.loss), sync, cfg.seed, **instantiate(cfg.optim))
+        collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk)
+        if trainer.is_global_zero:
+            report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
+        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
+        module.eval()
+    if trainer.is_global_zero:
+        if cfg.adapter is not None:
+            trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
+            embedder = replace(embedder, backbone=trained)
+        evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+
+
+def clusters_of(
+    cfg: DictConfig,
+    trainer: Trainer,
+    data: PairSource,
+    pairs: list[Pair],
+    clusters: Clusters | None,
+    embedder: Embedder,
+    engine: Engine,
+) -> Clusters | None:
+    """The clusters to train on: those given, if this model mined them; else mined by rank 0; None without a miner."""
+    miner = instantiate(cfg.mining)
     if clusters:
-        shutil.copyfile(clusters.path, folder / "clusters.parquet")
-    plan = BatchPlan(clusters.members if clusters else [], len(pairs), cfg.batch.pairs, cfg.seed)
-
-    seed_everything(cfg.seed, workers=True, verbose=False)
-    embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
-    module = ContrastiveModule(embedder, instantiate(cfg.loss), **instantiate(cfg.optim))
-    report.print_table(report.training_table(embedder, plan, cfg.batch.chunk, trainer.max_steps, folder))
-    trainer.fit(module, PairDataModule(pairs, plan, Collate(embedder.build, cfg.batch.chunk), cfg.batch.workers))
-    module.eval()
-    trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
-    embedder = replace(embedder, backbone=trained)
-
-    evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+        if not data.clusters_of_any_model:
+            check_miner(clusters, embedder.backbone.identity)
+        return clusters
+    if not miner:
+        return None
+    mining = Path(cfg.paths.cluster_dir), embedder, pairs, miner
+    if trainer.is_global_zero:
+        return read_clusters(mine_once(*mining, engine, data.classification), pairs)
+    return read_clusters(await_mined(*mining, cfg.trainer.strategy.timeout_seconds), pairs)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
         for key, value in node.items():
             if key not in known:
                 raise UserError(_unknown(_join(path, key), known))
-            _check_keys(value, known[key], _join(path, key))
+            sibling = re.fullmatch(r"\$\{\.(\w+)\}", str(known[key]))
+            _check_keys(value, known[sibling[1] if sibling else key], _join(path, key))
     elif default is not None and node is not None:
         _check_value(node, type(default), path)
 

@@ -1,9 +1,10 @@
-"""Files: written whole or not at all, and known by their content."""
+"""Files and folders: written whole or not at all, and known by their content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,17 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder under a temporary name beside its own, then rename it, in place of what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
+        written = Path(unfinished) / path.name
+        written.mkdir()
+        write(written)
+        shutil.rmtree(path, ignore_errors=True)
+        written.rename(path)
 
 
 def digest_files(paths: Iterable[Path]) -> str:

@@ -16,6 +16,7 @@ from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
+from gen2embed.sync import Sync
 from gen2embed.types import UserError
 
 
@@ -24,12 +25,16 @@ class ContrastiveModule(LightningModule):
 
     optimizer: takes the parameters. scheduler: takes the optimizer and `num_training_steps`; steps once a batch.
     gradient_clip: largest norm of the gradient; None does not clip.
+    sync: how the ranks train together; loss and accuracy are those of the global batch, the same on every rank.
+    seed: of the ranks' random streams.
     """
 
     def __init__(
         self,
         embedder: Embedder,
         loss: InfoNCE,
+        sync: Sync,
+        seed: int,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
         gradient_clip: float | None = 1.0,
@@ -37,21 +42,19 @@ class ContrastiveModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = embedder.backbone.full
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.embedder, self.loss, self.gradient_clip = embedder, loss, gradient_clip
+        self.sync, self.seed = sync, seed
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
+
+    def on_train_start(self) -> None:
+        self.sync.seed(self.seed)
 
     def training_step(self, batch: TrainingBatch, _: int) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        accuracy = torch.zeros(())
-
-        def loss(everything: Float[Tensor, "2n d"]) -> Float[Tensor, ""]:
-            queries, candidates = everything[batch.order].chunk(2)
-            accuracy.copy_(in_batch_accuracy(queries, candidates, batch.identical))
-            return self.loss(queries, candidates, batch.identical)
-
-        value = backward_cached(batch.chunks, self.embedder.embed_inputs, loss, self.manual_backward)
+        value, accuracy = self.accumulate(batch)
         if not torch.isfinite(value):
-            rows = ", ".join(batch.rows)
+            rows = ", ".join(self.sync.gather_texts(batch.rows))
             raise UserError(f"the loss is {value.item()} at step {self.global_step}; the rows of its batch are {rows}")
         self.clip_gradients(optimizer, self.gradient_clip, "norm")  # type: ignore[arg-type]
         optimizer.step()  # type: ignore[union-attr]
@@ -61,8 +64,25 @@ class ContrastiveModule(LightningModule):
         metrics = {"loss": value, "accuracy": accuracy, "lr": rate, "step": float(self.global_step)}
         self.log_dict(metrics, prog_bar=True, batch_size=len(batch.rows))
 
+    def accumulate(self, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Accumulate the gradient of the global batch, of which `batch` is this rank's share.
+
+        Returns its loss, and its in-batch accuracy.
+        """
+        numbers, accuracy = self.sync.gather(batch.positives), torch.zeros(())
+        identical = numbers[:, None] == numbers
+
+        def loss(own: Float[Tensor, "2n d"]) -> Float[Tensor, ""]:
+            queries, candidates = (self.sync.gather(side) for side in own[batch.order].chunk(2))
+            accuracy.copy_(in_batch_accuracy(queries, candidates, identical))
+            return self.loss(queries, candidates, identical)
+
+        with self.sync.whole_gradient(self.trained):
+            value = backward_cached(batch.chunks, self.embedder.embed_inputs, loss, self.manual_backward)
+        return value, accuracy
+
     def configure_optimizers(self) -> Any:
-        optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self._make_optimizer(self.trained)
         scheduler = self._make_scheduler(optimizer, num_training_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,14 +143,32 @@ def mine_pairs(
 
 
 def mine_once(
-    folder: Path, model: Model, engine: Engine, pairs: Sequence[Pair], miner: Miner, classification: Collection[str]
+    folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, engine: Engine, classification: Collection[str]
 ) -> Path:
     """The clusters' file in `folder`, mined unless it is there already; its name is its manifest's digest."""
-    path = folder / f"{digest(describe(model, pairs, miner))}.parquet"
+    path = _kept(folder, model, pairs, miner)
     if not path.is_file():
         mined = mine_pairs(model, engine, pairs, miner, classification)
         write_clusters(path, mined.table, mined.manifest)
     return path
+
+
+def await_mined(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, seconds: float) -> Path:
+    """The file that `mine_once` makes in another process; raises `UserError` if it is not there in time."""
+    path = _kept(folder, model, pairs, miner)
+    until = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > until:
+            raise UserError(
+                f"rank 0 did not mine {path} within {seconds:g} seconds; set data.clusters to what mine.py mined, or "
+                "raise trainer.strategy.timeout_seconds"
+            )
+        time.sleep(1)
+    return path
+
+
+def _kept(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner) -> Path:
+    return folder / f"{digest(describe(model, pairs, miner))}.parquet"
 
 
 def _subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:

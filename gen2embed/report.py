@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gen2embed import __version__
-from gen2embed.data.batches import BatchPlan
+from gen2embed.data.batches import Share
 from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.datamodules import Collate
+from gen2embed.encoder.adapter import matched
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Encoded, Engine
 from gen2embed.files import write_atomic
@@ -115,17 +117,23 @@ def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: E
     return _two_columns("evaluation", [*rows, ("output", str(folder))])
 
 
-def training_table(embedder: Embedder, plan: BatchPlan, chunk: int, steps: int, folder: Path) -> Table:
+def training_table(embedder: Embedder, share: Share, collate: Collate, steps: int, folder: Path) -> Table:
     """What is about to be trained, and how a batch comes about."""
     parameters = list(embedder.backbone.full.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in parameters) - trained
+    plan = share.plan
     held = len({row for members in plan.members for row in members})
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
+        *((f"  adapter, {tower}", modules) for tower, modules in matched(embedder.backbone).items()),
         ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
-        ("step", f"{plan.pairs} pairs, so {plan.pairs - 1} negatives a query, in chunks of at most {chunk} rows"),
+        (
+            "step",
+            f"{plan.pairs} pairs, {plan.pairs // share.ranks} a rank, so {plan.pairs - 1} negatives a query",
+        ),
+        ("chunks", f"at most {collate.query_chunk} queries, or {collate.candidate_chunk} candidates"),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -12,8 +13,10 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -40,6 +43,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def checked(cfg: DictConfig) -> None:
+            if TorchElasticEnvironment.detect() and "${now:" in plain(cfg, resolve=False)["output_dir"]:
+                raise UserError(
+                    "processes that start together need one folder, and the default's time differs between them; set "
+                    "output_dir=..."
+                )
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
             check(cfg, config_name, HydraConfig.get().overrides.task)
@@ -63,19 +71,37 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
 
 def make_trainer(cfg: DictConfig) -> Trainer:
-    """The trainer of `cfg.trainer` with its logger and callbacks; what Lightning refuses is a `UserError`."""
+    """The trainer of `cfg.trainer` with its logger and callbacks.
+
+    Raises `UserError` for what Lightning refuses, and where the processes would not be the trainer's ranks.
+    """
     try:
         callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
-        return instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False, callbacks=callbacks)
+        trainer = instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False, callbacks=callbacks)
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
+    ranks = trainer.num_devices * trainer.num_nodes
+    if TorchElasticEnvironment.detect() and (started := int(os.environ["WORLD_SIZE"])) != ranks:
+        raise UserError(
+            f"torchrun started {started} processes, and trainer.devices and num_nodes make {ranks} ranks; make them "
+            "equal, with strategy=ddp"
+        )
+    if ranks > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"a multirun uses one device, and here each of {ranks} ranks would run every job; start each job by "
+            "itself, without -m, or choose strategy=single"
+        )
+    return trainer
 
 
-def start(cfg: DictConfig) -> Path:
-    """Make the run's folder and leave the resolved configuration in it."""
+def start(cfg: DictConfig, trainer: Trainer) -> Path:
+    """Make the run's folder; rank 0 leaves the resolved configuration in it, and speaks for all ranks."""
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    if trainer.is_global_zero:
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    else:
+        logging.getLogger().setLevel(logging.ERROR)
     return folder
 
 
@@ -87,8 +113,8 @@ def check_sources(cfg: DictConfig) -> None:
 
 
 def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
-    """Read the benchmark of `cfg`, or the several that it holds by name, and check their pictures."""
-    made = instantiate(cfg.benchmark, _convert_="all")
+    """Read the benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+    made = instantiate(cfg.benchmark, _convert_="all") or {}
     benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
     for benchmark in benchmarks:
         images.check(benchmark.pictures, benchmark.roots)
@@ -119,9 +145,21 @@ def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
 
 
 def _chosen() -> set[str]:
-    """The groups that the command line chooses or overrides a key of."""
-    overrides = HydraConfig.get().overrides.task
-    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+    """The groups that the command line, or the experiment that it names, chooses or sets a key of."""
+    config = HydraConfig.get()
+    groups = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in config.overrides.task}
+    experiments = [config.runtime.choices.get("experiment")]
+    while experiments:
+        file = conf_dir() / "experiment" / f"{experiments.pop()}.yaml"
+        if file.is_file():
+            experiment: Any = OmegaConf.load(file)
+            for entry in experiment.get("defaults", []):
+                if isinstance(entry, str):
+                    experiments.append(entry)
+                else:
+                    groups |= {str(key).rpartition("/")[2] for key in entry}
+            groups |= set(map(str, experiment))
+    return groups
 
 
 def evaluate_and_report(
@@ -151,3 +189,6 @@ def evaluate_and_report(
         every[benchmark.name] = evaluation.scores
     if len(benchmarks) > 1:
         report.write_json(folder / "results.json", {"benchmarks": every})
+    if len(benchmarks) != 1:
+        run = report.manifest(config, embedder.fingerprint, report.timing((), time.perf_counter() - started))
+        report.write_json(folder / "manifest.json", run)

@@ -57,6 +57,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"), rows=24, queries=8)
 
 
+def folders(world: World) -> list[str]:
+    """Overrides that take training rows and tasks from the small world."""
+    return [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
+
+
 @dataclass
 class Outcome:
     code: int

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gen2embed import UserError
-from gen2embed.data.batches import BatchPlan, check_sizes
+from gen2embed.data.batches import BatchPlan, Share, check_sizes
 
 
 def clusters(rows=97, size=8, seed=0):
@@ -57,14 +57,42 @@ def test_without_clusters_rows_are_shuffled():
     assert batches[0] != list(range(16))
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_shares_are_the_batch(ranks):
+    plan = BatchPlan(clusters(), 97, 16, seed=0)
+    shares = [itertools.islice(Share(plan, rank, ranks), 50) for rank in range(ranks)]
+    uneven = 0
+    for batch, *parts in zip(itertools.islice(plan, 50), *shares, strict=True):
+        assert [row for part in parts for row in part] == batch
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        uneven += len(batch) % ranks > 0
+    assert uneven or ranks == 1
+
+
+def test_equal_clusters_stay_on_one_rank():
+    members = np.arange(96).reshape(-1, 8).tolist()
+    part = next(iter(Share(BatchPlan(members, 96, 48, seed=0), 1, 3)))
+    assert len(part) == 16
+    assert all(set(cluster) <= set(part) or not set(cluster) & set(part) for cluster in members)
+
+
+def test_more_ranks_than_pairs():
+    plan = BatchPlan([], 4, 2, seed=0)
+    with pytest.raises(UserError, match="a batch came out with 2 pairs for 3 ranks"):
+        next(iter(Share(plan, 0, 3)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((100, 20, 4, 8), "batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
-        ((100, 4, 4, 8), "batch.pairs=4 is not divisible into clusters of 8 pairs; set it to 8"),
-        ((100, 1, 4, 1), "batch.pairs=1 must be between 2 and the number of training rows, 100"),
-        ((100, 200, 4, 8), "batch.pairs=200 must be between 2 and the number of training rows, 100"),
-        ((100, 16, 0, 8), "batch.chunk is at least 1; got 0"),
+        ((100, 20, 8), "batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
+        ((100, 4, 8), "batch.pairs=4 is not divisible into clusters of 8 pairs; set it to 8"),
+        ((100, 20, 1, 3), "batch.pairs=20 is not divisible among 3 ranks; set it to 18 or 21"),
+        ((100, 40, 8, 3), "batch.pairs=40 is not divisible among 3 ranks; set it to 24 or 48"),
+        ((100, 1), "batch.pairs=1 must be between 2 and the number of training rows, 100"),
+        ((100, 200, 8), "batch.pairs=200 must be between 2 and the number of training rows, 100"),
+        ((100, 16, 1, 1, 0), "batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
+        ((100, 16, 1, 1, 2, -1), "batch.candidate_chunk, which batch.chunk sets too, is at least 1; got -1"),
     ],
 )
 def test_bad_sizes(arguments, message):

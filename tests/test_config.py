@@ -47,7 +47,7 @@ def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeyp
     group, _, name = choice.partition("=")
     if group in ("prompt", "resolution", "data", "engine", "mining", "loss", "adapter", "optim", "callbacks", "logger"):
         assert (instantiate(cfg[group]) is None) == (choice in ("logger=none", "mining=none"))
-    if group == "trainer" and name != "gpu":  # which needs one
+    if group in ("trainer", "strategy") and name != "gpu":  # which needs one
         assert make_trainer(cfg).num_devices == 1
     if group == "model":
         assert callable(instantiate(cfg.model, _partial_=True))

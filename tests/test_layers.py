@@ -8,11 +8,11 @@ from gen2embed.presets import PACKAGE
 
 LAYERS = {
     0: ("types", "log", "files"),
-    1: ("prompts", "images", "metrics", "losses", "gradcache", "search"),
+    1: ("prompts", "images", "metrics", "losses", "gradcache", "search", "sync"),
     2: ("data", "presets", "saha"),
     3: ("encoder",),
     4: ("evaluate", "lit", "miners", "tiny"),
-    5: ("report", "leaderboard", "config", "runs", "demo", "compare"),
+    5: ("callbacks", "report", "leaderboard", "config", "runs", "demo", "compare"),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

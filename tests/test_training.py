@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from checkpoints import make_checkpoint
-from conftest import TINY
+from conftest import TINY, folders
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -50,11 +50,12 @@ def attached(adapter, dtype=torch.float64):
 
 def step(embedder, pairs, chunk, cached=True):
     """Loss and gradients by parameter of one batch."""
-    batch = Collate(embedder.build, chunk)(pairs)
+    batch = Collate(embedder.build, chunk, chunk)(pairs)
     loss = InfoNCE(0.05)
+    identical = batch.positives[:, None] == batch.positives
 
     def value(everything):
-        return loss(*everything[batch.order].chunk(2), batch.identical)
+        return loss(*everything[batch.order].chunk(2), identical)
 
     torch.manual_seed(1)
     if cached:
@@ -96,14 +97,14 @@ def test_dropout_is_replayed_exactly(pairs):
 
 def test_collate_keeps_the_pairs_together(pairs, tiny):
     some = pairs[:4] + pairs[24:29]
-    batch = Collate(tiny.build, 2)(some)
+    batch = Collate(tiny.build, 2, 3)(some)
     with torch.no_grad():
         queries, candidates = torch.cat([tiny.embed_inputs(chunk) for chunk in batch.chunks])[batch.order].chunk(2)
     torch.testing.assert_close(queries, tiny.encode([pair.query for pair in some]), atol=1e-5, rtol=0)
     torch.testing.assert_close(candidates, tiny.encode([p.positive for p in some], "candidate"), atol=1e-5, rtol=0)
-    assert max(len(chunk["input_ids"]) for chunk in batch.chunks) == 2
+    assert [len(chunk["input_ids"]) for chunk in batch.chunks] == [2, 2, 1, 2, 2, 3, 1, 3, 2]
     keys = [pair.positive.key for pair in some]
-    assert batch.identical.tolist() == [[a == b for b in keys] for a in keys]
+    assert (batch.positives[:, None] == batch.positives).tolist() == [[a == b for b in keys] for a in keys]
     assert batch.rows[-1] == "t2i row 4"
 
 
@@ -170,7 +171,7 @@ def test_adapters_that_do_not_fit(tmp_path):
     make_checkpoint("qwen2_5_vl", tmp_path / "other")
     with pytest.raises(UserError, match=r"was trained on another base: .*tiny/checkpoint .* and this is .*other"):
         Embedder.from_pretrained(tmp_path / "other", adapter=tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"the adapter folder .*none does not exist"):
+    with pytest.raises(UserError, match=r"the checkpoint folder .*none does not exist"):
         Embedder.from_pretrained(TINY, adapter=tmp_path / "none")
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     renamed = {name.replace("layers.0.", "layers.9."): tensor for name, tensor in weights.items()}
@@ -243,10 +244,6 @@ def test_data_fingerprint_ignores_the_root(pairs, world, tmp_path):
 SMALL = ["data.rows=24", "mining.top_k=7"]
 EVAL = ["benchmark.queries=8", "bootstrap=20", "benchmark.subsets=[shape]"]
 TRAIN = [*EVAL, "trainer.max_steps=3", "data.subsets=[shape,t2i]"]
-
-
-def folders(world):
-    return [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
 
 
 @pytest.fixture
@@ -362,11 +359,11 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
         (["batch.pairs=20"], r"batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
         (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
         (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
-        (["batch.chunk=0"], r"batch.chunk is at least 1; got 0"),
+        (["batch.chunk=0"], r"batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
         (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
         (["data.subsets=[none]"], r"the world has no subset none; choose from shape, colour"),
-        (["checkpoint=nowhere"], r"the model folder nowhere does not exist"),
+        (["checkpoint=nowhere"], r"the checkpoint folder nowhere does not exist"),
         (BLOWN_UP, r"the loss is nan at step \d.* (shape|t2i) row \d+"),
         (["loss.temperature=0"], r"loss.temperature is above 0; got 0"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,24 @@ class BatchPlan:
         return batch
 
 
+@dataclass(frozen=True)
+class Share:
+    """A rank's batches: its part of each batch of the plan; all ranks have as many.
+
+    Parts are contiguous, so that clusters stay whole where they fit; the gradient does not depend on it.
+    """
+
+    plan: BatchPlan
+    rank: int = 0
+    ranks: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.plan:
+            if len(batch) < self.ranks:
+                raise UserError(f"a batch came out with {len(batch)} pairs for {self.ranks} ranks; raise batch.pairs")
+            yield batch[self.rank * len(batch) // self.ranks : (self.rank + 1) * len(batch) // self.ranks]
+
+
 def apart(items: Sequence[Item], size: int) -> Iterator[list[int]]:
     """Indices of `items` in parts of at most `size`, in order, none of which mixes items with and without pictures."""
     for with_pictures in (False, True):
@@ -71,14 +90,17 @@ def apart(items: Sequence[Item], size: int) -> Iterator[list[int]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def check_sizes(rows: int, pairs: int, chunk: int = 1, cluster: int = 1) -> None:
-    """Raise `UserError` unless batches of `pairs` out of `rows`, in clusters and in chunks, are possible."""
-    if chunk < 1:
-        raise UserError(f"batch.chunk is at least 1; got {chunk}")
+def check_sizes(
+    rows: int, pairs: int, cluster: int = 1, ranks: int = 1, query_chunk: int = 1, candidate_chunk: int = 1
+) -> None:
+    """Raise `UserError` unless batches of `pairs` out of `rows`, in clusters, on ranks and in chunks, are possible."""
+    for name, chunk in (("query_chunk", query_chunk), ("candidate_chunk", candidate_chunk)):
+        if chunk < 1:
+            raise UserError(f"batch.{name}, which batch.chunk sets too, is at least 1; got {chunk}")
     if not 2 <= pairs <= rows:
         raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")
-    if pairs % cluster:
-        fits = [str(size) for size in (pairs // cluster * cluster, (pairs // cluster + 1) * cluster) if size]
-        raise UserError(
-            f"batch.pairs={pairs} is not divisible into clusters of {cluster} pairs; set it to {' or '.join(fits)}"
-        )
+    for parts, what in ((cluster, f"into clusters of {cluster} pairs"), (ranks, f"among {ranks} ranks")):
+        if pairs % parts:
+            unit = math.lcm(cluster, ranks)
+            fits = [str(size) for size in (pairs // unit * unit, (pairs // unit + 1) * unit) if size]
+            raise UserError(f"batch.pairs={pairs} is not divisible {what}; set it to {' or '.join(fits)}")

@@ -1,0 +1,153 @@
+"""Ranks that train together: one global batch, one gradient.
+
+Every rank embeds its own pairs. The loss couples all of them, but it depends on a rank's parameters through the rank's
+own embeddings alone. So each rank
+
+    1. gathers the embeddings of all ranks, of which only its own carry a gradient;
+    2. computes the loss of the whole global batch, and back-propagates it into its own copy of the model;
+    3. adds up the gradients of all ranks: the sum is the gradient of the global batch, exactly, on any number of ranks.
+
+Nothing is averaged, and nothing is reduced while the chunks are back-propagated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from lightning.pytorch.overrides.distributed import _sync_module_states
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import Tensor
+from torch.nn import Parameter
+
+from gen2embed.types import UserError
+
+
+class Sync(Protocol):
+    """What a training step asks of the other ranks."""
+
+    def gather(self, own: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
+        """The rows of all ranks, rank by rank; the own ones are the tensor itself, in the graph."""
+
+    def gather_texts(self, own: list[str]) -> list[str]:
+        """The texts of all ranks, rank by rank."""
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        """What this rank accumulates inside, from no gradient, is the sum over all ranks afterwards."""
+
+    def seed(self, seed: int) -> None:
+        """Start this rank's own random stream."""
+
+
+class OneRank:
+    """A single process: there is nothing to wait for."""
+
+    def gather(self, own: Tensor) -> Tensor:
+        return own
+
+    def gather_texts(self, own: list[str]) -> list[str]:
+        return own
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        yield
+
+    def seed(self, seed: int) -> None:
+        _seed(seed, 0)
+
+
+class Replicas:
+    """Ranks that each hold the whole model, over torch's process group."""
+
+    def gather(self, own: Tensor) -> Tensor:
+        size = torch.tensor([len(own)], device=own.device)
+        sizes = torch.cat(_all_gather(size)).tolist()
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = [part[:size] for part, size in zip(_all_gather(padded), sizes, strict=True)]
+        parts[dist.get_rank()] = own
+        return torch.cat(parts)
+
+    def gather_texts(self, own: list[str]) -> list[str]:
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, own)
+        return list(itertools.chain.from_iterable(everyone))
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        yield
+        trained = list(parameters)
+        present = trained[0].new_tensor([p.grad is not None for p in trained])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = torch.cat([present, *(gradient.flatten() for gradient in gradients)])
+        dist.all_reduce(flat)
+        present, *sums = flat.split([len(trained), *(p.numel() for p in trained)])
+        for parameter, anywhere, total in zip(trained, present.tolist(), sums, strict=True):
+            # an optimiser decays a weight whose gradient is zero, and leaves one alone that has none
+            parameter.grad = total.view_as(parameter).to(parameter.dtype) if anywhere else None
+
+    def seed(self, seed: int) -> None:
+        _seed(seed, dist.get_rank())
+
+
+class Replicated(DDPStrategy):
+    """Lightning's launcher and process group, with a copy of the model on every device.
+
+    The copies are not wrapped in `DistributedDataParallel`, whose buckets would only take memory: `Replicas` adds the
+    gradients up, once a step.
+
+    timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
+    """
+
+    def __init__(self, timeout_seconds: float = 1800) -> None:
+        if timeout_seconds <= 0:
+            raise UserError(f"trainer.strategy.timeout_seconds is above 0; got {timeout_seconds}")
+        super().__init__(timeout=timedelta(seconds=timeout_seconds))
+        self.timeout_seconds = timeout_seconds
+
+    def setup_distributed(self) -> None:
+        try:
+            super().setup_distributed()
+        except dist.DistStoreError as error:
+            raise UserError(
+                f"not every rank was there after {self.timeout_seconds:g} seconds; see what the others say, or raise "
+                "trainer.strategy.timeout_seconds"
+            ) from error
+
+    def configure_ddp(self) -> None:
+        _sync_module_states(self.model)  # type: ignore[arg-type]
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the ranks that this one started: they would wait for it until their timeout."""
+        super().on_exception(exception)
+        self.launcher.kill(signal.SIGKILL)  # type: ignore[union-attr]
+
+
+def sync_of(strategy: Strategy) -> Sync:
+    """How the ranks of a trainer's strategy train together; raises `UserError` for a strategy without a way."""
+    if isinstance(strategy, Replicated):
+        return Replicas()
+    if isinstance(strategy, SingleDeviceStrategy):
+        return OneRank()
+    raise UserError(
+        f"training cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, else strategy=single"
+    )
+
+
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
+def _seed(seed: int, rank: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence((seed, rank)).generate_state(1, np.uint64)[0]))
