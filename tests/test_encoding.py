@@ -257,7 +257,7 @@ def test_bad_role(tiny):
 
 
 def test_unknown_presets():
-    with pytest.raises(UserError, match=r"prompt 'nice' is unknown; choose one of hierarchical, none, suffix, system"):
+    with pytest.raises(UserError, match=r"prompt 'nice' is unknown; choose one of hierarchical, none, qwen3_vl_embedding, suffix"):
         Embedder.from_pretrained(TINY, prompt="nice")
     with pytest.raises(UserError, match=r"resolution 'nice' is unknown"):
         Embedder.from_pretrained(TINY, resolution="nice")
