@@ -38,7 +38,7 @@ def load_processor(
     tokenizer = AutoTokenizer.from_pretrained(path, **source)
     if not tokenizer.is_fast:
         raise UserError(
-            f"{path} has no fast tokenizer: it loads as {type(tokenizer).__name__}, without a tokenizer.json"
+            f"{path} has no fast tokenizer but a {type(tokenizer).__name__}; choose a model with a tokenizer.json"
         )
     tokenizer.padding_side = "right"
     image_processor = _load_image_processor(path, resolution, source)
