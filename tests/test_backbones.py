@@ -1,5 +1,5 @@
-"""Families of backbones, by real classes with random weights saved to disk: each gets what its own processor makes of the
-same chat, and nothing but an item's content decides its vector."""
+"""Families of backbones, by real classes with random weights saved to disk: each gets what its own processor makes of
+the same chat, and nothing but an item's content decides its vector."""
 
 import json
 import unicodedata
