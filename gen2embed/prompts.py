@@ -13,9 +13,11 @@ Two conventions decide what surrounds the texts, and which positions the image t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
 
 from gen2embed.types import IMAGE_MARKER, Item, Role, UserError
 
@@ -44,16 +46,29 @@ class Prompt:
     suffix: per role and modality the level-2 text that follows the item's own; an item with a picture is of
         modality image.
     convention: see the module.
+    instruction_stop: what follows an item's instruction that does not end in punctuation. With one, an instruction
+        also loses the white space around it, and an empty one leaves the system text.
+    picture_break: whether the line break between a picture and the text after it stays.
     """
 
     system: Mapping[Role, str] = field(default_factory=dict)
     suffix: Mapping[Role, Mapping[Modality, str]] = field(default_factory=dict)
     convention: Convention = "native"
+    instruction_stop: str = ""
+    picture_break: bool = True
 
     def describe(self) -> dict[str, Any]:
-        """Plain values that decide a rendering, for fingerprints and checkpoints."""
+        """Plain values that decide a rendering, for fingerprints and checkpoints.
+
+        The last two are in it where they are not the default, so that it says of a prompt what it said before them.
+        """
         suffix = {role: dict(texts) for role, texts in self.suffix.items()}
-        return {"system": dict(self.system), "suffix": suffix, "convention": self.convention}
+        described = {"system": dict(self.system), "suffix": suffix, "convention": self.convention}
+        if self.instruction_stop:
+            described["instruction_stop"] = self.instruction_stop
+        if not self.picture_break:
+            described["picture_break"] = False
+        return described
 
 
 Template = Callable[[str, Sequence[Piece]], list[Piece]]  # (system text, the user's pieces) -> all pieces
@@ -65,18 +80,43 @@ def render(item: Item, role: Role, prompt: Prompt, template: Template) -> tuple[
     Source: arXiv 2508.00955, section 3.2, and the reference code's strings, byte for byte.
     """
     modality: Modality = "image" if item.pictures else "text"
-    user = [Piece("text", part) if isinstance(part, str) else Piece("image") for part in item.parts]
-    if not item.pictures:
-        user = _markers(item, prompt.convention)
+    user = _user(item, prompt) if item.pictures else _markers(item, prompt.convention)
     if suffix := prompt.suffix.get(role, {}).get(modality, ""):
         user.append(Piece("prompt", suffix))
-    system = item.instruction if item.instruction is not None else prompt.system.get(role, "")
-    return tuple(piece for piece in template(system, user) if piece.kind in ("image", "marker") or piece.text)
+    return tuple(
+        piece
+        for piece in template(_system(item, role, prompt), user)
+        if piece.kind in ("image", "marker") or piece.text
+    )
 
 
 def as_text(pieces: Sequence[Piece], image_token: str) -> str:
     """The rendered string, with one image token a slot."""
     return "".join(image_token if piece.kind in ("image", "marker") else piece.text for piece in pieces)
+
+
+def _system(item: Item, role: Role, prompt: Prompt) -> str:
+    system, stop = prompt.system.get(role, ""), prompt.instruction_stop
+    if item.instruction is None:
+        return system
+    if not stop:
+        return item.instruction
+    instruction = item.instruction.strip()
+    if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
+        instruction += stop
+    return instruction or system
+
+
+def _user(item: Item, prompt: Prompt) -> list[Piece]:
+    pieces: list[Piece] = []
+    for part in item.parts:
+        if not isinstance(part, str):
+            pieces.append(Piece("image"))
+        elif pieces and pieces[-1].kind == "image" and not prompt.picture_break:
+            pieces.append(Piece("text", part.removeprefix("\n")))
+        else:
+            pieces.append(Piece("text", part))
+    return pieces
 
 
 def _markers(item: Item, convention: Convention) -> list[Piece]:
@@ -92,9 +132,22 @@ def _markers(item: Item, convention: Convention) -> list[Piece]:
 
 # --- templates ------------------------------------------------------------------------------------------------------
 
-# Model type -> what surrounds the system text and the user's text in the reference convention.
-_CHATML = ("<|im_start|>system\n", "<|im_end|>\n", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-REFERENCE_TEMPLATES = {"qwen2_vl": _CHATML, "qwen2_5_vl": _CHATML}
+
+class ReferenceTemplate(NamedTuple):
+    """What surrounds the texts in the reference convention."""
+
+    start: str
+    system: tuple[str, str]  # before and after the system text; left out where there is none
+    user: tuple[str, str]  # before and after the item's own text with its suffix
+
+
+_CHATML = ReferenceTemplate(
+    start="",
+    system=("<|im_start|>system\n", "<|im_end|>\n"),
+    user=("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
+)
+_MISTRAL = ReferenceTemplate(start="[INST] ", system=("", "\n"), user=("", " [/INST]"))
+REFERENCE_TEMPLATES = {"qwen2_vl": _CHATML, "qwen2_5_vl": _CHATML, "llava_next": _MISTRAL}  # by model type
 
 
 def reference_template(model_type: str) -> Template:
@@ -105,11 +158,14 @@ def reference_template(model_type: str) -> Template:
             f"prompt.convention=reference is not defined for models of type {model_type!r}, only for {known}; "
             "use prompt.convention=native"
         )
-    before_system, after_system, before_user, after_user = REFERENCE_TEMPLATES[model_type]
+    start, around_system, around_user = REFERENCE_TEMPLATES[model_type]
+
+    def around(texts: tuple[str, str], pieces: Sequence[Piece]) -> list[Piece]:
+        return [Piece("template", texts[0]), *pieces, Piece("template", texts[1])]
 
     def template(system: str, user: Sequence[Piece]) -> list[Piece]:
-        level_1 = [Piece("template", before_system), Piece("prompt", system), Piece("template", after_system)]
-        return [*(level_1 if system else []), Piece("template", before_user), *user, Piece("template", after_user)]
+        level_1 = around(around_system, [Piece("prompt", system)]) if system else []
+        return [Piece("template", start), *level_1, *around(around_user, user)]
 
     return template
 
@@ -125,18 +181,26 @@ def chat_template(apply: Callable[[list[dict[str, Any]]], str], image_token: str
     def template(system: str, user: Sequence[Piece]) -> list[Piece]:
         texts: list[Piece] = []
 
-        def stand_in(piece: Piece) -> dict[str, str]:
-            if piece.kind == "image":
-                return {"type": "image"}
+        def stand_in(piece: Piece) -> str:
             core = piece.text.strip()
             texts.append(Piece(piece.kind, core))
             said = f"\ue000{len(texts) - 1}\ue001"
-            return {"type": "text", "text": piece.text.replace(core, said, 1) if core else piece.text + said}
+            return piece.text.replace(core, said, 1) if core else piece.text + said
+
+        def content(pieces: Sequence[Piece]) -> list[dict[str, str]]:
+            """Texts side by side are one, so that a template that trims leaves the white space between them."""
+            parts: list[dict[str, str]] = []
+            for is_image, run in groupby(pieces, key=lambda piece: piece.kind == "image"):
+                if is_image:
+                    parts += [{"type": "image"} for _ in run]
+                else:
+                    parts.append({"type": "text", "text": "".join(map(stand_in, run))})
+            return parts
 
         messages: list[dict[str, Any]] = []
         if system:
-            messages.append({"role": "system", "content": [stand_in(Piece("prompt", system))]})
-        messages.append({"role": "user", "content": [stand_in(piece) for piece in user]})
+            messages.append({"role": "system", "content": content([Piece("prompt", system)])})
+        messages.append({"role": "user", "content": content(user)})
         pieces: list[Piece] = []
         for part in re.split(f"(\ue000\\d+\ue001|{re.escape(image_token)})", apply(messages)):
             if part == image_token:

@@ -71,6 +71,17 @@ def test_tiny_keeps_pictures_unless_told():
     assert composed("model=qwen2_vl_2b").resolution.policy == "clamp"
 
 
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_embedder_brings_its_prompt_and_pixel_budget_unless_told(entry):
+    its_own = composed("model=qwen3_vl_embedding_2b", entry=entry)
+    assert its_own.prompt.system.query == "Represent the user's input."
+    assert (its_own.resolution.policy, its_own.resolution.max_pixels) == ("original", 1843200)
+    told = composed("model=qwen3_vl_embedding_2b", "prompt=none", "resolution=clip", entry=entry)
+    assert told.prompt.system == {}
+    assert (told.resolution.policy, told.resolution.max_pixels) == ("clip", None)
+    assert told.model.max_length == its_own.model.max_length == 8192
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -114,18 +125,21 @@ def test_a_value_that_a_library_does_not_take():
         config.check(composed("optim.optimizer.lr=fast", entry="train"), "train", [])
 
 
-CONVENTION = "prompt.conventoin is unknown; prompt has convention, suffix, system (did you mean convention?)"
+CONVENTION = "prompt.conventoin is unknown; prompt has convention, "
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("prompt=hierarchica", "choose one of hierarchical, none, suffix, system (did you mean hierarchical?)"),
+        (
+            "prompt=hierarchica",
+            "choose one of hierarchical, none, qwen3_vl_embedding, suffix, system (did you mean hier",
+        ),
         ("prompt.conventoin=native", CONVENTION),
         ("promt=none", "promt is unknown; the configuration has "),
         ("+promt=none", "promt is unknown; the configuration has "),
         ("+prompt.conventoin=native", CONVENTION),
-        ("resolution=tiny", "choose one of clamp, clip, high, low, mid, mid_high, mid_low, original, random"),
+        ("resolution=tiny", "choose one of clamp, clip, high, low, mid, mid_high, mid_low, original, qwen3_vl_embed"),
         ("seed", "missing EQUAL"),
     ],
 )

@@ -66,8 +66,62 @@ def test_several_pictures_and_instruction():
     assert shown(item, "query", "system") == chat("Find it.", "first <|image_pad|> then <|image_pad|>")
 
 
+LLAVA = reference_template("llava_next")
+
+
+@pytest.mark.parametrize(
+    ("item", "name", "expected"),
+    [
+        (Item.of("a dog"), "hierarchical", f"[INST] {SYSTEM}\na dog{TEXT_SUFFIX} [/INST]"),
+        (Item.of("<|image_1|>\nwhat?", PICTURE), "suffix", f"[INST] <image>\nwhat?{IMAGE_SUFFIX} [/INST]"),
+        (Item.of("a dog"), "none", "[INST] a dog [/INST]"),
+    ],
+)
+def test_reference_strings_of_llava_next(item, name, expected):
+    assert as_text(render(item, "query", load_preset("prompt", name), LLAVA), "<image>") == expected
+
+
+@pytest.mark.parametrize(
+    ("instruction", "expected"),
+    [
+        (None, "Represent the user's input."),
+        ("", "Represent the user's input."),
+        (" \n", "Represent the user's input."),
+        (" Find it \n", "Find it."),
+        ("Find it!", "Find it!"),
+        ("Find it。", "Find it。"),
+    ],
+)
+def test_an_instruction_gets_its_stop(instruction, expected):
+    item = Item.of(" what?", PICTURE, instruction)
+    shown = as_text(render(item, "query", load_preset("prompt", "qwen3_vl_embedding"), REFERENCE), "<|image_pad|>")
+    assert shown == chat(expected, "<|image_pad|> what?")
+
+
+def test_without_the_stop_an_instruction_is_what_it_is():
+    prompt = load_preset("prompt", "system")
+    for instruction in ("", " Find it \n"):
+        item = Item.of("what?", instruction=instruction)
+        assert as_text(render(item, "query", prompt, REFERENCE), "") == chat(instruction, "what?")
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "none", "qwen3_vl_embedding"])
+def test_a_description_makes_the_prompt_again(name):
+    prompt = load_preset("prompt", name)
+    assert Prompt(**prompt.describe()) == prompt
+    new = {"instruction_stop", "picture_break"}
+    assert (prompt.describe().keys() >= new) == (name == "qwen3_vl_embedding")  # older cards say the same as before
+    assert prompt.describe().keys() - new == {"system", "suffix", "convention"}
+
+
+def test_texts_side_by_side_are_one_to_a_template_that_trims():
+    trimming = chat_template(lambda messages: "".join(part["text"].strip() for part in messages[-1]["content"]), "<i>")
+    shown = as_text(render(Item.of(" a dog"), "query", load_preset("prompt", "suffix"), trimming), "<i>")
+    assert shown == "a dog" + TEXT_SUFFIX
+
+
 def test_an_unknown_family_has_no_reference():
-    with pytest.raises(UserError, match=r"not defined for models of type 'gpt'.*qwen2_5_vl, qwen2_vl.*native"):
+    with pytest.raises(UserError, match=r"not defined for models of type 'gpt'.*llava_next, qwen2_5_vl, .*native"):
         reference_template("gpt")
 
 

@@ -1,11 +1,10 @@
-"""Load a multimodal LLM as a backbone: the base model without its language-model head, tokenizer, and processor.
+"""Load a multimodal LLM as a backbone: the base model without its language-model head, and its processor.
 
-Everything is loaded by Hugging Face's own classes, from a hub id or a local folder; torchvision is never needed.
+Everything is loaded by Hugging Face's own classes, from a hub id or a local folder.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +13,19 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
-from transformers.image_processing_backends import PilBackend
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_flash_attn_2_available
 
+from gen2embed.encoder.processor import load_processor
 from gen2embed.files import digest_files
 from gen2embed.images import Resolution
+from gen2embed.log import log
 from gen2embed.types import UserError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+REMOVED = ("phi3_v",)  # microsoft/Phi-3.5-vision-instruct: its remote code is of transformers 4
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -63,6 +65,11 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    @property
+    def attention(self) -> str:
+        """The attention implementation that runs."""
+        return self.full.config._attn_implementation
+
 
 def load_backbone(
     path: str | Path,
@@ -71,11 +78,12 @@ def load_backbone(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    attn_implementation: Attention = "sdpa",
 ) -> Backbone:
     """Load the model at `path`, a local folder or a hub id.
 
     Raises `UserError` for a folder that is missing, is not a checkpoint or lacks weights, for a model that is not a
-    multimodal LLM, and for weights that do not fill the model.
+    multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
     """
     path = check_path(path)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -83,13 +91,15 @@ def load_backbone(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    attention = _attention(attn_implementation, device, dtype)
     try:
+        _check_supported(path, source)
         config = AutoConfig.from_pretrained(path, **source)
-        processor = _load_processor(path, config, resolution, source)
+        processor = load_processor(path, config, resolution, source)
         model, loading = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=getattr(torch, dtype), output_loading_info=True, **source
+            path, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **source
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         if isinstance(error, UserError):
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -121,36 +131,31 @@ def is_hub_id(path: str | Path) -> bool:
     return isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
-def _load_processor(path: str, config: Any, resolution: Resolution, source: dict[str, Any]) -> ProcessorMixin:
-    """The family's own processor over tokenizer and image processor; a video processor would need torchvision."""
-    if type(config) not in PROCESSOR_MAPPING:
+def _check_supported(path: str, source: dict[str, Any]) -> None:
+    """Refuse a model that only its own remote code could run, which transformers 5 breaks. Reads the config alone."""
+    config, _ = PreTrainedConfig.get_config_dict(path, revision=source["revision"])
+    if config.get("model_type") in REMOVED:
         raise UserError(
-            f"{path} is a model of type {config.model_type!r}, which has no processor for pictures and texts"
+            f"{path} is a model of type {config['model_type']!r}, which transformers 5 does not run any more, with or "
+            "without trust_remote_code; choose another backbone, such as model=qwen2_vl_2b, qwen2_vl_7b or "
+            "llava_next_7b"
         )
-    base: type[ProcessorMixin] = PROCESSOR_MAPPING[type(config)]
 
-    class PictureProcessor(base):
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in super().get_attributes() if name != "video_processor"]
 
-    tokenizer = AutoTokenizer.from_pretrained(path, **source)
-    tokenizer.padding_side = "right"
-    image_processor = AutoImageProcessor.from_pretrained(path, backend=resolution.backend, **source)
-    if isinstance(image_processor, PilBackend) != (resolution.backend == "pil"):  # transformers falls back by itself
-        raise UserError(
-            f"resolution.backend={resolution.backend} cannot be had here: {path} gave a "
-            f"{type(image_processor).__name__}; install torchvision, or choose the other backend"
-        )
-    for bound, key in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-        if (pixels := getattr(resolution, bound)) is not None:
-            if not getattr(image_processor.size, "longest_edge", None):
-                raise UserError(f"resolution.{bound} means nothing to {type(image_processor).__name__}; leave it null")
-            image_processor.size = type(image_processor.size)(**{**dict(image_processor.size), key: pixels})
-    settings, _ = base.get_processor_dict(path, **source)
-    own = set(inspect.signature(base.__init__).parameters) - set(base.get_attributes())
-    options = {"chat_template": tokenizer.chat_template, **{key: settings[key] for key in own & set(settings)}}
-    return PictureProcessor(image_processor, tokenizer, **options)
+def _attention(wanted: Attention, device: str, dtype: str) -> Attention:
+    """The attention that there is: FlashAttention needs a GPU, half precision and its package."""
+    if wanted != "flash_attention_2":
+        return wanted
+    if torch.device(device).type == "cpu":
+        reason = "the device is the CPU"
+    elif dtype == "float32":
+        reason = "it does not compute in float32; set model.dtype=bfloat16"
+    elif not is_flash_attn_2_available():
+        reason = "the package flash-attn is not installed"
+    else:
+        return wanted
+    log.warning("model.attn_implementation=flash_attention_2 falls back to sdpa: %s", reason)
+    return "sdpa"
 
 
 def _weights(folder: Path) -> Iterator[Path]:

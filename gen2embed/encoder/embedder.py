@@ -17,11 +17,11 @@ from torch import Tensor
 from gen2embed import images
 from gen2embed.encoder.adapter import base_of, card_differences, find_adapter, is_adapter, merge, read_card
 from gen2embed.encoder.adapter import load as load_adapter
-from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
+from gen2embed.encoder.backbone import Attention, Backbone, Dtype, load_backbone
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.pooling import last_token
-from gen2embed.images import Policy, Resolution
+from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
@@ -45,12 +45,13 @@ class Embedder:
         adapter: str | Path | None = None,
         prompt: str | Prompt | None = None,
         convention: Convention | None = None,
-        resolution: Policy | Resolution | None = None,
+        resolution: str | Resolution | None = None,
         dtype: Dtype = "auto",
         device: str = "auto",
         max_length: int = 2048,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        attn_implementation: Attention = "sdpa",
         merge_adapter: bool = False,
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
@@ -58,13 +59,14 @@ class Embedder:
         path: a hub id, or a folder in Hugging Face format, or an adapter's folder, which names its base.
         adapter: a folder or hub id of an adapter to load onto `path`. merge_adapter: add its weights to the base's,
             which is faster, and equal up to rounding.
-        prompt: a shipped name (hierarchical, system, suffix, none) or a `Prompt`.
+        prompt: a shipped name (hierarchical, system, suffix, none, qwen3_vl_embedding) or a `Prompt`.
         convention: overrides the prompt's (`native` or `reference`, see `gen2embed.prompts`).
-        resolution: a policy's name or a `Resolution`.
+        resolution: a shipped name (a policy's, or qwen3_vl_embedding) or a `Resolution`.
             None is what the adapter or the checkpoint carries, else hierarchical, native and clamp. Another choice than
             what it carries is taken, with a warning that says what differs.
         dtype: auto is float32 on a CPU and bfloat16 on a GPU.
         max_length: in tokens; a longer input loses the end of its own text.
+        attn_implementation: flash_attention_2 falls back to sdpa, with a line that says why, where it cannot run.
 
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
@@ -79,10 +81,10 @@ class Embedder:
             chosen = replace(chosen, convention=convention)
         if not isinstance(resolution, Resolution):
             carried = Resolution(**card.get("resolution", {}))
-            resolution = carried if resolution is None else Resolution(resolution)
+            resolution = carried if resolution is None else load_preset("resolution", resolution)
         if differing := card_differences(card, chosen, resolution):
             log.warning("not as the checkpoint %s was trained: %s", adapter or path, "; ".join(differing))
-        backbone = load_backbone(path, resolution, dtype, device, revision, trust_remote_code)
+        backbone = load_backbone(path, resolution, dtype, device, revision, trust_remote_code, attn_implementation)
         if folder is not None:
             backbone = load_adapter(backbone, folder)
         build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
@@ -154,6 +156,7 @@ class Embedder:
                 "size": {key: value for key, value in dict(image_processor.size).items() if value is not None},
             },
             "pooling": last_token.__name__,
+            "attention": self.backbone.attention,
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "max_length": self.build.max_length,
             "libraries": {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from transformers.processing_utils import ProcessorMixin
 
 from gen2embed import images
+from gen2embed.encoder.tokens import PromptTokenizer
 from gen2embed.images import Resolution
 from gen2embed.prompts import Piece, Prompt, Template, chat_template, reference_template, render
 from gen2embed.types import Inputs, Item, Role, UserError
@@ -37,20 +37,33 @@ class InputBuilder:
         Either all items have pictures or none has: an image token without a picture may stand in a text.
         """
         processor = self.processor
-        pictures = [images.resize(images.load(p), self.resolution.policy) for item in items for p in item.pictures]
-        processed = processor.image_processor(images=pictures, return_tensors="pt") if pictures else {}
-        slots = iter([processor.replace_image_token(processed, index) for index in range(len(pictures))])
+        processed, expanded = self._process([item for item in items if item.pictures])
+        slots = iter(expanded)
         rows = [self.token_ids(item, role, [next(slots) for _ in item.pictures]) for item in items]
         inputs: Inputs = dict(processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
-        if pictures:
+        if processed:
             if not all(item.pictures for item in items):
                 raise ValueError("items with and without pictures in one batch")
-            types = processor.create_mm_token_type_ids(inputs["input_ids"].tolist())
             inputs |= {key: value for key, value in processed.items() if key not in processor.unused_input_names}
-            inputs["mm_token_type_ids"] = torch.tensor(types)
+            if processor.return_mm_token_type_ids:
+                # Gemma 3 attends both ways inside of a picture where `token_type_ids` says that there is one.
+                names = processor.model_input_names
+                name = "mm_token_type_ids" if "mm_token_type_ids" in names else "token_type_ids"
+                inputs[name] = torch.tensor(processor.create_mm_token_type_ids(inputs["input_ids"].tolist()))
         if self.prompt.convention == "reference":
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         return inputs
+
+    def _process(self, items: Sequence[Item]) -> tuple[Mapping[str, Any], list[str]]:
+        """The pictures as the family takes them, and what it puts into the slot of each."""
+        pictures = [[images.resize(images.load(p), self.resolution.policy) for p in item.pictures] for item in items]
+        if not pictures:
+            return {}, []
+        processor = self.processor
+        options = getattr(processor, "images_kwargs", {})  # what the family's processor asks its image processor for
+        processed = processor.image_processor(images=pictures, return_tensors="pt", **options)
+        count = sum(map(len, pictures))
+        return processed, [processor.replace_image_token(processed, index) for index in range(count)]
 
     def token_ids(self, item: Item, role: Role, slots: Sequence[str] | None = None) -> list[int]:
         """Token ids of one item, at most `max_length`.
@@ -63,7 +76,7 @@ class InputBuilder:
         pieces = list(render(item, role, self.prompt, self._template))
         while len(ids := self._tokenize(pieces, slots)) > self.max_length:
             if not self._cut(pieces, len(ids) - self.max_length):
-                visual = sum(len(self._tokenize([Piece("image")], [slot])) for slot in slots)
+                visual = len(ids) - len(self._tokenize(pieces, [""] * len(slots)))
                 raise UserError(
                     f"an input needs {len(ids)} tokens without any of its own text, {visual} of them visual, and "
                     f"max_length is {self.max_length}: {item}; raise max_length or choose a smaller resolution"
@@ -77,9 +90,9 @@ class InputBuilder:
             piece = pieces[index]
             if piece.kind != "text" or not piece.text:
                 continue
-            starts = self._encode_plain(piece.text, return_offsets_mapping=True)["offset_mapping"]
+            starts = self._tokenizer.starts(piece.text)
             keep = max(0, len(starts) - excess)
-            pieces[index] = replace(piece, text=piece.text[: starts[keep][0]] if keep else "")
+            pieces[index] = replace(piece, text=piece.text[: starts[keep]] if keep else "")
             left, excess = True, excess - (len(starts) - keep)
             if excess <= 0:
                 break
@@ -87,34 +100,22 @@ class InputBuilder:
 
     def _tokenize(self, pieces: Sequence[Piece], slots: Sequence[str]) -> list[int]:
         """Special tokens count as such only where the template or the processor wrote them."""
-        remaining, image_token = iter(slots), self.processor.image_token
-        runs: list[tuple[bool, str]] = []  # (is one special token, text)
+        remaining = iter(slots)
+        parts = []
         for piece in pieces:
-            if piece.kind in ("text", "prompt"):
-                parts = [(False, piece.text)]
-            else:
-                text = (
-                    next(remaining) if piece.kind == "image" else image_token if piece.kind == "marker" else piece.text
-                )
-                parts = [(bool(i % 2), part) for i, part in enumerate(self._special.split(text)) if part]
-            for special, text in parts:
-                if runs and not special and not runs[-1][0]:
-                    runs[-1] = (False, runs[-1][1] + text)
-                else:
-                    runs.append((special, text))
-        plain = [text for special, text in runs if not special]
-        encoded = iter(self._encode_plain(plain)["input_ids"] if plain else [])
-        convert = self.processor.tokenizer.convert_tokens_to_ids
-        return [token for special, text in runs for token in ([convert(text)] if special else next(encoded))]
-
-    def _encode_plain(self, text: str | list[str], **options: Any) -> Any:
-        tokenizer = self.processor.tokenizer
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
+            text = piece.text
+            if piece.kind == "image":
+                text = next(remaining)
+            elif piece.kind == "marker":
+                text = self.processor.image_token
+            parts.append((text, piece.kind not in ("text", "prompt")))
+        return self._tokenizer(parts)
 
     @cached_property
-    def _special(self) -> re.Pattern[str]:
-        tokens = {str(token) for token in self.processor.tokenizer.added_tokens_decoder.values()}
-        return re.compile("(" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")")
+    def _tokenizer(self) -> PromptTokenizer:
+        tokenizer = self.processor.tokenizer
+        visual = tokenizer.convert_ids_to_tokens([i for i in self.processor.image_token_ids if i is not None])
+        return PromptTokenizer.of(tokenizer, {self.processor.image_token, *visual})
 
     @cached_property
     def _template(self) -> Template:
@@ -126,7 +127,7 @@ class InputBuilder:
                 "the model has no chat template, which prompt.convention=native needs; use an instruct model"
             )
 
-        def apply(messages: list[dict]) -> str:
-            return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        def apply(messages: list[dict]) -> str:  # the mixin's: SmolVLM's own asks its video processor, if for nothing
+            return ProcessorMixin.apply_chat_template(processor, messages, add_generation_prompt=True)
 
         return chat_template(apply, processor.image_token)
