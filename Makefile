@@ -1,6 +1,7 @@
 # `make help` lists the targets. Every target sets up .venv first, unless it is up to date.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint typecheck tiny clean
+PAPER := zero-shot-2b zero-shot-7b mine-2b train-2b train-7b train-2b-one-gpu train-7b-one-gpu evaluate-2b evaluate-7b
+.PHONY: help setup demo test test-slow lint typecheck reproduce-dry $(PAPER:%=reproduce-%) tiny clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -10,7 +11,7 @@ RUN := .venv/bin/python
 export PYTHONPATH := $(CURDIR)
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 34
 
 setup: ## make .venv from constraints.txt; TORCH="torch --index-url ..." chooses a CUDA build (remove .venv first)
 	@wanted=$$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1); \
@@ -28,7 +29,7 @@ demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world
 	$(RUN) -m gen2embed.demo outputs/demo
 
 test: setup ## the default tests: offline, on a CPU, minutes
-	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --cov
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --cov
 
 test-slow: setup ## the tests marked slow
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m slow
@@ -39,6 +40,23 @@ lint: setup ## ruff: rules and format
 
 typecheck: setup ## mypy
 	$(RUN) -m mypy
+
+reproduce-zero-shot-2b: setup ## the paper: every prompt on the three benchmarks, Qwen2-VL-2B; ARGS="KEY=VALUE ..." adds overrides
+reproduce-zero-shot-7b: setup ## the paper: every prompt on the three benchmarks, Qwen2-VL-7B
+reproduce-mine-2b: setup ## the paper: SaHa's clusters of MMEB-train, by Qwen2-VL-2B
+reproduce-train-2b: setup ## the paper: fine-tuning on the clusters, Qwen2-VL-2B, eight GPUs
+reproduce-train-7b: setup ## the paper: fine-tuning on the clusters, Qwen2-VL-7B, eight GPUs
+reproduce-train-2b-one-gpu: setup ## the paper: the same steps as reproduce-train-2b, one GPU
+reproduce-train-7b-one-gpu: setup ## the paper: the same steps as reproduce-train-7b, one GPU
+reproduce-evaluate-2b: setup ## the paper: the fine-tuned Qwen2-VL-2B on the three benchmarks
+reproduce-evaluate-7b: setup ## the paper: the fine-tuned Qwen2-VL-7B on the three benchmarks
+
+# An experiment's second line is its command.
+$(PAPER:%=reproduce-%): reproduce-%:
+	$(RUN) $$(sed -n '2s/^# python //p' conf/experiment/paper_$(subst -,_,$*).yaml) $(ARGS)
+
+reproduce-dry: setup ## the paper's experiments, a few steps of each, on the embedded model and stand-ins for the data
+	$(RUN) -m gen2embed.rehearsal outputs/dry
 
 tiny: setup ## make the embedded checkpoint again from seed (about 25 CPU minutes) in outputs/tiny
 	$(RUN) -m gen2embed.tiny.train outputs/tiny

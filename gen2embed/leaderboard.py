@@ -19,12 +19,13 @@ METRICS = {"hit@1": "precision@1", "precision@1": "precision@1", "recall@1": "pr
 def leaderboard(scores: Mapping[str, Any], embedder: Embedder) -> dict[str, Any]:
     """The score sheet of a run. With one right candidate a query, hit and recall are the same.
 
-    The model's name is its folder's or hub id's last part; release date and link are the submitter's to fill in.
+    The model's name is its folder's or hub id's last part, and the adapter's digest; release date and link are the
+    submitter's to fill in.
     """
     backbone = embedder.backbone
     return {
         "metadata": {
-            "model_name": Path(backbone.name).name,
+            "model_name": Path(backbone.name).name + (f" + {backbone.adapter[:8]}" if backbone.adapter else ""),
             "model_backbone": backbone.model_type,
             "model_size": round(backbone.parameters / 1e9, 2),
             "embedding_dimension": backbone.full.config.get_text_config().hidden_size,

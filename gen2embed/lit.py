@@ -49,6 +49,7 @@ class ContrastiveModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.sync.seed(self.seed)
+        self.train()  # Lightning leaves the mode as it is, and models are loaded for inference
 
     def training_step(self, batch: TrainingBatch, _: int) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()

@@ -118,7 +118,7 @@ def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
     benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
     for benchmark in benchmarks:
         images.check(benchmark.pictures, benchmark.roots)
-        if "resolution" in _chosen() and benchmark.resolution not in (None, cfg.resolution.policy):
+        if "resolution" in _overridden() and benchmark.resolution not in (None, cfg.resolution.policy):
             log.warning(
                 "%s is evaluated at its published resolution, %s; set it to null for the chosen one",
                 benchmark.name,
@@ -144,21 +144,25 @@ def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
     )
 
 
+def _overridden() -> set[str]:
+    """The groups that the command line chooses or sets a key of."""
+    overrides = HydraConfig.get().overrides.task
+    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+
+
 def _chosen() -> set[str]:
-    """The groups that the command line, or the experiment that it names, chooses or sets a key of."""
-    config = HydraConfig.get()
-    groups = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in config.overrides.task}
-    experiments = [config.runtime.choices.get("experiment")]
+    """The groups that the command line overrides, or the experiment that it names."""
+    groups, experiments = _overridden(), [HydraConfig.get().runtime.choices.get("experiment")]
     while experiments:
         file = conf_dir() / "experiment" / f"{experiments.pop()}.yaml"
         if file.is_file():
             experiment: Any = OmegaConf.load(file)
+            groups |= {str(key) for key in experiment if key != "defaults"}
             for entry in experiment.get("defaults", []):
                 if isinstance(entry, str):
                     experiments.append(entry)
                 else:
                     groups |= {str(key).rpartition("/")[2] for key in entry}
-            groups |= set(map(str, experiment))
     return groups
 
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from checkpoints import make_checkpoint
+from checkpoints import FAMILIES, make_checkpoint
 from conftest import GOLDEN, TINY
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
+from transformers.models.smolvlm import processing_smolvlm
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.encoder.adapter import Lora, find_adapter, matched, save
+from gen2embed.encoder.adapter import Full, Lora, find_adapter, matched, save
 from gen2embed.presets import load_preset
 
 ADAPTER = GOLDEN / "adapter"  # DoRA, saved by peft 0.13 under transformers 4.46: `model.layers`, no `language_model`
@@ -188,3 +189,21 @@ def test_what_is_no_adapter(tmp_path):
         load_golden("none", adapter="nobody/nothing")
     assert find_adapter(ADAPTER) == ADAPTER
     assert find_adapter(TINY) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fully_tuned_model_of_any_family_loads_again(family, tmp_path, monkeypatch):
+    """With all that its processor needs."""
+    monkeypatch.setattr(processing_smolvlm, "num2words", str)  # for videos only, and not always installed
+    make_checkpoint(family, tmp_path / "base")
+    embedder = Embedder.from_pretrained(tmp_path / "base", resolution="original", device="cpu")
+    backbone = Full().attach(embedder.backbone)
+    with torch.no_grad():
+        backbone.model.get_input_embeddings().weight.mul_(1.5)
+    inputs = ["a red star", {"image": GOLDEN / "images" / "3.png", "text": "what?"}]
+    expected = embedder.encode(inputs)
+    save(backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / "tuned")
+    again = Embedder.from_pretrained(tmp_path / "tuned", device="cpu")
+    torch.testing.assert_close(again.encode(inputs), expected, atol=1e-6, rtol=0)
+    assert again.fingerprint["image_processor"] == embedder.fingerprint["image_processor"]
+    assert type(again.backbone.processor).__name__ == type(embedder.backbone.processor).__name__ != "PictureProcessor"

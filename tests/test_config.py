@@ -14,7 +14,10 @@ GROUPS = {  # of each entry point, in the order of its defaults
     entry: [next(iter(node)) for node in OmegaConf.load(conf_dir() / f"{entry}.yaml").defaults if node != "_self_"]
     for entry in ENTRIES
 }
-EXPERIMENTS = {"demo": "eval", "demo_finetuned": "train", "miners": "train"}  # which script runs them
+EXPERIMENTS = {  # which script runs them, as the command in their second line says
+    file.stem: file.read_text().splitlines()[1].split()[2].removesuffix(".py")
+    for file in (conf_dir() / "experiment").glob("*.yaml")
+}
 CHOICES = [
     (entry, f"{group}={file.stem}")
     for entry, groups in GROUPS.items()
@@ -46,7 +49,7 @@ def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeyp
     config.check(cfg, entry, [choice])
     group, _, name = choice.partition("=")
     if group in ("prompt", "resolution", "data", "engine", "mining", "loss", "adapter", "optim", "callbacks", "logger"):
-        assert (instantiate(cfg[group]) is None) == (choice in ("logger=none", "mining=none"))
+        assert (instantiate(cfg[group]) is None) == (choice in ("logger=none", "mining=none", "adapter=none"))
     if group in ("trainer", "strategy") and name != "gpu":  # which needs one
         assert make_trainer(cfg).num_devices == 1
     if group == "model":

@@ -102,8 +102,7 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
     """
     backbone.full.save_pretrained(folder)
     if not isinstance(backbone.full, peft.PeftModel):
-        for part in (backbone.processor.tokenizer, backbone.processor.image_processor):
-            part.save_pretrained(folder)
+        backbone.processor.save_pretrained(folder)
     card = {
         "prompt": prompt.describe(),
         "resolution": resolution.describe(),

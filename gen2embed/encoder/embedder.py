@@ -21,7 +21,7 @@ from gen2embed.encoder.backbone import Attention, Backbone, Dtype, load_backbone
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.pooling import last_token
-from gen2embed.images import Resolution
+from gen2embed.images import Policy, Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
@@ -145,16 +145,12 @@ class Embedder:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an embedding, in plain values."""
-        image_processor = self.backbone.processor.image_processor
         return {
             "model": self.backbone.identity,
             "adapter": self.backbone.adapter,
             "prompt": self.build.prompt.describe(),
             "resolution": self.build.resolution.describe(),
-            "image_processor": {
-                "class": type(image_processor).__name__,
-                "size": {key: value for key, value in dict(image_processor.size).items() if value is not None},
-            },
+            "image_processor": self.backbone.processor.image_processor.to_dict(),
             "pooling": last_token.__name__,
             "attention": self.backbone.attention,
             "dtype": str(self.backbone.dtype).removeprefix("torch."),

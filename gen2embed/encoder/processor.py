@@ -35,6 +35,7 @@ def load_processor(
         def get_attributes(cls) -> list[str]:
             return [name for name in super().get_attributes() if name != LEFT_OUT]
 
+    PictureProcessor.__name__ = base.__name__  # which is saved with it
     tokenizer = AutoTokenizer.from_pretrained(path, **source)
     if not tokenizer.is_fast:
         raise UserError(

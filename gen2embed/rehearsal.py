@@ -1,0 +1,108 @@
+"""Rehearse the paper's experiments, a few steps of each, without weights or data to download.
+
+    python -m gen2embed.rehearsal outputs/dry
+
+Every `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in place of its
+weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its own:
+prompts, resolutions, adapter, mining, training on several processes, checkpoints, scoring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from gen2embed.config import check, register_resolvers
+from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
+from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.report import print_table
+
+SCRIPTS = ("mine.py", "train.py", "eval.py")  # in the order in which one needs what another leaves
+LEFT = {"mine.py": "clusters.parquet", "train.py": "adapter/adapter_model.safetensors", "eval.py": "results.json"}
+ROWS, QUERIES, CANDIDATES = 20, 2, 3  # a training subset, an evaluation task, a query
+
+
+def experiments() -> list[tuple[str, str]]:
+    """Script and name of each of the paper's experiments, as its header has them."""
+    found = []
+    for file in sorted((conf_dir() / "experiment").glob("paper_*.yaml")):
+        _, script, *arguments = shlex.split(file.read_text().splitlines()[1].removeprefix("# "))
+        if arguments != [f"experiment={file.stem}"] or script not in SCRIPTS:
+            raise ValueError(f"{file} does not begin with its command")
+        found.append((script, file.stem))
+    return sorted(found, key=lambda pair: (SCRIPTS.index(pair[0]), pair[1]))
+
+
+def overrides(script: str, folder: Path, devices: int = 1) -> list[str]:
+    """What replaces weights, data and length of an experiment, and nothing else. devices: that it asks for."""
+    data = folder / "data"
+    out = [f"model.path={PACKAGE / 'tiny' / 'checkpoint'}", f"paths.data_dir={data}", f"paths.output_dir={folder}"]
+    out.append("trainer.accelerator=cpu")
+    if script != "eval.py":
+        out += [f"data.path={data / 'MMEB-train'}", f"data.max_rows_per_subset={ROWS}"]
+    if script == "eval.py":
+        out += [f"benchmark.mmeb.annotations={data / 'MMEB-eval'}", "bootstrap=20"]
+    if script == "train.py":
+        out += ["batch.pairs=32", "batch.workers=1", "trainer.max_steps=2", "optim.scheduler.num_warmup_steps=0"]
+        out += ["callbacks.steps.every_n_steps=1", f"trainer.devices={min(2, devices)}"]
+    return out
+
+
+def write_data(folder: Path) -> None:
+    """Stand-ins for the public datasets, where the experiments look for them below `paths.data_dir`."""
+    train, evaluation = compose_shipped("train", ["data=mmeb"]), compose_shipped("eval", ["benchmark=all"])
+    benchmarks = evaluation.benchmark
+    sugarcrepe = [subset for subsets in benchmarks.sugarcrepe.groups.values() for subset in subsets]
+    write_mmeb_train(folder / "MMEB-train", train.data.subsets, ROWS)
+    write_mmeb_eval(folder / "MMEB-eval", benchmarks.mmeb.groups, QUERIES, CANDIDATES)
+    write_sugarcrepe(folder, sugarcrepe, benchmarks.sugarcrepe_pp.subset_names, QUERIES)
+
+
+def rehearse(folder: Path) -> Table:
+    """Check, then run every experiment; what each says is in `<folder>/<name>.log`. Ends the program at a failure."""
+    register_resolvers()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_data(folder / "data")
+    arguments = {}
+    for script, name in experiments():
+        config, chosen = script.removesuffix(".py"), [f"experiment={name}"]
+        devices = compose_shipped(config, chosen).trainer.devices
+        arguments[name] = [*chosen, *overrides(script, folder, devices)]
+        cfg = compose_shipped(config, arguments[name])
+        cfg.output_dir = str(folder)  # Hydra's clock runs in a program only
+        check(cfg, config, chosen)
+    table = Table(title="rehearsed")
+    for column in ("experiment", "left", "seconds"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    for script, name in experiments():
+        started = time.perf_counter()
+        command = [sys.executable, script, *arguments[name]]
+        with (folder / f"{name}.log").open("w") as log:
+            environment = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+            code = subprocess.run(
+                command, cwd=PACKAGE.parent, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        run = folder / "paper" / name.removeprefix("paper_")
+        left = list(run.rglob(LEFT[script]))
+        if code or not left:
+            raise SystemExit(f"error: {shlex.join(command)} failed ({code}):\n{(folder / f'{name}.log').read_text()}")
+        table.add_row(f"{script} {name}", f"{len(left)} x {LEFT[script]}", f"{time.perf_counter() - started:.0f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    print_table(rehearse(parser.parse_args().folder.resolve()))
+
+
+if __name__ == "__main__":
+    main()
