@@ -208,6 +208,14 @@ def test_ids_are_the_tokenizers_own_of_the_whole_string(name, turns):
     parts = []
     for text, index in turns:
         parts += [(text, False), (specials[index % len(specials)], True)]
+    check_whole(tokenizer, parts)
+
+
+def test_white_space_that_a_special_token_takes():
+    check_whole(TOKENIZERS["strip"], [("a", False), ("<|end|>", True), ("  red", False)])
+
+
+def check_whole(tokenizer, parts):
     whole = "".join(text for text, _ in parts)
     begun = tokenizer.bos_token is not None and whole.startswith(tokenizer.bos_token)
     assert PromptTokenizer.of(tokenizer)(parts) == tokenizer(whole, add_special_tokens=not begun)["input_ids"]

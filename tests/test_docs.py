@@ -9,12 +9,14 @@ import sys
 import pytest
 from conftest import REPOSITORY, TINY
 
+from gen2embed.rehearsal import experiments
+
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-SMALL = ["data.rows=24", "benchmark.queries=4", "data.subsets=[shape,t2i]", "engine.store=null"]
-SMALL_OF = {
-    "eval.py": ["bootstrap=10"],
-    "mine.py": ["mining.top_k=7"],
-    "train.py": ["bootstrap=10", "mining.top_k=7", "trainer.max_steps=2"],
+DATA, TASKS = ["data.rows=24", "data.subsets=[shape,t2i]"], ["benchmark.queries=4", "bootstrap=10"]
+SMALL = {
+    "eval.py": TASKS,
+    "mine.py": [*DATA, "mining.top_k=7"],
+    "train.py": [*DATA, *TASKS, "mining.top_k=7", "trainer.max_steps=2"],
 }
 
 
@@ -48,7 +50,7 @@ def test_python_commands(run_script, capfd, monkeypatch):
         here = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
         if here != args or any(arg.startswith("model=") for arg in args):
             here.append(f"model.path={TINY}")
-        outcome = run_script(script, *here, *SMALL, *SMALL_OF[script])
+        outcome = run_script(script, *here, "engine.store=null", *SMALL[script])
         assert outcome.code == 0, f"{command}: {outcome.err}"
         assert ("overall" in outcome.out) or "--cfg" in args or script == "mine.py"
 
@@ -63,8 +65,11 @@ def test_make_targets_exist(command):
 
 def test_make_help_lists_every_target():
     shown = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)[1].split()
-    for target in phony:
+    phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)[1]
+    targets = re.sub(r"\$\(.*\)", "", phony).split()
+    targets += [name.replace("_", "-").replace("paper-", "reproduce-") for _, name in experiments()]
+    assert len(targets) > 18
+    for target in targets:
         assert f"make {target} " in shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -150,7 +151,7 @@ class Embedder:
             "adapter": self.backbone.adapter,
             "prompt": self.build.prompt.describe(),
             "resolution": self.build.resolution.describe(),
-            "image_processor": self.backbone.processor.image_processor.to_dict(),
+            "image_processor": json.loads(json.dumps(self.backbone.processor.image_processor.to_dict(), default=str)),
             "pooling": last_token.__name__,
             "attention": self.backbone.attention,
             "dtype": str(self.backbone.dtype).removeprefix("torch."),

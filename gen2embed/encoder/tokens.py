@@ -22,7 +22,7 @@ class PromptTokenizer:
 
     twin: Tokenizer
     names: dict[str, str]  # special token -> private name
-    ids: dict[str, int]  # private name, or added token that anybody may write -> id
+    ids: dict[int, int]  # of added tokens: the twin's -> the tokenizer's
     special: re.Pattern[str]
     bos: str | None
 
@@ -31,18 +31,19 @@ class PromptTokenizer:
         """tokenizer: a fast one. control: added tokens to guard, too, though they may not be flagged as special."""
         backend = tokenizer.backend_tokenizer
         secret = uuid.uuid4().hex  # a name must not be guessed by a text
-        names, ids, added = {}, {}, []
+        names, indices, added = {}, {}, []
         for index, token in sorted(backend.get_added_tokens_decoder().items()):
             name = token.content
             if token.special or token.content in control:
                 name = names[token.content] = f"\ue000{secret}{index}\ue001"
-            ids[name] = index
+            indices[name] = index
             flags = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip", "normalized")}
             added.append(AddedToken(name, **flags))
         twin = Tokenizer(backend.model)
         twin.normalizer, twin.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
         twin.post_processor = backend.post_processor
         twin.add_tokens(added)
+        ids = {twin.token_to_id(name): index for name, index in indices.items()}
         longest_first = sorted(names, key=len, reverse=True)
         special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         return cls(twin, names, ids, special, names.get(str(tokenizer.bos_token)))
@@ -57,7 +58,7 @@ class PromptTokenizer:
         )
         begun = self.bos is not None and text.startswith(self.bos)
         encoding = self.twin.encode(text, add_special_tokens=not begun)
-        return [self.ids.get(token, index) for token, index in zip(encoding.tokens, encoding.ids, strict=True)]
+        return [self.ids.get(index, index) for index in encoding.ids]
 
     def starts(self, text: str) -> list[int]:
         """Where each token of a text begins, in characters."""
