@@ -1,5 +1,6 @@
 """What the README and the docs tell people to type, typed."""
 
+import json
 import re
 import runpy
 import shlex
@@ -9,15 +10,11 @@ import sys
 import pytest
 from conftest import REPOSITORY, TINY
 
+from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
+from gen2embed.presets import compose_shipped
 from gen2embed.rehearsal import experiments
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-DATA, TASKS = ["data.rows=24", "data.subsets=[shape,t2i]"], ["benchmark.queries=4", "bootstrap=10"]
-SMALL = {
-    "eval.py": TASKS,
-    "mine.py": [*DATA, "mining.top_k=7"],
-    "train.py": [*DATA, *TASKS, "mining.top_k=7", "trainer.max_steps=2"],
-}
 
 
 def blocks(language):
@@ -36,21 +33,52 @@ def test_commands_are_found():
     assert len(PYTHON) + len(MAKES) + 1 == len(COMMANDS)  # and .venv/bin/pre-commit
 
 
-def test_python_commands(run_script, capfd, monkeypatch):
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A working directory with the data that the commands name."""
+    folder = tmp_path_factory.mktemp("here")
+    cfg = compose_shipped("eval", ["benchmark=all"]).benchmark
+    write_mmeb_train(folder / "data/MMEB-train", compose_shipped("train", ["data=mmeb"]).data.subsets, 20)
+    write_mmeb_eval(folder / "data/MMEB-eval", cfg.mmeb.groups, 2, 3)
+    subsets = [subset for its in cfg.sugarcrepe.groups.values() for subset in its]
+    write_sugarcrepe(folder / "data", subsets, cfg.sugarcrepe_pp.subset_names, 4)
+    (folder / "my").mkdir()
+    rows = [f"a {word},,{word},\n" for word in ("dog", "cat", "sea", "sun", "fox", "owl", "ant", "elk", "bee")]
+    (folder / "my/pairs.csv").write_text("qry,qry_image_path,pos_text,pos_image_path\n" + "".join(rows))
+    task = {"qry_text": "a dog", "qry_img_path": "", "tgt_text": ["dog", "cat"], "tgt_img_path": ["", ""]}
+    (folder / "my/task.jsonl").write_text(json.dumps(task))
+    return folder
+
+
+def small(script, args):
+    """Overrides that make a command short."""
+    groups = {arg.partition("=")[0] for arg in args}
+    out = ["engine.store=null"]
+    if script != "mine.py":
+        out += ["bootstrap=10", *([] if "benchmark" in groups else ["benchmark.queries=2"])]
+    if script != "eval.py":
+        out += ["mining.top_k=7", *([] if "data" in groups else ["data.rows=24", "data.subsets=[shape,t2i]"])]
+    if script == "train.py":
+        out += ["trainer.max_steps=2", *(["batch.pairs=8"] if "data" in groups else [])]
+    return out
+
+
+def test_python_commands(run_script, capfd, monkeypatch, here):
     """As written and one after the other, but on the small world, for a few steps, and on the shipped weights where the
     command's own are a download away."""
     for command in PYTHON:
         script, *args = shlex.split(command)[1:]
+        monkeypatch.chdir(here)
         if script == "-m":
             monkeypatch.setattr(sys, "argv", args)
             capfd.readouterr()
             runpy.run_module(args[0], run_name="__main__")
             assert "overall" in capfd.readouterr().out
             continue
-        here = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
-        if here != args or any(arg.startswith("model=") for arg in args):
-            here.append(f"model.path={TINY}")
-        outcome = run_script(script, *here, "engine.store=null", *SMALL[script])
+        given = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
+        if given != args or any(arg.startswith("model=") for arg in args):
+            given.append(f"model.path={TINY}")
+        outcome = run_script(script, *given, *small(script, args), cwd=here)
         assert outcome.code == 0, f"{command}: {outcome.err}"
         assert ("overall" in outcome.out) or "--cfg" in args or script == "mine.py"
 

@@ -43,7 +43,7 @@ class PromptTokenizer:
         twin.normalizer, twin.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
         twin.post_processor = backend.post_processor
         twin.add_tokens(added)
-        ids = {twin.token_to_id(name): index for name, index in indices.items()}
+        ids = {number: indices[token.content] for number, token in twin.get_added_tokens_decoder().items()}
         longest_first = sorted(names, key=len, reverse=True)
         special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         return cls(twin, names, ids, special, names.get(str(tokenizer.bos_token)))
