@@ -14,6 +14,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,9 @@ from hydra.core.global_hydra import GlobalHydra
 from gen2embed import Embedder
 from gen2embed.data.world import World
 from gen2embed.presets import PACKAGE
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"

@@ -200,7 +200,7 @@ TOKENIZERS = {
 WORDS = st.lists(st.sampled_from(["a dog", " red", "  ", "\n", "\n\n", "é", "▁", "circle", "<", ">"]), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(TOKENIZERS)), st.lists(st.tuples(WORDS.map("".join), st.integers(0, 8)), max_size=5))
 def test_ids_are_the_tokenizers_own_of_the_whole_string(name, turns):
     tokenizer = TOKENIZERS[name]

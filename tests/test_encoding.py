@@ -180,7 +180,7 @@ def test_visual_tokens_alone_too_long(tiny, tmp_path):
 SPECIAL = ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|vision_start|>", "<|endoftext|>", "<|video_pad|>"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from([*SPECIAL, "<|image_1|>", " a", "\n", "é"]), min_size=1, max_size=6), st.booleans())
 def test_special_tokens_in_text_stay_text(tiny, texts, with_picture):
     text = "x" + "".join(texts)
