@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
+
+
+def is_hub_id(path: str | Path) -> bool:
+    """Whether `path` can be a repository on the hub."""
+    return isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -91,10 +91,10 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
     write_json(folder / "results.json", {**scores, "manifest": run})
 
 
-def log_scores(loggers: Sequence[Logger], scores: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def log_scores(loggers: Sequence[Logger], scores: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
     for logger in loggers:
         logger.log_hyperparams(dict(config))
-        logger.log_metrics(flat(scores))
+        logger.log_metrics({name: value for its in scores for name, value in flat(its).items()})
         logger.finalize("success")
 
 

@@ -189,8 +189,8 @@ def evaluate_and_report(
         if benchmark.name == "mmeb":
             report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
         report.print_table(report.score_table(evaluation.scores))
-        report.log_scores(trainer.loggers, evaluation.scores, config)
         every[benchmark.name] = evaluation.scores
+    report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:
         report.write_json(folder / "results.json", {"benchmarks": every})
     if len(benchmarks) != 1:

@@ -119,7 +119,8 @@ class RankingTask:
     choices[i]: indices into `candidates`, in the order of the annotations (which decides ties).
     relevance[i]: the grade of each choice, above zero where it answers query i.
     strict: a tie is wrong; otherwise the first of the best choices counts.
-    rows[i]: the benchmark's row of query i; a row is right if all of its queries are. None: a row a query.
+    rows[i]: the benchmark's row of query i; a row is right if all of its queries, which stand side by side, are. None:
+        a row a query.
     chance: the expected score of random embeddings; None works it out from the grades of a row a query.
     """
 

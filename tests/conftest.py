@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 
 from gen2embed import Embedder
 from gen2embed.data.world import World
@@ -61,6 +62,23 @@ def tiny() -> Embedder:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"), rows=24, queries=8)
+
+
+def noise(seed: int, size: tuple[int, int] = (84, 84)) -> Image.Image:
+    """A picture of random pixels."""
+    pixels = np.random.default_rng(seed).integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+INPUTS = [  # of every kind and of different lengths
+    "a dog",
+    {"text": "a large striped red circle on white, and a much longer text than the others have"},
+    {"image": noise(1)},
+    {"image": noise(2), "text": "what colour is it?"},
+    {"image": noise(3, (30, 100))},
+    "<|image_1|>\nno picture",
+    {"text": "<|image_1|>\nno picture", "image": noise(1)},
+]
 
 
 def folders(world: World) -> list[str]:

@@ -185,7 +185,7 @@ def test_what_is_no_adapter(tmp_path):
         load_golden("none", adapter=tmp_path / "none")
     with pytest.raises(UserError, match=r"is not an adapter: it has no adapter_config.json"):
         load_golden("none", adapter=TINY)
-    with pytest.raises(UserError, match=r"the adapter nobody/nothing could not be loaded: "):
+    with pytest.raises(UserError, match=r"nobody/nothing is no folder here, and could not be loaded from the hub: "):
         load_golden("none", adapter="nobody/nothing")
     assert find_adapter(ADAPTER) == ADAPTER
     assert find_adapter(TINY) is None

@@ -5,15 +5,13 @@ import json
 import unicodedata
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, make_checkpoint, qwen_like, sentencepiece_like
-from conftest import TINY
+from conftest import INPUTS, TINY, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from tokenizers import AddedToken, processors
 from transformers.models.smolvlm import processing_smolvlm
 
@@ -23,22 +21,6 @@ from gen2embed.encoder.embedder import as_item
 from gen2embed.encoder.tokens import PromptTokenizer
 from gen2embed.images import Resolution
 from gen2embed.presets import load_preset
-
-
-def noise(seed, size=(84, 84)):
-    pixels = np.random.default_rng(seed).integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-INPUTS = [
-    "a dog",
-    {"text": "a large striped red circle on white, and a much longer text than the others have"},
-    {"image": noise(1)},
-    {"image": noise(2), "text": "what colour is it?"},
-    {"image": noise(3, (30, 100))},
-    "<|image_1|>\nno picture",
-    {"text": "<|image_1|>\nno picture", "image": noise(1)},
-]
 
 
 @pytest.fixture(scope="module", autouse=True)

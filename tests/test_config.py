@@ -144,6 +144,9 @@ CONVENTION = "prompt.conventoin is unknown; prompt has convention, "
         ("+prompt.conventoin=native", CONVENTION),
         ("resolution=tiny", "choose one of clamp, clip, high, low, mid, mid_high, mid_low, original, qwen3_vl_embed"),
         ("seed", "missing EQUAL"),
+        ("model=qwen2_vl", "choose one of base, gemma3_4b, llava_next_7b, "),
+        ("benchmark=mmbe", "custom, mmeb, none, sugarcrepe, sugarcrepe_pp, world (did you mean mmeb?)"),
+        ("benchmark=none", "benchmark=none evaluates nothing; choose another benchmark"),
     ],
 )
 def test_mistakes_on_the_command_line(run_script, argument, message):

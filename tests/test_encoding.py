@@ -3,10 +3,9 @@
 import importlib.util
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY
+from conftest import GOLDEN, INPUTS, TINY, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -72,22 +71,6 @@ def test_native_ids_are_the_processors_own():
     text = text.replace("<|image_pad|>", "<|image_pad|>" * ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")))
     assert ids == tokenizer(text)["input_ids"]
     assert ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 64  # 224 pixels of the budget, 28 a token
-
-
-def noise(seed, size=(84, 84)):
-    pixels = np.random.default_rng(seed).integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-INPUTS = [
-    "a dog",
-    {"text": "a large striped red circle on white, and a much longer text than the others have"},
-    {"image": noise(1)},
-    {"image": noise(2), "text": "what colour is it?"},
-    {"image": noise(3, (30, 100))},
-    "<|image_1|>\nno picture",
-    {"text": "<|image_1|>\nno picture", "image": noise(1)},
-]
 
 
 @pytest.fixture(scope="module", params=["native", "reference"])

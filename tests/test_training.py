@@ -350,6 +350,24 @@ def test_training_without_mining_and_in_full(run_script, world, tmp_path):
     assert "not as the checkpoint" not in again.err
 
 
+def test_nothing_trained_is_the_model_as_it_is(run_script, train, world, tmp_path):
+    assert train("adapter=none", "output_dir=run").code == 0
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert run_script("eval.py", "output_dir=again", folders(world)[1], *EVAL).code == 0
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "again"))
+    assert first["tasks"] == second["tasks"]
+
+
+def test_training_without_an_evaluation(run_script, world, tmp_path):
+    args = [folders(world)[0], *SMALL, "data.subsets=[shape]", "batch.pairs=16", "trainer.max_steps=1"]
+    outcome = run_script("train.py", "benchmark=none", "output_dir=run", *args)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["fingerprint"]["adapter"] is not None
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
 
 

@@ -73,8 +73,7 @@ def _benchmark(
     image_dir: Path,
     resolution: Policy | None,
 ) -> Benchmark:
-    roots = picture_roots(image_dir) if image_dir.is_dir() else []
-    return Benchmark(name, tasks, groups, averages, roots, resolution)
+    return Benchmark(name, tasks, groups, averages, picture_roots(image_dir), resolution)
 
 
 def _task(name: str, group: str, rows: Rows, image_dir: Path, candidate_role: Role | None) -> RankingTask:

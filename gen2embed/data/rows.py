@@ -9,7 +9,6 @@ import contextlib
 import csv
 import difflib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen2embed.files import is_hub_id
 from gen2embed.types import Item, UserError
 
 LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
@@ -56,9 +56,9 @@ def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns) 
     """
     folder = Path(dataset)
     if not folder.is_dir():
-        if isinstance(dataset, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) or folder.exists():
+        if folder.exists() or not is_hub_id(dataset):
             raise UserError(f"the dataset {dataset} is neither a folder nor a hub id such as TIGER-Lab/MMEB-eval")
-        return _from_hub(dataset, subset, split, columns)
+        return _from_hub(str(dataset), subset, split, columns)
     for layout in LAYOUTS:
         if files := sorted(folder.glob(layout.format(subset=subset, split=split))):
             where = str(files[0] if len(files) == 1 else folder / subset)
@@ -96,7 +96,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def picture_roots(image_dir: Path) -> list[Path]:
     """The folders that pictures are looked for in: `image_dir`, and those right below it."""
-    return [image_dir, *sorted(path for path in image_dir.iterdir() if path.is_dir())]
+    below = sorted(path for path in image_dir.iterdir() if path.is_dir()) if image_dir.is_dir() else []
+    return [image_dir, *below]
 
 
 def locate_pictures(image_dir: Path, names: Iterable[str]) -> Callable[[str], Path]:

@@ -48,7 +48,7 @@ def read_sugarcrepe(
         captions = [(row["caption"], row["negative_caption"]) for row in rows]
         comparisons = [(picture, *pair) for picture, pair in zip(pictures, captions, strict=True)]
         tasks.append(_task(subset, group, comparisons, "candidate", None, 1 / 2))
-    return Benchmark("sugarcrepe", tuple(tasks), groups, {}, _roots(images), resolution)
+    return Benchmark("sugarcrepe", tuple(tasks), groups, {}, picture_roots(images), resolution)
 
 
 def read_sugarcrepe_pp(
@@ -83,7 +83,7 @@ def read_sugarcrepe_pp(
         itt.append(_task(f"{subset}_itt", "itt", by_picture, "candidate", twice, 1 / 3))
         tot.append(_task(f"{subset}_tot", "tot", by_text, "query", twice, 1 / 3))
     groups = {kind: [f"{subset}_{kind}" for subset in subset_names] for kind in ("itt", "tot")}
-    return Benchmark("sugarcrepe_pp", (*itt, *tot), groups, {}, _roots(images), resolution)
+    return Benchmark("sugarcrepe_pp", (*itt, *tot), groups, {}, picture_roots(images), resolution)
 
 
 def _task(
@@ -124,10 +124,6 @@ def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]]) -> list[Item]:
     locate: Callable[[str], Path] = locate_pictures(image_dir, (row["filename"] for row in rows))
     items = {name: Item.of("", locate(name)) for name in dict.fromkeys(row["filename"] for row in rows)}
     return [items[row["filename"]] for row in rows]
-
-
-def _roots(image_dir: Path) -> list[Path]:
-    return picture_roots(image_dir) if image_dir.is_dir() else []
 
 
 def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]]:

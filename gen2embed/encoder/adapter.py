@@ -17,9 +17,9 @@ import peft
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
-from gen2embed.encoder.backbone import Backbone, is_hub_id
+from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.store import differences
-from gen2embed.files import digest_files, write_atomic
+from gen2embed.files import digest_files, is_hub_id, write_atomic
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
@@ -205,12 +205,11 @@ def find_adapter(source: str | Path) -> Path | None:
     try:
         hub.hf_hub_download(str(source), "adapter_config.json")
         return Path(hub.snapshot_download(str(source), allow_patterns=["adapter_*", CARD]))
-    except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):  # nothing is cached and the hub cannot be reached
-            raise UserError(f"the adapter {source} could not be loaded: {str(error).splitlines()[0]}") from error
-        return None
-    except (OSError, HfHubHTTPError) as error:
-        raise UserError(f"the adapter {source} could not be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None  # the repository is there, and holds something else
+        first = str(error).splitlines()[0]
+        raise UserError(f"{source} is no folder here, and could not be loaded from the hub: {first}") from error
 
 
 def is_adapter(path: str | Path) -> bool:

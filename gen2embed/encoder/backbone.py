@@ -5,7 +5,6 @@ Everything is loaded by Hugging Face's own classes, from a hub id or a local fol
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
 from gen2embed.encoder.processor import load_processor
-from gen2embed.files import digest_files
+from gen2embed.files import digest_files, is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.types import UserError
@@ -124,11 +123,6 @@ def check_path(path: str | Path) -> str:
     if not any(_weights(folder)):
         raise UserError(f"the checkpoint {path} has no weights: no file matches {' or '.join(WEIGHTS)}")
     return str(folder)
-
-
-def is_hub_id(path: str | Path) -> bool:
-    """Whether `path` can be a repository on the hub."""
-    return isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
 def _check_supported(path: str, source: dict[str, Any]) -> None:
