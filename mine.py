@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from gen2embed import images, report
 from gen2embed.config import plain
 from gen2embed.data.clusters import write_clusters
-from gen2embed.miners import mine_pairs
+from gen2embed.miners.run import mine_pairs
 from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
 from gen2embed.types import UserError
 

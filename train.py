@@ -18,7 +18,7 @@ from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.lit import ContrastiveModule
-from gen2embed.miners import await_mined, mine_once
+from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.runs import (
     check_sources,
     entry_point,

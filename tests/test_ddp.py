@@ -25,7 +25,8 @@ from gen2embed.encoder.adapter import Lora
 from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule, in_batch_accuracy
 from gen2embed.losses import InfoNCE
-from gen2embed.miners import Random, await_mined, mine_once
+from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.miners.shuffled import Random
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
 from gen2embed.types import Pair
 

@@ -22,7 +22,9 @@ from gen2embed.encoder.adapter import Full, Lora, save
 from gen2embed.encoder.engine import Engine
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
-from gen2embed.miners import Random, SaHaPaper, mine_pairs
+from gen2embed.miners.run import mine_pairs
+from gen2embed.miners.saha import SaHaPaper
+from gen2embed.miners.shuffled import Random
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 

@@ -1,4 +1,4 @@
-"""Miners: from training pairs to clusters, subset by subset."""
+"""From training pairs to clusters, subset by subset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,72 +18,8 @@ from gen2embed.data.clusters import SCHEMA, data_fingerprint, write_clusters
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.encoder.store import digest
 from gen2embed.log import progress
-from gen2embed.saha import mine_clusters
+from gen2embed.miners.base import Miner, Subset
 from gen2embed.types import Item, Pair, UserError
-
-
-@dataclass(frozen=True)
-class Subset:
-    """One subset in arrays: unit vectors of its n queries and m distinct candidates.
-
-    positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query.
-    """
-
-    queries: np.ndarray
-    candidates: np.ndarray
-    positive: np.ndarray
-    query_ids: np.ndarray
-    classification: bool
-
-
-class Miner(Protocol):
-    """A way to group the rows of a subset.
-
-    embeds: whether it looks at embeddings at all. top_k: its largest cluster has one row more.
-    """
-
-    embeds: ClassVar[bool]
-    top_k: int
-
-    def mine(self, subset: Subset) -> list[list[int]]:
-        """Clusters of rows, the anchor first."""
-
-
-@dataclass(frozen=True)
-class SaHaPaper:
-    """The paper's algorithm, see `gen2embed.saha`. top_k: K; a full cluster has K + 1 pairs. pool_multiplier: m."""
-
-    embeds: ClassVar[bool] = True
-    top_k: int = 15
-    pool_multiplier: int = 3
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1 or self.pool_multiplier < 1:
-            raise UserError(
-                f"mining.top_k and pool_multiplier are at least 1; got {self.top_k} and {self.pool_multiplier}"
-            )
-
-    def mine(self, subset: Subset) -> list[list[int]]:
-        arrays = (subset.queries, subset.candidates, subset.positive)
-        return mine_clusters(*arrays, self.top_k, self.pool_multiplier, subset.classification, subset.query_ids)
-
-
-@dataclass(frozen=True)
-class Random:
-    """K + 1 rows of one subset at random: homogeneous batches without mining. The last cluster may be smaller."""
-
-    embeds: ClassVar[bool] = False
-    top_k: int = 15
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise UserError(f"mining.top_k is at least 1; got {self.top_k}")
-
-    def mine(self, subset: Subset) -> list[list[int]]:
-        rows = len(subset.queries)
-        order = np.random.default_rng(self.seed).permutation(rows).tolist()
-        return [order[start : start + self.top_k + 1] for start in range(0, rows, self.top_k + 1)]
 
 
 @dataclass(frozen=True)

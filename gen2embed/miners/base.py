@@ -1,0 +1,35 @@
+"""What a miner is: a way to group the rows of a subset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One subset in arrays: unit vectors of its n queries and m distinct candidates.
+
+    positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query.
+    """
+
+    queries: np.ndarray
+    candidates: np.ndarray
+    positive: np.ndarray
+    query_ids: np.ndarray
+    classification: bool
+
+
+class Miner(Protocol):
+    """A way to group the rows of a subset.
+
+    embeds: whether it looks at embeddings at all. top_k: its largest cluster has one row more.
+    """
+
+    embeds: ClassVar[bool]
+    top_k: int
+
+    def mine(self, subset: Subset) -> list[list[int]]:
+        """Clusters of rows, the anchor first."""
