@@ -176,6 +176,12 @@ def test_another_base(tmp_path, caplog):
     with pytest.raises(UserError, match="does not name its base; give the base as path, and it as adapter"):
         Embedder.from_pretrained(ADAPTER)
     ours = trained(tmp_path, Lora(["q_proj"]))
+    card = json.loads((ours / "gen2embed.json").read_text())
+    from_hub = shutil.copytree(ours, tmp_path / "from_hub")
+    card["base"]["identity"] = "some/hub-id@0123"
+    (from_hub / "gen2embed.json").write_text(json.dumps(card))
+    assert Embedder.from_pretrained(TINY, adapter=from_hub, device="cpu").encode("a dog").shape == (1, 128)
+    assert "a hub id cannot be compared with a folder: the adapter" in caplog.text
     with pytest.raises(UserError, match=r"was trained on another base: .*tiny/checkpoint .*, and this is .*golden"):
         load_golden("none", adapter=ours)
 

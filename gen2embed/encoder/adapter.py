@@ -121,10 +121,10 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     base = read_card(folder).get("base", {})
     named = base_of(folder)
     if base and base["identity"] != backbone.identity:
-        raise UserError(
-            f"the adapter {folder} was trained on another base: {base['name']} ({base['identity']}), and this is "
-            f"{backbone.name} ({backbone.identity}); set model.path to its base"
-        )
+        said = f"{base['name']} ({base['identity']}), and this is {backbone.name} ({backbone.identity})"
+        if base["identity"].startswith("weights:") == backbone.identity.startswith("weights:"):
+            raise UserError(f"the adapter {folder} was trained on another base: {said}; set model.path to its base")
+        log.warning("a hub id cannot be compared with a folder: the adapter %s was trained on %s", folder, said)
     if not base and named and Path(named).name != Path(backbone.name).name:
         log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
     does_not_fit = f"the adapter {folder} does not fit {backbone.name}"
