@@ -43,9 +43,9 @@ def similarities(groups: Mapping[str, np.ndarray], label: str) -> Draw:
         present = np.flatnonzero(sum(drawn.values()))
         axes.set_xlim(BINS[max(present[0] - 1, 0)], BINS[min(present[-1] + 2, len(BINS) - 1)])
         axes.set_xlabel(label)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))  # with decimals where ticks need them
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "borderaxespad": 0}
+        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "borderaxespad": 0}
         axes.legend(**above, frameon=False, fontsize=8, ncols=3, columnspacing=1, handlelength=1.4)
 
     return draw
@@ -73,7 +73,7 @@ def coverage(shares: Mapping[str, float]) -> Draw:
         axes.barh(range(len(shares)), [1] * len(shares), color=COLOURS[OWN], alpha=0.2)
         axes.barh(range(len(shares)), list(shares.values()), color=COLOURS["kept"])
         axes.set_yticks(range(len(shares)), list(shares))
-        axes.set_ylim(max(len(shares), 6) - 0.5, -0.5)  # the first on top, and no bar too thick
+        axes.set_ylim(max(len(shares), 4) - 0.5, -0.5)  # the first on top, and no bar too thick
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("rows in a cluster, of all")
