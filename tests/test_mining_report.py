@@ -228,7 +228,7 @@ def test_page(run_folder, pairs):
     assert (run_folder / "mining.png").read_bytes().startswith(b"\x89PNG")
     said = " ".join(page.said.split())
     assert "Cluster 0, 3 rows" in said
-    assert "The closest of 2 owners that the anchor skipped" in said
+    assert "Owners that the anchor skipped: 2." in said
     assert "seed 7" in said  # of the sample
     assert "at most 200 clusters a subset" in said
     assert "equal positive" in said
