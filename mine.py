@@ -9,6 +9,8 @@ from gen2embed import images, report
 from gen2embed.config import plain
 from gen2embed.data.clusters import write_clusters
 from gen2embed.miners.run import mine_pairs
+from gen2embed.miners.skipped import skipped_owners, write_skipped
+from gen2embed.mining_report.page import write_report
 from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
 from gen2embed.types import UserError
 
@@ -26,11 +28,14 @@ def main(cfg: DictConfig) -> None:
     images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    mined = mine_pairs(embedder, engine, pairs, instantiate(cfg.mining), data.classification)
+    miner = instantiate(cfg.mining)
+    mined = mine_pairs(embedder, engine, pairs, miner, data.classification)
     write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
+    write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
     timing = report.timing(mined.encoded, time.perf_counter() - started)
     report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
     report.print_table(report.cluster_table(mined.table, pairs))
+    write_report(folder, pairs)
 
 
 if __name__ == "__main__":

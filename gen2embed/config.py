@@ -51,7 +51,7 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
 
 def _check_keys(node: Any, default: Any, path: str) -> None:
     if isinstance(node, dict) and "_target_" in node:
-        _check_call(node, path)
+        check_call(node, path)
     elif isinstance(node, dict):
         known = default if isinstance(default, dict) else {}
         for key, value in node.items():
@@ -63,7 +63,7 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
         _check_value(node, type(default), path)
 
 
-def _check_call(node: Mapping[str, Any], path: str) -> Any:
+def check_call(node: Mapping[str, Any], path: str) -> Any:
     """Check one constructor call; returns the class or function that it names."""
     name = node["_target_"]
     if not str(name).startswith(TARGETS):
@@ -81,7 +81,7 @@ def _check_call(node: Mapping[str, Any], path: str) -> Any:
         if key not in parameters and not takes_any:
             raise UserError(_unknown(_join(path, key), parameters))
         if isinstance(value, dict) and "_target_" in value:
-            made, hint = _check_call(value, _join(path, key)), hints.get(key)
+            made, hint = check_call(value, _join(path, key)), hints.get(key)
             if inspect.isclass(made) and inspect.isclass(hint) and not issubclass(made, hint):
                 raise UserError(f"{_join(path, key)} must be a {hint.__name__}; got a {made.__name__}")
         elif key in hints:

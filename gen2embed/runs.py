@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gen2embed import images, report
-from gen2embed.config import check, explain, plain, register_resolvers
+from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
@@ -103,6 +104,18 @@ def start(cfg: DictConfig, trainer: Trainer) -> Path:
     else:
         logging.getLogger().setLevel(logging.ERROR)
     return folder
+
+
+def read_data(folder: Path) -> PairSource:
+    """The rows that a run in `folder` was given, by its `config.yaml`; raises `UserError` if that says none."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; it says where the rows of a run lie, and every run leaves one")
+    data = plain(cast(DictConfig, OmegaConf.load(file))).get("data")
+    if not isinstance(data, dict) or "_target_" not in data:
+        raise UserError(f"{file} names no data: it is not of a run of mine.py or train.py")
+    check_call(data, "data")
+    return instantiate(data, _convert_="all")
 
 
 def check_sources(cfg: DictConfig) -> None:

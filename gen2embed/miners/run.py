@@ -71,7 +71,7 @@ def mine_pairs(
     with progress("mining subsets", len(subsets)) as advance:
         for name, indices in subsets.items():
             its = [pairs[index] for index in indices]
-            subset = _subset(its, queries[indices], positives[indices], name in classification)
+            subset = make_subset(its, queries[indices], positives[indices], name in classification)
             for members in miner.mine(subset):
                 rows += _rows(next(number), members, subset, [its[member] for member in members])
             advance()
@@ -107,7 +107,8 @@ def _kept(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner) -> Pa
     return folder / f"{digest(describe(model, pairs, miner))}.parquet"
 
 
-def _subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:
+def make_subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:
+    """The arrays of one subset's pairs; queries, positives: the vectors of either side, a row a pair."""
     positive, first = _identify([pair.positive for pair in pairs])
     query_ids, _ = _identify([pair.query for pair in pairs])
     return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification)

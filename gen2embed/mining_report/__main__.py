@@ -1,0 +1,35 @@
+"""Make a mining run's report again, from its files and its rows alone; no model is loaded.
+
+    python -m gen2embed.mining_report outputs/mined
+
+Reads clusters.parquet, skipped.parquet and, for where the rows lie, config.yaml; leaves report.html and mining.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gen2embed.mining_report.page import write_report
+from gen2embed.runs import read_data
+from gen2embed.types import UserError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what mine.py left")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of clusters that are shown (default 0)")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    try:
+        if not (folder / "clusters.parquet").is_file():
+            raise UserError(f"{folder} holds no clusters.parquet; mine.py leaves one in its output_dir")
+        data = read_data(folder)
+        write_report(folder, data.pairs(), data.roots, arguments.seed)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{folder / 'report.html'} and {folder / 'mining.png'} written")
+
+
+if __name__ == "__main__":
+    main()

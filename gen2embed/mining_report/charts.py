@@ -1,0 +1,117 @@
+"""The mining report's charts: cluster sizes, coverage, and the similarities of kept and skipped owners."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+BINS = np.linspace(-1, 1, 101)  # of a cosine
+OWN = "own positive"
+COLOURS = {"kept": "#3d7fd9", "skipped": "#e8903a", OWN: "#8a8f98"}
+THEMES = {"light": ("#2b2f36", "#c9ced6"), "dark": ("#d7dae0", "#4a505a")}  # ink, axes
+TALLEST = 40  # subsets in one chart
+
+Draw = Callable[[Axes], None]
+
+
+def counts(values: np.ndarray) -> np.ndarray:
+    """Values in each of `BINS`; rounding may carry a cosine past its ends."""
+    return np.histogram(np.clip(values, BINS[0], BINS[-1]), BINS)[0]
+
+
+def similarities(groups: Mapping[str, np.ndarray], label: str) -> Draw:
+    """Histograms of kept and skipped, as shares, so that groups of different sizes compare; own positives as a band."""
+
+    def draw(axes: Axes) -> None:
+        drawn = {name: counts(its) for name, its in groups.items() if len(its)}
+        for name, its in drawn.items():
+            if name == OWN:
+                low, median, high = np.quantile(groups[OWN], (0.1, 0.5, 0.9))
+                axes.axvspan(low, high, color=COLOURS[OWN], alpha=0.15, linewidth=0, zorder=0)
+                axes.axvline(median, color=COLOURS[OWN], linestyle="--", linewidth=1.2, label="own positive")
+            else:
+                filled: dict[str, Any] = {"fill": True, "alpha": 0.55} if name == "kept" else {"linewidth": 1.6}
+                axes.stairs(its / its.sum(), BINS, color=COLOURS[name], label=f"{name}, {its.sum():,}", **filled)
+        present = np.flatnonzero(sum(drawn.values()))
+        axes.set_xlim(BINS[max(present[0] - 1, 0)], BINS[min(present[-1] + 2, len(BINS) - 1)])
+        axes.set_xlabel(label)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))  # with decimals where ticks need them
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "borderaxespad": 0}
+        axes.legend(**above, frameon=False, fontsize=8, ncols=3, columnspacing=1, handlelength=1.4)
+
+    return draw
+
+
+def sizes(values: np.ndarray) -> Draw:
+    """How many clusters have how many rows."""
+
+    def draw(axes: Axes) -> None:
+        its = np.bincount(values)
+        axes.bar(np.arange(len(its)), its, width=0.8, color=COLOURS["kept"])
+        axes.set_xlim(0.4, len(its) - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_xlabel("rows in a cluster")
+        axes.set_ylabel("clusters")
+
+    return draw
+
+
+def coverage(shares: Mapping[str, float]) -> Draw:
+    """Share of each subset's rows that a cluster holds."""
+
+    def draw(axes: Axes) -> None:
+        axes.barh(range(len(shares)), [1] * len(shares), color=COLOURS[OWN], alpha=0.2)
+        axes.barh(range(len(shares)), list(shares.values()), color=COLOURS["kept"])
+        axes.set_yticks(range(len(shares)), list(shares))
+        axes.set_ylim(max(len(shares), 4) - 0.5, -0.5)  # the first on top, and no bar too thick
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlabel("rows in a cluster, of all")
+        axes.tick_params(axis="y", length=0)
+
+    return draw
+
+
+def overview(draws: Sequence[Draw], subsets: int, title: str) -> Figure:
+    """`mining.png`: the charts of all subsets together, two side by side."""
+    lines = -(-len(draws) // 2)
+    figure = Figure(figsize=(10, 0.5 + lines * max(3.0, 0.25 * min(subsets, TALLEST))), layout="constrained")
+    for axes, draw in zip(figure.subplots(lines, 2, squeeze=False).flat, draws, strict=False):
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def themed(draw: Draw) -> dict[str, str]:
+    """One small chart as a data URI for each of `THEMES`, on a transparent ground."""
+    return {theme: _data_uri(draw, *colours) for theme, colours in THEMES.items()}
+
+
+def _data_uri(draw: Draw, ink: str, axes_colour: str) -> str:
+    names = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
+    style: Any = dict.fromkeys(names, ink)
+    style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), axes_colour) | {"font.size": 9}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(4.4, 2.5))
+        figure.subplots_adjust(0.14, 0.19, 0.97, 0.89)  # a layout engine would draw everything twice
+        axes = figure.subplots()
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        file = io.BytesIO()
+        figure.savefig(file, format="webp", dpi=160, transparent=True, pil_kwargs={"lossless": True})
+    return data_uri(file.getvalue(), "image/webp")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
