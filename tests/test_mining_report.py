@@ -305,7 +305,7 @@ def test_command_refuses(run_folder, pairs, report, tmp_path):
         report(run_folder)
     missing = "_target_: gen2embed.data.pairs.Files\n  path: gone/rows.csv\n"
     (run_folder / "config.yaml").write_text(f"data:\n  {missing}")
-    with pytest.raises(SystemExit, match=r"error: gone/rows.csv"):
+    with pytest.raises(SystemExit, match=r"not where its config.yaml says: gone/rows.csv .*; relative paths start"):
         report(run_folder)
 
 

@@ -52,16 +52,15 @@ def skipped_owners(mined: Mined, pairs: Sequence[Pair], miner: Miner, seed: int)
             subsets.setdefault(pair.subset, []).append(index)
         with progress("sampling skipped owners", len(subsets)) as advance:
             for name, indices in subsets.items():
+                if clusters := _drawn(members, name, seed):
+                    its = [pairs[index] for index in indices]
+                    place = {(pair.subset, pair.row): local for local, pair in enumerate(its)}
+                    kept = [[place[row] for row in members[cluster] if row in place] for cluster in clusters]
+                    subset = make_subset(its, queries[indices], positives[indices], False)
+                    for cluster, owner, *similarities in _skipped(subset, clusters, kept, pool):
+                        values = (cluster, name, its[owner].row, *similarities)
+                        rows.append(dict(zip(SCHEMA.names, values, strict=True)))
                 advance()
-                its = [pairs[index] for index in indices]
-                if not (clusters := _drawn(members, name, seed)):
-                    continue
-                place = {(pair.subset, pair.row): local for local, pair in enumerate(its)}
-                kept = [[place[row] for row in members[cluster] if row in place] for cluster in clusters]
-                subset = make_subset(its, queries[indices], positives[indices], False)
-                for cluster, owner, similarity, owner_similarity in _skipped(subset, clusters, kept, pool):
-                    values = (cluster, name, its[owner].row, similarity, owner_similarity)
-                    rows.append(dict(zip(SCHEMA.names, values, strict=True)))
     sample = {"anchors": ANCHORS, "pool": pool, "seed": seed, "clusters": digest(mined.manifest)}
     return pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({"gen2embed": json.dumps(sample)})
 

@@ -25,7 +25,12 @@ def main() -> None:
         if not (folder / "clusters.parquet").is_file():
             raise UserError(f"{folder} holds no clusters.parquet; mine.py leaves one in its output_dir")
         data = read_data(folder)
-        write_report(folder, data.pairs(), data.roots, arguments.seed)
+        try:
+            pairs = data.pairs()
+        except UserError as error:
+            where = f"the rows of {folder} are not where its config.yaml says"
+            raise UserError(f"{where}: {error}; relative paths start in the folder where mine.py ran") from None
+        write_report(folder, pairs, data.roots, arguments.seed)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     print(f"{folder / 'report.html'} and {folder / 'mining.png'} written")
