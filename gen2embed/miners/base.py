@@ -13,6 +13,7 @@ class Subset:
     """One subset in arrays: unit vectors of its n queries and m distinct candidates.
 
     positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query.
+    teacher: (n,) another model's score of each pair; None if the data have none.
     """
 
     queries: np.ndarray
@@ -20,6 +21,7 @@ class Subset:
     positive: np.ndarray
     query_ids: np.ndarray
     classification: bool
+    teacher: np.ndarray | None = None
 
 
 class Miner(Protocol):
