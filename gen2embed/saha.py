@@ -95,6 +95,7 @@ def mine_clusters(
     pool_multiplier: int,
     classification: bool = False,
     query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    found: Int[np.ndarray, "n k"] | None = None,
 ) -> list[list[int]]:
     """Mine clusters of rows, the anchor first.
 
@@ -102,9 +103,11 @@ def mine_clusters(
     top_k, pool_multiplier: K and m.
     query_ids: rows with one id are one query with several positives; None makes every row its own. Such rows never meet
         in a cluster.
+    found: the 2*K*m nearest candidates of each query, or all there are; None searches them here.
     """
     check(queries, candidates, positive, top_k, pool_multiplier, query_ids)
-    found = nearest(queries, candidates, 2 * top_k * pool_multiplier)
+    if found is None:
+        found = nearest(queries, candidates, 2 * top_k * pool_multiplier)
     return group(found, queries, np.asarray(positive), top_k, pool_multiplier, classification, query_ids)
 
 

@@ -24,7 +24,6 @@ from gen2embed.miners.base import Subset
 from gen2embed.miners.filters import Filters
 from gen2embed.miners.grouping import Grouping
 from gen2embed.saha import Lists, check
-from gen2embed.search import nearest
 from gen2embed.types import UserError
 
 
@@ -49,6 +48,10 @@ class B3(Filters):
                 f"{self.top_k}, {self.window}, {self.skip_ranks} and {self.label_share}"
             )
 
+    @property
+    def neighbours(self) -> int:
+        return self.skip_ranks + self.window
+
     def mine(self, subset: Subset) -> list[list[int]]:
         check(subset.queries, subset.candidates, subset.positive, self.top_k, 1, subset.query_ids)
         grouping = Grouping(subset, self.top_k, self)
@@ -61,12 +64,12 @@ class B3(Filters):
     def _preferred(self, subset: Subset) -> np.ndarray:
         """(n, w) the candidates that each row prefers."""
         candidates = len(subset.candidates)
-        if subset.classification or candidates <= self.skip_ranks + self.window:
+        if subset.classification or candidates <= self.neighbours:
             labels = int(np.ceil(candidates * self.label_share))
-            found = nearest(subset.queries, subset.candidates, labels + 1)
+            found = subset.top(labels + 1)
             others = np.argsort(found == subset.positive[:, None], axis=1, kind="stable")  # its own goes last
             return np.take_along_axis(found, others, axis=1)[:, :labels]
-        return nearest(subset.queries, subset.candidates, self.skip_ranks + self.window)[:, self.skip_ranks :]
+        return subset.top(self.neighbours)[:, self.skip_ranks :]
 
     def _communities(self, neighbours: np.ndarray, starts: np.ndarray, count: int) -> list[np.ndarray]:
         try:

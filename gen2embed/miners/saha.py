@@ -10,8 +10,7 @@ import numpy as np
 from gen2embed.miners.base import Subset
 from gen2embed.miners.filters import Filters
 from gen2embed.miners.grouping import Grouping
-from gen2embed.saha import check, mine_clusters
-from gen2embed.search import nearest
+from gen2embed.saha import check, group
 from gen2embed.types import UserError
 
 
@@ -26,9 +25,17 @@ class SaHaPaper:
     def __post_init__(self) -> None:
         _check_pool(self.top_k, self.pool_multiplier)
 
+    @property
+    def neighbours(self) -> int:
+        return 2 * self.top_k * self.pool_multiplier
+
     def mine(self, subset: Subset) -> list[list[int]]:
         arrays = (subset.queries, subset.candidates, subset.positive)
-        return mine_clusters(*arrays, self.top_k, self.pool_multiplier, subset.classification, subset.query_ids)
+        check(*arrays, self.top_k, self.pool_multiplier, subset.query_ids)
+        return group(
+            subset.top(self.neighbours), subset.queries, subset.positive,
+            self.top_k, self.pool_multiplier, subset.classification, subset.query_ids,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +61,14 @@ class _Walk(Filters):
         if self.skip_ranks < 0:
             raise UserError(f"mining.skip_ranks is at least 0; got {self.skip_ranks}")
 
+    @property
+    def neighbours(self) -> int:
+        return self.skip_ranks + 2 * self.top_k * self.pool_multiplier
+
     def mine(self, subset: Subset) -> list[list[int]]:
         most = self.top_k * self.pool_multiplier
         check(subset.queries, subset.candidates, subset.positive, self.top_k, self.pool_multiplier, subset.query_ids)
-        found = nearest(subset.queries, subset.candidates, self.skip_ranks + 2 * most)
+        found = subset.top(self.neighbours)
         barred = found[:, : self.skip_ranks] if self.skip_ranks else None
         grouping = Grouping(subset, self.top_k, self, barred, self.min_similarity)
         for anchor in range(len(subset.queries)):
