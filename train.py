@@ -52,7 +52,8 @@ def main(cfg: DictConfig) -> None:
         clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
         if clusters and trainer.is_global_zero:
             shutil.copyfile(clusters.path, folder / "clusters.parquet")
-        plan = BatchPlan(clusters.members if clusters else [], len(pairs), batch.pairs, cfg.seed)
+        subsets = None if batch.mixed else [pair.subset for pair in pairs]
+        plan = BatchPlan(clusters.members if clusters else [], len(pairs), batch.pairs, cfg.seed, subsets)
         share = Share(plan, trainer.global_rank, trainer.world_size)
 
         seed_everything(cfg.seed, workers=True, verbose=False)

@@ -27,7 +27,7 @@ ARMS = {  # key in the results: (label, run's folder)
     "zero_shot_system": ("system only", "zero_shot_system"),
     "zero_shot_hierarchical": ("hierarchical", "zero_shot_hierarchical"),
     "finetuned_random": ("fine-tuned, random", "finetuned_random"),
-    "finetuned_saha": ("fine-tuned, SaHa", "finetuned_saha_paper"),
+    "finetuned_saha": ("fine-tuned, SaHa", "finetuned_saha"),
 }
 
 

@@ -124,6 +124,7 @@ def training_table(embedder: Embedder, share: Share, collate: Collate, steps: in
     frozen = sum(parameter.numel() for parameter in parameters) - trained
     plan = share.plan
     held = len({row for members in plan.members for row in members})
+    of = f"of {'one subset' if plan.subsets else 'mixed subsets'}"
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
@@ -131,7 +132,7 @@ def training_table(embedder: Embedder, share: Share, collate: Collate, steps: in
         ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
         (
             "step",
-            f"{plan.pairs} pairs, {plan.pairs // share.ranks} a rank, so {plan.pairs - 1} negatives a query",
+            f"{plan.pairs} pairs, {plan.pairs // share.ranks} a rank, so {plan.pairs - 1} negatives a query, {of}",
         ),
         ("chunks", f"at most {collate.query_chunk} queries, or {collate.candidate_chunk} candidates"),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),

@@ -19,10 +19,72 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from gen2embed.search import nearest
 from gen2embed.types import UserError
+
+
+class Lists:
+    """The rows of each label, ascending, in one array: those of label g are `rows[starts[g] : starts[g + 1]]`."""
+
+    def __init__(self, labels: Int[np.ndarray, " n"], count: int) -> None:
+        self.rows = np.argsort(labels, kind="stable")
+        self.starts = np.searchsorted(labels[self.rows], np.arange(count + 1))
+
+    def __getitem__(self, label: int) -> Int[np.ndarray, " r"]:
+        return self.rows[self.starts[label] : self.starts[label + 1]]
+
+    def of(self, labels: Int[np.ndarray, " k"]) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]:
+        """The rows of several labels, one label after the other, and which of them each row belongs to."""
+        first = self.starts[labels]
+        counts = self.starts[labels + 1] - first
+        ends = counts.cumsum()
+        total = int(ends[-1]) if len(ends) else 0
+        return self.rows[np.arange(total) + (first - ends + counts).repeat(counts)], np.arange(len(labels)).repeat(
+            counts
+        )
+
+
+def similarity(queries: Float[np.ndarray, "n d"], anchor: int, rows: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
+    """Of the queries of rows to the anchor's; equal queries tie exactly, which a matrix product does not promise."""
+    return np.einsum("rd,d->r", queries[rows], queries[anchor])
+
+
+def nearest_owners(
+    queries: Float[np.ndarray, "n d"],
+    anchor: int,
+    rows: Int[np.ndarray, " r"],
+    places: Int[np.ndarray, " r"],
+    limit: int,
+    ids: Shaped[np.ndarray, " n"] | None = None,
+) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """One owner of each of the first `limit` candidates: the most similar to the anchor query; and how similar it is.
+
+    rows, places: owners as `Lists.of` gives them. ids: an owner whose id was chosen already is passed over.
+    """
+    if not len(rows):
+        return rows, np.empty(0)
+    if ids is None:
+        ordinal = np.concatenate(([True], places[1:] != places[:-1])).cumsum()
+        kept = int(ordinal.searchsorted(limit, "right"))
+        rows, places = rows[:kept], places[:kept]
+    near = similarity(queries, anchor, rows)
+    if ids is None:
+        if ordinal[kept - 1] == kept:  # every candidate has one owner
+            return rows, near
+        order = np.lexsort((-near, places))
+        chosen = order[np.concatenate(([True], np.diff(places[order]) != 0))]
+        return rows[chosen], near[chosen]
+    found: list[int] = []
+    seen: set[int] = set()
+    served = -1
+    for index in np.lexsort((-near, places)).tolist():
+        if places[index] != served and ids[rows[index]] not in seen and len(found) < limit:
+            found.append(index)
+            seen.add(ids[rows[index]])
+            served = places[index]
+    return rows[found], near[found]
 
 
 def mine_clusters(
@@ -33,6 +95,7 @@ def mine_clusters(
     pool_multiplier: int,
     classification: bool = False,
     query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    found: Int[np.ndarray, "n k"] | None = None,
 ) -> list[list[int]]:
     """Mine clusters of rows, the anchor first.
 
@@ -40,30 +103,40 @@ def mine_clusters(
     top_k, pool_multiplier: K and m.
     query_ids: rows with one id are one query with several positives; None makes every row its own. Such rows never meet
         in a cluster.
+    found: the 2*K*m nearest candidates of each query, or all there are; None searches them here.
     """
-    _check(queries, candidates, positive, top_k, pool_multiplier, query_ids)
-    positive = np.asarray(positive)
-    ids = np.arange(len(queries)) if query_ids is None else np.asarray(query_ids)
-    pool = 2 * top_k * pool_multiplier
-    found = nearest(queries, candidates, pool)
-    order = np.argsort(positive, kind="stable")
-    owners_of = np.split(order, np.searchsorted(positive[order], np.arange(1, len(candidates))))
+    check(queries, candidates, positive, top_k, pool_multiplier, query_ids)
+    if found is None:
+        found = nearest(queries, candidates, 2 * top_k * pool_multiplier)
+    return group(found, queries, np.asarray(positive), top_k, pool_multiplier, classification, query_ids)
+
+
+def group(
+    found: Int[np.ndarray, "n p"],
+    queries: Float[np.ndarray, "n d"],
+    positive: Int[np.ndarray, " n"],
+    top_k: int,
+    pool_multiplier: int,
+    classification: bool = False,
+    query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
+) -> list[list[int]]:
+    """`mine_clusters` after its search. found: the top candidates of each query, most similar first."""
+    owners = Lists(positive, int(max(found.max(), positive.max())) + 1)
+    _, ids = np.unique(np.arange(len(queries)) if query_ids is None else query_ids, return_inverse=True)
+    rows_of_query = Lists(ids, len(ids))
+    several = ids if ids.max() + 1 < len(ids) else None  # some query has several positives
 
     def cluster(anchor: int, taken: np.ndarray, limit: int) -> list[int]:
         """The anchor and its owners, by steps 1 to 3."""
-        own = set(positive[ids == ids[anchor]].tolist())
-        owners: list[int] = []
-        for candidate in found[anchor]:
-            if candidate in own:
-                continue
-            free = [row for row in owners_of[candidate] if not taken[row] and ids[row] not in ids[owners]]
-            if free:
-                owners.append(free[int(np.argmax(queries[free] @ queries[anchor]))])
-            if len(owners) == limit:
-                break
-        if owners and not classification:
-            owners = [owners[index] for index in np.argsort(queries[owners] @ queries[anchor], kind="stable")]
-        return [anchor, *map(int, owners[:top_k])]
+        pool = found[anchor]
+        own = positive[rows_of_query[ids[anchor]]]
+        pool = pool[pool != own[0]] if len(own) == 1 else pool[~np.isin(pool, own)]
+        rows, places = owners.of(pool)
+        free = ~taken[rows]
+        chosen, near = nearest_owners(queries, anchor, rows[free], places[free], limit, several)
+        if not classification:
+            chosen = chosen[np.argsort(near, kind="stable")]
+        return [anchor, *chosen[:top_k].tolist()]
 
     clusters: list[list[int]] = []
     used = np.zeros(len(queries), bool)
@@ -73,13 +146,13 @@ def mine_clusters(
             used[members] = True
     reused = np.zeros(len(queries), bool)
     for anchor in map(int, np.flatnonzero(~used)):
-        if not reused[anchor] and len(members := cluster(anchor, reused, pool)) > 1:
+        if not reused[anchor] and len(members := cluster(anchor, reused, 2 * top_k * pool_multiplier)) > 1:
             clusters.append(members)
             reused[members] = True
     return clusters
 
 
-def _check(
+def check(
     queries: np.ndarray,
     candidates: np.ndarray,
     positive: Sequence[int] | np.ndarray,
@@ -95,11 +168,15 @@ def _check(
         lengths["query_ids"] = len(query_ids)
     if len(set(lengths.values())) > 1:
         raise UserError(f"as many of each are needed; got {', '.join(f'{n} {name}' for name, n in lengths.items())}")
+    if len(queries) == 1:
+        raise UserError("one row cannot be mined: a cluster needs two")
     if top_k >= len(queries):
         most = len(queries) - 1
         raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
     for name, vectors in (("queries", queries), ("candidates", candidates)):
         if not np.isfinite(vectors).all():
             raise UserError(f"{name} hold values that are not finite")
+        if not (some := np.any(vectors, axis=1)).all():
+            raise UserError(f"{name} hold a vector of zeros, the first in row {int(some.argmin())}")
     if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
         raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")

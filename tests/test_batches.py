@@ -42,6 +42,27 @@ def test_equal_clusters_fill_every_batch():
     assert [len(batch) for batch in batches] == [40, 40, 40]
 
 
+def test_batches_of_one_subset():
+    """Clusters of either subset, 53 and 44 rows; those of a batch are of one, and the last of each is filled up."""
+    members = [*clusters(53), *([53 + row for row in cluster] for cluster in clusters(44, seed=1))]
+    subsets = ["a"] * 53 + ["b"] * 44
+    mixed, apart = (BatchPlan(members, 97, 16, 0, given) for given in (None, subsets))
+    counts = [[len({subsets[row] for row in batch}) for batch in plan.epoch(0)] for plan in (mixed, apart)]
+    assert max(counts[0]) == 2
+    assert set(counts[1]) == {1}
+    batches = apart.epoch(0)
+    assert {row for batch in batches for row in batch} == set(range(97))
+    assert all(len(batch) == len(set(batch)) <= 16 for batch in batches)
+    assert np.mean([len(batch) for batch in batches]) > 14
+    assert {subsets[batch[0]] for batch in batches[:4]} == {"a", "b"}  # shuffled, not one subset after the other
+    assert batches == apart.epoch(0) != apart.epoch(1)
+
+
+def test_a_subset_smaller_than_a_batch_makes_a_smaller_one():
+    sizes = [len(batch) for batch in BatchPlan([], 40, 16, 0, ["a"] * 32 + ["b"] * 8).epoch(0)]
+    assert sorted(sizes) == [8, 16, 16]
+
+
 def test_it_is_a_function_of_seed_and_epoch():
     plan = BatchPlan(clusters(), 97, 16, seed=1)
     assert plan.epoch(2) == BatchPlan(clusters(), 97, 16, seed=1).epoch(2)

@@ -26,17 +26,19 @@ def test_golden_clusters(name):
     assert clusters == golden["groups"]
 
 
-def naive(queries, candidates, positive, top_k, multiplier, classification):
-    """Both phases, from the words of the algorithm; no row has two positives here."""
+def naive(queries, candidates, positive, top_k, multiplier, classification, ids):
+    """Both phases, from the words of the algorithm."""
     rows = range(len(queries))
 
     def walk(anchor, taken, limit):
         ranked = sorted(range(len(candidates)), key=lambda c: (-float(queries[anchor] @ candidates[c]), c))
+        own = {positive[row] for row in rows if ids[row] == ids[anchor]}
         owners = []
         for candidate in ranked[: 2 * top_k * multiplier]:
-            if candidate == positive[anchor]:
+            if candidate in own:
                 continue
-            free = [row for row in rows if positive[row] == candidate and row not in taken and row not in owners]
+            present = {ids[row] for row in owners}
+            free = [row for row in rows if positive[row] == candidate and row not in taken and ids[row] not in present]
             if free:
                 owners.append(max(free, key=lambda row: (float(queries[row] @ queries[anchor]), -row)))
             if len(owners) == limit:
@@ -65,12 +67,15 @@ def unit(rng, count, size=8):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_against_loops(seed):
+    """Both kinds of subset; positives that recur, equal queries, and queries with several positives."""
     rng = np.random.default_rng(seed)
     rows, distinct = int(rng.integers(20, 60)), int(rng.integers(5, 40))
     queries, candidates, positive = unit(rng, rows), unit(rng, distinct), rng.integers(distinct, size=rows)
-    arguments = (queries, candidates, positive, int(rng.integers(1, 6)), int(rng.integers(1, 4)), bool(seed % 2))
+    queries[rng.integers(rows, size=4)] = queries[rng.integers(rows, size=4)]
+    ids = rng.integers(rows // 2, size=rows) if seed % 4 > 1 else np.arange(rows)
+    arguments = (queries, candidates, positive, int(rng.integers(1, 6)), int(rng.integers(1, 4)), bool(seed % 2), ids)
     clusters = mine_clusters(*arguments)
     assert clusters == naive(*arguments)
     assert max(map(len, clusters)) > 1
@@ -103,6 +108,8 @@ def test_nearest_breaks_ties_by_index():
         ({"query_ids": [1]}, "got 10 queries, 10 positive, 1 query_ids"),
         ({"positive": np.full(10, 7)}, "positive holds indices outside of the 7 candidates"),
         ({"queries": np.full((10, 2), np.nan)}, "queries hold values that are not finite"),
+        ({"candidates": np.eye(7, 2)}, "candidates hold a vector of zeros, the first in row 2"),
+        ({"queries": np.ones((1, 2)), "positive": [0]}, "one row cannot be mined: a cluster needs two"),
     ],
 )
 def test_bad_input(change, message):

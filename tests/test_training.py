@@ -272,7 +272,7 @@ def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
     assert files <= {path.name for path in (tmp_path / "run").iterdir()}
     assert (tmp_path / "run/clusters.parquet").read_bytes() == (tmp_path / "mined/clusters.parquet").read_bytes()
     assert re.search(r"trained +│ [\d,]+ parameters; 1,\d+,\d+ are frozen", outcome.out)
-    assert "31 negatives a query" in outcome.out
+    assert "31 negatives a query, of mixed subsets" in outcome.out
 
     data, at = folders(world)
     small = [at, *EVAL]
@@ -339,6 +339,12 @@ def test_multirun_over_miners_and_seeds(train, tmp_path):
         manifest = json.loads((tmp_path / "sweep" / job / "results.json").read_text())["manifest"]
         kinds.append((manifest["config"]["mining"]["_target_"].rpartition(".")[2], manifest["seed"]))
     assert kinds == [("Random", 1), ("Random", 2), ("SaHaPaper", 1), ("SaHaPaper", 2)]
+
+
+def test_training_on_batches_of_one_subset(train, tmp_path):
+    outcome = train("batch.mixed=false", "batch.pairs=8", "mining=topk", "output_dir=run")
+    assert outcome.code == 0, outcome.err
+    assert "7 negatives a query, of one subset" in outcome.out
 
 
 def test_training_without_mining_and_in_full(run_script, world, tmp_path):

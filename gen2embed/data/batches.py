@@ -21,12 +21,15 @@ class BatchPlan:
 
     pairs: rows a batch; a multiple of the largest cluster, so that batches come out full. Smaller clusters fill up; the
     last batch of an epoch is completed with clusters from its beginning.
+    subsets: the subset of each row, for batches of one subset each. The last batch of every subset is completed with
+        clusters of that subset, and a subset of fewer rows than a batch makes a smaller one. None mixes the subsets.
     """
 
     members: Sequence[Sequence[int]]
     rows: int
     pairs: int
     seed: int
+    subsets: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self.rows, self.pairs, cluster=max(map(len, self.members), default=1))
@@ -39,13 +42,24 @@ class BatchPlan:
         """The batches of one epoch."""
         held = {row for members in self.members for row in members}
         clusters = [*map(list, self.members), *([row] for row in range(self.rows) if row not in held)]
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(clusters))
-        waiting = deque(clusters[index] for index in order)
+        rng = np.random.default_rng((self.seed, epoch))
+        shuffled = [clusters[index] for index in rng.permutation(len(clusters))]
+        if self.subsets is None:
+            return self._filled(shuffled)
+        apart: dict[str, list[list[int]]] = {}
+        for cluster in shuffled:
+            apart.setdefault(self.subsets[cluster[0]], []).append(cluster)
+        batches = [batch for its in apart.values() for batch in self._filled(its)]
+        return [batches[index] for index in rng.permutation(len(batches))]
+
+    def _filled(self, clusters: Sequence[list[int]]) -> list[list[int]]:
+        """Batches of all clusters, the last one completed with the first of them."""
+        waiting = deque(clusters)
         batches = []
         while waiting:
             batches.append(self._take(waiting))
         last = set(batches[-1])
-        spare = deque(clusters[index] for index in order if not last & set(clusters[index]))
+        spare = deque(cluster for cluster in clusters if not last & set(cluster))
         batches[-1] += self._take(spare, self.pairs - len(last))
         return batches
 

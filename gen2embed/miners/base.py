@@ -7,12 +7,15 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from gen2embed.search import nearest
+
 
 @dataclass(frozen=True)
 class Subset:
     """One subset in arrays: unit vectors of its n queries and m distinct candidates.
 
     positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query.
+    teacher: (n,) another model's score of each pair; None if the data have none.
     """
 
     queries: np.ndarray
@@ -20,16 +23,26 @@ class Subset:
     positive: np.ndarray
     query_ids: np.ndarray
     classification: bool
+    teacher: np.ndarray | None = None
+
+    def top(self, count: int) -> np.ndarray:
+        """(n, k) the candidates most similar to each query, most similar first, `count` of them or all there are."""
+        return nearest(self.queries, self.candidates, count)
 
 
 class Miner(Protocol):
     """A way to group the rows of a subset.
 
     embeds: whether it looks at embeddings at all. top_k: its largest cluster has one row more.
+    neighbours: how many of the nearest candidates of each query it asks for.
     """
 
     embeds: ClassVar[bool]
     top_k: int
+
+    @property
+    def neighbours(self) -> int:
+        """It may follow from other settings."""
 
     def mine(self, subset: Subset) -> list[list[int]]:
         """Clusters of rows, the anchor first."""

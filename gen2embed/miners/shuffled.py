@@ -23,6 +23,10 @@ class Random:
         if self.top_k < 1:
             raise UserError(f"mining.top_k is at least 1; got {self.top_k}")
 
+    @property
+    def neighbours(self) -> int:
+        return 0
+
     def mine(self, subset: Subset) -> list[list[int]]:
         rows = len(subset.queries)
         order = np.random.default_rng(self.seed).permutation(rows).tolist()
