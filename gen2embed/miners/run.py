@@ -40,6 +40,9 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any
         "rows": len(pairs),
         "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
         "embedding": model.fingerprint if miner.embeds else None,
+        "teacher": digest([pair.teacher_score for pair in pairs])
+        if pairs and pairs[0].teacher_score is not None
+        else None,
     }
 
 
@@ -110,7 +113,9 @@ def _kept(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner) -> Pa
 def _subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:
     positive, first = _identify([pair.positive for pair in pairs])
     query_ids, _ = _identify([pair.query for pair in pairs])
-    return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification)
+    scores = [pair.teacher_score for pair in pairs]
+    teacher = None if None in scores else np.array(scores)
+    return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification, teacher)
 
 
 def _identify(items: Sequence[Item]) -> tuple[np.ndarray, list[int]]:
@@ -135,7 +140,7 @@ def _rows(number: int, members: Sequence[int], subset: Subset, pairs: Sequence[P
             "row": pair.row,
             "similarity": float(anchor @ subset.candidates[subset.positive[member]]) if embedded else None,
             "owner_similarity": float(anchor @ subset.queries[member]) if embedded else None,
-            "teacher_score": None,
+            "teacher_score": pair.teacher_score,
         }
         for position, (member, pair) in enumerate(zip(members, pairs, strict=True))
     ]
