@@ -139,8 +139,6 @@ def _pairs(subset: str, rows: Rows, image_dir: Path, limit: int | None) -> list[
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
     locate = locate_pictures(image_dir, (image for _, row in kept for image in (row[1], row[3])))
     return [
-        Pair(
-            make_item(text, image, locate, where), make_item(positive, its_image, locate, where), subset, number, *score
-        )
-        for number, (where, (text, image, positive, its_image, *score)) in enumerate(kept)
+        Pair(make_item(*row[:2], locate, where), make_item(*row[2:4], locate, where), subset, number, *row[4:])
+        for number, (where, row) in enumerate(kept)
     ]

@@ -33,6 +33,7 @@ class Mined:
 
 def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any]:
     """The manifest of the clusters that `miner` makes of `pairs`: equal ones are the same clusters."""
+    scores = [pair.teacher_score for pair in pairs]
     return {
         "kind": type(miner).__name__,
         "settings": asdict(miner),  # type: ignore[call-overload]
@@ -40,9 +41,7 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any
         "rows": len(pairs),
         "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
         "embedding": model.fingerprint if miner.embeds else None,
-        "teacher": digest([pair.teacher_score for pair in pairs])
-        if pairs and pairs[0].teacher_score is not None
-        else None,
+        "teacher": digest({"scores": scores}) if any(score is not None for score in scores) else None,
     }
 
 
