@@ -124,16 +124,13 @@ def training_table(embedder: Embedder, share: Share, collate: Collate, steps: in
     frozen = sum(parameter.numel() for parameter in parameters) - trained
     plan = share.plan
     held = len({row for members in plan.members for row in members})
-    of = f"of {'one subset' if plan.subsets else 'mixed subsets'}"
+    negatives = f"{plan.pairs - 1} negatives a query, of {'one subset' if plan.subsets else 'mixed subsets'}"
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
         *((f"  adapter, {tower}", modules) for tower, modules in matched(embedder.backbone).items()),
         ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
-        (
-            "step",
-            f"{plan.pairs} pairs, {plan.pairs // share.ranks} a rank, so {plan.pairs - 1} negatives a query, {of}",
-        ),
+        ("step", f"{plan.pairs} pairs, {plan.pairs // share.ranks} a rank, so {negatives}"),
         ("chunks", f"at most {collate.query_chunk} queries, or {collate.candidate_chunk} candidates"),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),

@@ -100,12 +100,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Pair:
-    """One training row: a query, its positive, and where it comes from."""
+    """One training row: a query, its positive, and where it comes from.
+
+    teacher_score: of the query to the positive, by another model; None if the data have none.
+    """
 
     query: Item
     positive: Item
     subset: str
     row: int
+    teacher_score: float | None = None
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

@@ -543,6 +543,25 @@ def test_a_folder_of_your_own_files(tmp_path):
     assert [task.name for task in read_custom(tmp_path, subsets=["two"]).tasks] == ["two"]
 
 
+def test_teacher_scores_are_a_column(run_script, tmp_path):
+    """A pair that another model doubts is in no cluster; numbers may be texts, as in a csv."""
+    rows = [{**row, "score": str(number / 10)} for number, row in enumerate(PAIRS)]
+    write(tmp_path / "pairs.csv", rows)
+    mine = ("mine.py", "data=pairs", "data.path=pairs.csv", "data.teacher_column=score", "engine.store=null",
+            "mining.top_k=1", "output_dir=mined")  # fmt: skip
+    kept = []
+    for least in ("null", "0.35"):
+        outcome = run_script(*mine, f"mining.min_teacher_score={least}")
+        assert outcome.code == 0, outcome.err
+        table = pq.read_table(tmp_path / "mined" / "clusters.parquet").to_pylist()
+        assert all(row["teacher_score"] == pytest.approx(row["row"] / 10) for row in table)
+        kept.append({row["row"] for row in table})
+    assert min(kept[0]) < 4 <= min(kept[1])
+    write(tmp_path / "pairs.csv", [{**rows[0], "score": "high"}, *rows[1:]])
+    outcome = run_script(*mine)
+    assert "pairs.csv row 0: score is not a finite number but str 'high'" in " ".join(outcome.err.split())
+
+
 def test_train_and_evaluate_on_your_own_data(run_script, tmp_path):
     write(tmp_path / "pairs.csv", PAIRS)
     write(tmp_path / "task.jsonl", TASK)

@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
         "row": pa.int64(),
         "similarity": pa.float32(),  # of the anchor query to this row's positive
         "owner_similarity": pa.float32(),  # of the anchor query to this row's query
-        "teacher_score": pa.float32(),  # of the anchor query to this row's positive, by another model; may be null
+        "teacher_score": pa.float32(),  # of this row's query to its positive, by another model; may be null
     }
 )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gen2embed.data.rows import (
+    Columns,
     Rows,
     data_files,
     locate_pictures,
@@ -53,6 +54,7 @@ class Mmeb(PairSource):
 
     path: a folder as the hub lays it out, or a hub id. image_dir: where the pictures were unpacked.
     max_rows_per_subset: the first rows of each subset; None is all.
+    teacher_column: another model's scores of the pairs.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Mmeb(PairSource):
     subsets: Sequence[str]
     split: str = "original"
     max_rows_per_subset: int | None = None
+    teacher_column: str | None = None
 
     def __post_init__(self) -> None:
         _check_rows(self.max_rows_per_subset)
@@ -70,7 +73,7 @@ class Mmeb(PairSource):
             for subset in self.subsets
             for pair in _pairs(
                 subset,
-                read_subset(self.path, subset, self.split, COLUMNS),
+                read_subset(self.path, subset, self.split, _columns(self.teacher_column)),
                 Path(self.image_dir),
                 self.max_rows_per_subset,
             )
@@ -86,17 +89,20 @@ class Files(PairSource):
     """Your own pairs: one parquet, jsonl or csv file, or a folder of them, each a subset.
 
     image_dir: None is the folder of the files. subsets: names of files without ending; None is all.
+    teacher_column: another model's scores of the pairs.
     """
 
     path: Path
     image_dir: Path | None = None
     subsets: Sequence[str] | None = None
     max_rows_per_subset: int | None = None
+    teacher_column: str | None = None
 
     def __post_init__(self) -> None:
         _check_rows(self.max_rows_per_subset)
 
     def pairs(self) -> list[Pair]:
+        columns = _columns(self.teacher_column)
         files = data_files(Path(self.path))
         if unknown := sorted(set(self.subsets or ()) - set(files)):
             close = nearest(unknown[0], files)
@@ -105,7 +111,7 @@ class Files(PairSource):
         return [
             pair
             for name in chosen
-            for pair in _pairs(name, read_file(files[name], COLUMNS), self._root, self.max_rows_per_subset)
+            for pair in _pairs(name, read_file(files[name], columns), self._root, self.max_rows_per_subset)
         ]
 
     @property
@@ -123,12 +129,16 @@ def _check_rows(limit: int | None) -> None:
         raise UserError(f"data.max_rows_per_subset is at least 1, or null for all; got {limit}")
 
 
+def _columns(teacher: str | None) -> Columns:
+    return COLUMNS if teacher is None else {**COLUMNS, teacher: float}
+
+
 def _pairs(subset: str, rows: Rows, image_dir: Path, limit: int | None) -> list[Pair]:
     kept = Rows(rows.where, rows.rows[:limit])
     if not len(kept):
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
     locate = locate_pictures(image_dir, (image for _, row in kept for image in (row[1], row[3])))
     return [
-        Pair(make_item(text, image, locate, where), make_item(positive, its_image, locate, where), subset, number)
-        for number, (where, (text, image, positive, its_image)) in enumerate(kept)
+        Pair(make_item(*row[:2], locate, where), make_item(*row[2:4], locate, where), subset, number, *row[4:])
+        for number, (where, row) in enumerate(kept)
     ]

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import difflib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the 
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 PROBED = 50  # picture names of a subset that are looked for to find their root
 
-Columns = Mapping[str, type]  # name -> str, or list for a list of str
+Columns = Mapping[str, type]  # name -> str, float, or list for a list of str
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,11 @@ def _checked(where: str, columns: Columns, names: Sequence[str], values: Iterabl
 
 
 def _value(value: Any, kind: type, where: str, number: int, name: str) -> Any:
-    """A text, null being an empty one; or a list of texts, which in a csv is JSON."""
+    """A text, null being an empty one; a list of texts, which in a csv is JSON; or a number, which there is a text."""
+    if kind is float and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            if math.isfinite(float(value)):
+                return float(value)
     if kind is str and isinstance(value, str | None):
         return value or ""
     if kind is list and isinstance(value, str):
@@ -187,5 +192,5 @@ def _value(value: Any, kind: type, where: str, number: int, name: str) -> Any:
             value = json.loads(value)
     if kind is list and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
         return [part or "" for part in value]
-    wanted = "a text" if kind is str else "a list of texts"
+    wanted = {str: "a text", list: "a list of texts", float: "a finite number"}[kind]
     raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {str(value)[:60]!r}")

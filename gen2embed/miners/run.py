@@ -33,6 +33,7 @@ class Mined:
 
 def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any]:
     """The manifest of the clusters that `miner` makes of `pairs`: equal ones are the same clusters."""
+    scores = [pair.teacher_score for pair in pairs]
     return {
         "kind": type(miner).__name__,
         "settings": asdict(miner),  # type: ignore[call-overload]
@@ -40,6 +41,7 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any
         "rows": len(pairs),
         "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
         "embedding": model.fingerprint if miner.embeds else None,
+        "teacher": digest({"scores": scores}) if any(score is not None for score in scores) else None,
     }
 
 
@@ -111,7 +113,9 @@ def make_subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, class
     """The arrays of one subset's pairs; queries, positives: the vectors of either side, a row a pair."""
     positive, first = _identify([pair.positive for pair in pairs])
     query_ids, _ = _identify([pair.query for pair in pairs])
-    return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification)
+    scores = [pair.teacher_score for pair in pairs]
+    teacher = None if None in scores else np.array(scores)
+    return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification, teacher)
 
 
 def _identify(items: Sequence[Item]) -> tuple[np.ndarray, list[int]]:
@@ -136,7 +140,7 @@ def _rows(number: int, members: Sequence[int], subset: Subset, pairs: Sequence[P
             "row": pair.row,
             "similarity": float(anchor @ subset.candidates[subset.positive[member]]) if embedded else None,
             "owner_similarity": float(anchor @ subset.queries[member]) if embedded else None,
-            "teacher_score": None,
+            "teacher_score": pair.teacher_score,
         }
         for position, (member, pair) in enumerate(zip(members, pairs, strict=True))
     ]
