@@ -9,7 +9,8 @@ from gen2embed import images, report
 from gen2embed.config import plain
 from gen2embed.data.clusters import write_clusters
 from gen2embed.miners.run import mine_pairs
-from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
+from gen2embed.runs import check_sources, entry_point, make_embedder, make_search, make_trainer, start
+from gen2embed.sync import gathered
 from gen2embed.types import UserError
 
 
@@ -21,16 +22,19 @@ def main(cfg: DictConfig) -> None:
     if cfg.mining is None:
         raise UserError("mining=none mines nothing; choose another miner")
     check_sources(cfg)
-    data = instantiate(cfg.data, _convert_="all")
-    pairs = data.pairs()
-    images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
-
-    embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    mined = mine_pairs(embedder, engine, pairs, instantiate(cfg.mining), data.classification)
-    write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
-    timing = report.timing(mined.encoded, time.perf_counter() - started)
-    report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
-    report.print_table(report.cluster_table(mined.table, pairs))
+    with gathered(trainer) as peers:
+        data = instantiate(cfg.data, _convert_="all")
+        pairs = data.pairs()
+        if peers.rank == 0:
+            images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
+        embedder, engine, search = make_embedder(cfg, trainer), instantiate(cfg.engine), make_search(cfg, trainer)
+        mined = mine_pairs(embedder, engine, pairs, instantiate(cfg.mining), data.classification, search, peers)
+        if mined is None:
+            return
+        write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
+        timing = report.timing(mined.encoded, time.perf_counter() - started)
+        report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
+        report.print_table(report.cluster_table(mined.table, pairs))
 
 
 if __name__ == "__main__":

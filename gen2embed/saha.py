@@ -33,6 +33,7 @@ def mine_clusters(
     pool_multiplier: int,
     classification: bool = False,
     query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    found: Int[np.ndarray, "n k"] | None = None,
 ) -> list[list[int]]:
     """Mine clusters of rows, the anchor first.
 
@@ -40,12 +41,13 @@ def mine_clusters(
     top_k, pool_multiplier: K and m.
     query_ids: rows with one id are one query with several positives; None makes every row its own. Such rows never meet
         in a cluster.
+    found: the 2*K*m nearest candidates of each query, or all there are; None searches them here.
     """
     _check(queries, candidates, positive, top_k, pool_multiplier, query_ids)
     positive = np.asarray(positive)
     ids = np.arange(len(queries)) if query_ids is None else np.asarray(query_ids)
     pool = 2 * top_k * pool_multiplier
-    found = nearest(queries, candidates, pool)
+    found = nearest(queries, candidates, pool) if found is None else found
     order = np.argsort(positive, kind="stable")
     owners_of = np.split(order, np.searchsorted(positive[order], np.arange(1, len(candidates))))
 

@@ -24,6 +24,12 @@ class SaHaPaper:
                 f"mining.top_k and pool_multiplier are at least 1; got {self.top_k} and {self.pool_multiplier}"
             )
 
+    @property
+    def neighbours(self) -> int:
+        return 2 * self.top_k * self.pool_multiplier
+
     def mine(self, subset: Subset) -> list[list[int]]:
         arrays = (subset.queries, subset.candidates, subset.positive)
-        return mine_clusters(*arrays, self.top_k, self.pool_multiplier, subset.classification, subset.query_ids)
+        return mine_clusters(
+            *arrays, self.top_k, self.pool_multiplier, subset.classification, subset.query_ids, subset.nearest
+        )

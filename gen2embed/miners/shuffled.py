@@ -16,6 +16,7 @@ class Random:
     """K + 1 rows of one subset at random: homogeneous batches without mining. The last cluster may be smaller."""
 
     embeds: ClassVar[bool] = False
+    neighbours: ClassVar[int] = 0
     top_k: int = 15
     seed: int = 0
 
