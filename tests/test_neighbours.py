@@ -58,6 +58,15 @@ def test_what_is_not_reused_is_explained(tmp_path, caplog):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_folder_of_another_search_is_refused(tmp_path):
+    find(store=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "embedding": {"model": "another"}}))
+    with pytest.raises(UserError, match=r"the neighbours in .* embedding.model is 'another' there and 'm' here; name"):
+        find(store=tmp_path)
+
+
 def test_approximate(tmp_path):
     exact = nearest(QUERIES, CANDIDATES, 9)
     assert find(approximate_above=600).searched == {"exact": True}

@@ -71,10 +71,17 @@ def say_what_differs(folder: Path, fingerprint: Fingerprint, what: str) -> None:
         log.info("no %s are reused; %s differs: %s", what, closest, "; ".join(others[closest]))
 
 
-def write_manifest(folder: Path, fingerprint: Fingerprint) -> None:
-    """Spell the fingerprint out in `folder`."""
-    spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
-    write_atomic(folder / MANIFEST, lambda file: file.write(spelled))
+def claim(folder: Path, fingerprint: Fingerprint, what: str) -> None:
+    """Make `folder` that of `fingerprint`; raises `UserError` if it is another's. what: is kept there."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
+        write_atomic(manifest, lambda file: file.write(spelled))
+    elif differing := differences(_read(manifest), _plain(fingerprint)):
+        raise UserError(
+            f"the {what} in {folder} were made otherwise and are not reused: {'; '.join(differing)}; name another "
+            "folder, or remove this one"
+        )
 
 
 class EmbeddingStore:
@@ -83,15 +90,7 @@ class EmbeddingStore:
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
         """Open or create the store in `folder`; raises `UserError` if it holds another fingerprint's vectors."""
         self.folder = folder
-        manifest = folder / MANIFEST
-        if manifest.is_file():
-            if differing := differences(_read(manifest), _plain(fingerprint)):
-                raise UserError(
-                    f"the embedding store {folder} was made otherwise and is not reused: {'; '.join(differing)}; "
-                    "name another folder, or remove this one"
-                )
-        else:
-            write_manifest(folder, fingerprint)
+        claim(folder, fingerprint, "embeddings")
         self._rows: dict[bytes, tuple[str, int]] = {}
         for ids in sorted(folder.glob("*.ids.npy")):
             self._index(ids.name.removesuffix(".ids.npy"), np.load(ids, allow_pickle=False))

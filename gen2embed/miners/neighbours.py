@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gen2embed.encoder.store import MANIFEST, Fingerprint, digest, say_what_differs, write_manifest
+from gen2embed.encoder.store import Fingerprint, claim, digest, say_what_differs
 from gen2embed.files import write_atomic
 from gen2embed.miners.approximate import Approximate, build_index
 from gen2embed.peers import ALONE, Peers
@@ -58,8 +58,7 @@ def find_neighbours(
         decided_by = {**decided_by, "count": count, "search": search.describe()}
         folder = Path(search.store) / digest(decided_by)
         say_what_differs(folder, decided_by, "neighbours")
-        if not (folder / MANIFEST).is_file():
-            write_manifest(folder, decided_by)
+        claim(folder, decided_by, "neighbours")
     starts = range(0, len(queries), search.shard_size)
     shards = [(start, min(start + search.shard_size, len(queries))) for start in starts]
     own, found = peers.share(shards), dict[tuple[int, int], np.ndarray]()
