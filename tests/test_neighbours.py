@@ -85,6 +85,16 @@ def test_approximate(tmp_path):
     assert (few.indices == nearest(QUERIES, CANDIDATES, 500)).all()  # too few in one cell: searched exactly
 
 
+def test_the_recall_is_in_the_clusters_manifest(tiny):
+    miner, search = SaHaPaper(top_k=2), Search(approximate_above=7)
+    mined = mine_pairs(tiny, Engine(), pairs_of_words(), miner, [], search)
+    exact = mine_pairs(tiny, Engine(), pairs_of_words(), miner, [])
+    assert mined.manifest["searched"] == {"text": {"exact": False, "recall@8": 1.0, "measured_on": 8}}
+    assert mined.manifest["search"] == {"exact": False, "approximate_above": 7, "probes": 64}
+    assert exact.manifest["search"] == exact.manifest["searched"]["text"] == {"exact": True}
+    assert mined.table.equals(exact.table)  # one cell holds them all
+
+
 def test_without_faiss(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"needs faiss, which is not installed: pip install 'gen2embed\[approximate\]'"):

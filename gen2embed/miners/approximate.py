@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from gen2embed.log import log
 from gen2embed.peers import Peers
 from gen2embed.search import Exact, Search, check_vectors, exact_scores
 from gen2embed.types import UserError
@@ -53,6 +54,7 @@ class Approximate:
 def build_index(candidates: Float[np.ndarray, "m d"], path: Path) -> None:
     """Leave the index at `path`, unless it is there."""
     if not path.is_file():
+        log.info("indexing %s candidates for an approximate search", f"{len(candidates):,}")
         unfinished = path.with_name(f".{path.name}.unfinished")
         _faiss().write_index(_build(candidates), str(unfinished))
         unfinished.replace(path)
