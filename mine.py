@@ -11,7 +11,8 @@ from gen2embed.data.clusters import write_clusters
 from gen2embed.miners.run import mine_pairs
 from gen2embed.miners.skipped import skipped_owners, write_skipped
 from gen2embed.mining_report.page import write_report
-from gen2embed.runs import check_sources, entry_point, make_embedder, make_trainer, start
+from gen2embed.runs import check_sources, entry_point, make_embedder, make_search, make_trainer, start
+from gen2embed.sync import gathered
 from gen2embed.types import UserError
 
 
@@ -23,19 +24,22 @@ def main(cfg: DictConfig) -> None:
     if cfg.mining is None:
         raise UserError("mining=none mines nothing; choose another miner")
     check_sources(cfg)
-    data = instantiate(cfg.data, _convert_="all")
-    pairs = data.pairs()
-    images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
-
-    embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    miner = instantiate(cfg.mining)
-    mined = mine_pairs(embedder, engine, pairs, miner, data.classification)
-    write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
-    write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
-    timing = report.timing(mined.encoded, time.perf_counter() - started)
-    report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
-    report.print_table(report.cluster_table(mined.table, pairs))
-    write_report(folder, pairs)
+    with gathered(trainer) as peers:
+        data = instantiate(cfg.data, _convert_="all")
+        pairs = data.pairs()
+        if peers.rank == 0:
+            images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
+        embedder, engine, search = make_embedder(cfg, trainer), instantiate(cfg.engine), make_search(cfg, trainer)
+        miner = instantiate(cfg.mining)
+        mined = mine_pairs(embedder, engine, pairs, miner, data.classification, search, peers)
+        if mined is None:
+            return
+        write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
+        write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
+        timing = report.timing(mined.encoded, time.perf_counter() - started)
+        report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
+        report.print_table(report.cluster_table(mined.table, pairs))
+        write_report(folder, pairs)
 
 
 if __name__ == "__main__":

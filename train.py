@@ -25,6 +25,7 @@ from gen2embed.runs import (
     evaluate_and_report,
     make_benchmarks,
     make_embedder,
+    make_search,
     make_trainer,
     start,
 )
@@ -88,10 +89,10 @@ def clusters_of(
         return clusters
     if not miner:
         return None
-    mining = Path(cfg.paths.cluster_dir), embedder, pairs, miner
+    mining, search = (Path(cfg.paths.cluster_dir), embedder, pairs, miner), make_search(cfg, trainer)
     if trainer.is_global_zero:
-        return read_clusters(mine_once(*mining, engine, data.classification), pairs)
-    return read_clusters(await_mined(*mining, cfg.trainer.strategy.timeout_seconds), pairs)
+        return read_clusters(mine_once(*mining, engine, data.classification, search), pairs)
+    return read_clusters(await_mined(*mining, cfg.trainer.strategy.timeout_seconds, search), pairs)
 
 
 if __name__ == "__main__":

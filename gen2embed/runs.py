@@ -33,6 +33,7 @@ from gen2embed.evaluate import evaluate
 from gen2embed.leaderboard import leaderboard
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
+from gen2embed.search import Search
 from gen2embed.types import UserError
 
 
@@ -155,6 +156,13 @@ def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
         device=str(trainer.strategy.root_device),
         **sources,
     )
+
+
+def make_search(cfg: DictConfig, trainer: Trainer) -> Search:
+    """The search of `cfg`, on the trainer's device unless another is chosen."""
+    device = trainer.strategy.root_device
+    ours = str(device) if device.type in ("cpu", "cuda") else "cpu"  # it needs float64
+    return instantiate(cfg.search, device=ours if cfg.search.device == "auto" else cfg.search.device)
 
 
 def _overridden() -> set[str]:

@@ -23,11 +23,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
+from lightning import Trainer
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.nn import Parameter
 
+from gen2embed.peers import ALONE, Peers
 from gen2embed.types import UserError
 
 
@@ -141,6 +143,27 @@ def sync_of(strategy: Strategy) -> Sync:
     raise UserError(
         f"training cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, else strategy=single"
     )
+
+
+@contextmanager
+def gathered(trainer: Trainer) -> Iterator[Peers]:
+    """The trainer's ranks, for work that Lightning does not run: started, unless `torchrun` did, and connected.
+
+    If this rank fails, those that it started end.
+    """
+    strategy = trainer.strategy
+    sync_of(strategy)
+    if not isinstance(strategy, Replicated):
+        yield ALONE
+        return
+    assert strategy.launcher is not None
+    try:
+        strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
+        yield Peers(trainer.global_rank, trainer.world_size, strategy.barrier, strategy.timeout_seconds)
+    except BaseException as error:
+        strategy.on_exception(error)
+        raise
+    dist.destroy_process_group()
 
 
 def _all_gather(tensor: Tensor) -> list[Tensor]:

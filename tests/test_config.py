@@ -48,7 +48,8 @@ def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeyp
     cfg = composed(choice, *base, entry=entry)
     config.check(cfg, entry, [choice])
     group, _, name = choice.partition("=")
-    if group in ("prompt", "resolution", "data", "engine", "mining", "loss", "adapter", "optim", "callbacks", "logger"):
+    if group in {"prompt", "resolution", "data", "engine", "search", "mining", "loss", "adapter", "optim", "callbacks",
+                 "logger"}:  # fmt: skip
         assert (instantiate(cfg[group]) is None) == (choice in ("logger=none", "mining=none", "adapter=none"))
     if group in ("trainer", "strategy") and name != "gpu":  # which needs one
         assert make_trainer(cfg).num_devices == 1

@@ -136,6 +136,7 @@ def test_every_group_and_choice_is_in_the_readme():
         "strategy",
         "callbacks",
         "engine",
+        "search",
     ):
         for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
             assert f"`{file.stem}`" in text, f"{group}={file.stem}"

@@ -18,6 +18,7 @@ from torch import Tensor
 from gen2embed.data.batches import apart
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
 from gen2embed.log import progress
+from gen2embed.peers import ALONE, Peers
 from gen2embed.types import Item, Role, UserError
 
 PROGRESS_FROM = 256  # items; fewer are embedded without a bar
@@ -36,7 +37,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Float32 unit vectors (n, d) on the CPU; how many were computed and how many found in the store; seconds."""
+    """Float32 unit vectors (n, d) on the CPU; how many this process computed, and how many it found stored; seconds."""
 
     vectors: Float[Tensor, "n d"]
     computed: int
@@ -61,8 +62,10 @@ class Engine:
         if self.batch_size < 1 or self.shard_size < 1:
             raise UserError(f"batch_size and shard_size are at least 1; got {self.batch_size} and {self.shard_size}")
 
-    def encode(self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding") -> Encoded:
-        """Embed items in a role, in the order given."""
+    def encode(
+        self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: Peers = ALONE
+    ) -> Encoded:
+        """Embed items in a role, in the order given. Every one of `peers` embeds its part, and has all vectors."""
         started = time.perf_counter()
         if not items:
             return Encoded(torch.empty(0, 0), 0, 0, 0.0)
@@ -71,11 +74,15 @@ class Engine:
         store = EmbeddingStore.under(Path(self.store), model.fingerprint) if self.store else None
         absent = (key for key in distinct if store is None or key not in store)
         missing = sorted(absent, key=lambda key: _cost(distinct[key], key))
-        vectors: dict[str, np.ndarray] = {}
-        with progress(title, len(missing), shown=len(missing) >= PROGRESS_FROM) as advance:
-            for start in range(0, len(missing), self.shard_size):
-                shard, rows = missing[start : start + self.shard_size], []
-                its = [distinct[key] for key in shard]
+        shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
+        if peers.count > 1 and store is None:
+            raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
+        peers.barrier()  # all see the same shards missing, before the first is written
+        own, vectors = peers.share(shards), dict[str, np.ndarray]()
+        computed = sum(map(len, own))
+        with progress(title, computed, shown=computed >= PROGRESS_FROM and peers.rank == 0) as advance:
+            for shard in own:
+                its, rows = [distinct[key] for key in shard], list[np.ndarray]()
                 for part in apart(its, self.batch_size):
                     batch = [its[index] for index in part]
                     with torch.inference_mode():
@@ -86,9 +93,11 @@ class Engine:
                     store.write(shard, np.concatenate(rows))
                 else:
                     vectors |= zip(shard, np.concatenate(rows), strict=True)
+        if store is not None:
+            store.await_shards(shards, peers)
         out = store.read(keys) if store is not None else np.stack([vectors[key] for key in keys])
         seconds = time.perf_counter() - started
-        return Encoded(torch.from_numpy(out), len(missing), len(distinct) - len(missing), seconds)
+        return Encoded(torch.from_numpy(out), computed, len(distinct) - len(missing), seconds)
 
 
 def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:

@@ -20,9 +20,11 @@ import numpy as np
 
 from gen2embed.files import write_atomic
 from gen2embed.log import log
+from gen2embed.peers import Peers
 from gen2embed.types import UserError
 
 Fingerprint = Mapping[str, Any]
+MANIFEST = "manifest.json"
 
 
 def digest(fingerprint: Fingerprint) -> str:
@@ -58,22 +60,37 @@ def _read(manifest: Path) -> Fingerprint:
     return json.loads(manifest.read_text())
 
 
+def say_what_differs(folder: Path, fingerprint: Fingerprint, what: str) -> None:
+    """Before `folder` is made: why the most alike beside it is not reused. what: is kept there."""
+    if folder.exists():
+        return
+    manifests = folder.parent.glob(f"*/{MANIFEST}")
+    others = {path.parent: differences(_read(path), _plain(fingerprint)) for path in manifests}
+    if others:
+        closest = min(others, key=lambda other: (len(others[other]), other))
+        log.info("no %s are reused; %s differs: %s", what, closest, "; ".join(others[closest]))
+
+
+def claim(folder: Path, fingerprint: Fingerprint, what: str) -> None:
+    """Make `folder` that of `fingerprint`; raises `UserError` if it is another's. what: is kept there."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
+        write_atomic(manifest, lambda file: file.write(spelled))
+    elif differing := differences(_read(manifest), _plain(fingerprint)):
+        raise UserError(
+            f"the {what} in {folder} were made otherwise and are not reused: {'; '.join(differing)}; name another "
+            "folder, or remove this one"
+        )
+
+
 class EmbeddingStore:
     """Vectors by key, under one fingerprint."""
 
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
         """Open or create the store in `folder`; raises `UserError` if it holds another fingerprint's vectors."""
         self.folder = folder
-        manifest = folder / "manifest.json"
-        if manifest.is_file():
-            if differing := differences(_read(manifest), _plain(fingerprint)):
-                raise UserError(
-                    f"the embedding store {folder} was made otherwise and is not reused: {'; '.join(differing)}; "
-                    "name another folder, or remove this one"
-                )
-        else:
-            spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
-            write_atomic(manifest, lambda file: file.write(spelled))
+        claim(folder, fingerprint, "embeddings")
         self._rows: dict[bytes, tuple[str, int]] = {}
         for ids in sorted(folder.glob("*.ids.npy")):
             self._index(ids.name.removesuffix(".ids.npy"), np.load(ids, allow_pickle=False))
@@ -82,13 +99,7 @@ class EmbeddingStore:
     def under(cls, root: Path, fingerprint: Fingerprint) -> EmbeddingStore:
         """The store of `fingerprint` below `root`; for a new one, says why the most alike there is not reused."""
         folder = root / digest(fingerprint)
-        if not folder.exists():
-            others = {
-                path.parent: differences(_read(path), _plain(fingerprint)) for path in root.glob("*/manifest.json")
-            }
-            if others:
-                closest = min(others, key=lambda other: (len(others[other]), other))
-                log.info("no embeddings are reused; %s differs: %s", closest, "; ".join(others[closest]))
+        say_what_differs(folder, fingerprint, "embeddings")
         return cls(folder, fingerprint)
 
     def __contains__(self, key: str) -> bool:
@@ -99,11 +110,17 @@ class EmbeddingStore:
 
     def write(self, keys: Sequence[str], vectors: np.ndarray) -> None:
         """Add a shard of float32 vectors (n, d), one a key."""
-        ids = np.array([key.encode() for key in keys])
-        name = hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()
+        ids, name = _ids(keys)
         for path, array in ((f"{name}.npy", vectors.astype(np.float32)), (f"{name}.ids.npy", ids)):
             write_atomic(self.folder / path, partial(np.save, arr=array, allow_pickle=False))
         self._index(name, ids)
+
+    def await_shards(self, shards: Sequence[Sequence[str]], peers: Peers) -> None:
+        """Wait for shards that other ranks write."""
+        names = {_ids(shard)[1] for shard in shards}
+        peers.wait([self._file(name) for name in sorted(names)])
+        for name in names:
+            self._index(name, np.load(self._file(name), allow_pickle=False))
 
     def read(self, keys: Sequence[str]) -> np.ndarray:
         """The vectors of `keys`, float32 (n, d), each shard opened once."""
@@ -122,5 +139,14 @@ class EmbeddingStore:
             raise ValueError("no keys to read")
         return out
 
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.ids.npy"
+
     def _index(self, name: str, ids: np.ndarray) -> None:
         self._rows |= {key: (name, row) for row, key in enumerate(ids.tolist())}
+
+
+def _ids(keys: Sequence[str]) -> tuple[np.ndarray, str]:
+    """A shard's keys as they are stored, and its name."""
+    ids = np.array([key.encode() for key in keys])
+    return ids, hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()

@@ -14,7 +14,8 @@ from gen2embed.search import nearest
 class Subset:
     """One subset in arrays: unit vectors of its n queries and m distinct candidates.
 
-    positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query.
+    positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query. nearest: (n, k) the
+    candidates most similar to each query, most similar first, as many as the miner asks for or as there are.
     teacher: (n,) another model's score of each pair; None if the data have none.
     """
 
@@ -23,11 +24,15 @@ class Subset:
     positive: np.ndarray
     query_ids: np.ndarray
     classification: bool
+    nearest: np.ndarray
     teacher: np.ndarray | None = None
 
     def top(self, count: int) -> np.ndarray:
         """(n, k) the candidates most similar to each query, most similar first, `count` of them or all there are."""
-        return nearest(self.queries, self.candidates, count)
+        count = min(count, len(self.candidates))
+        if count > self.nearest.shape[1]:  # more than the miner's `neighbours`
+            return nearest(self.queries, self.candidates, count)
+        return self.nearest[:, :count]
 
 
 class Miner(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.encoder.store import digest
 from gen2embed.log import progress
 from gen2embed.miners.base import Miner, Subset
+from gen2embed.miners.neighbours import find_neighbours
+from gen2embed.peers import ALONE, Peers
+from gen2embed.search import Search
 from gen2embed.types import Item, Pair, UserError
+
+SEARCH = Search()
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class Mined:
     encoded: tuple[Encoded, ...]
 
 
-def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any]:
-    """The manifest of the clusters that `miner` makes of `pairs`: equal ones are the same clusters."""
+def describe(model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) -> dict[str, Any]:
+    """What decides the clusters that `miner` makes of `pairs`: equal ones are the same clusters."""
     scores = [pair.teacher_score for pair in pairs]
     return {
         "kind": type(miner).__name__,
@@ -42,20 +48,28 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner) -> dict[str, Any
         "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
         "embedding": model.fingerprint if miner.embeds else None,
         "teacher": digest({"scores": scores}) if any(score is not None for score in scores) else None,
+        "search": search.describe() if miner.neighbours else None,
     }
 
 
 def mine_pairs(
-    model: Model, engine: Engine, pairs: Sequence[Pair], miner: Miner, classification: Collection[str]
-) -> Mined:
+    model: Model,
+    engine: Engine,
+    pairs: Sequence[Pair],
+    miner: Miner,
+    classification: Collection[str],
+    search: Search = SEARCH,
+    peers: Peers = ALONE,
+) -> Mined | None:
     """Mine clusters in every subset of `pairs`. classification: the subsets that are classification.
 
+    Each of `peers` embeds and searches its part; rank 0 groups, and the others get None.
     Raises `UserError`, before anything is embedded, if a subset is too small for the miner.
     """
-    subsets: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
-        subsets.setdefault(pair.subset, []).append(index)
-    for name, indices in subsets.items():
+        places.setdefault(pair.subset, []).append(index)
+    for name, indices in places.items():
         if miner.top_k >= len(indices):
             raise UserError(
                 f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(indices)} rows"
@@ -64,36 +78,59 @@ def mine_pairs(
     queries = positives = torch.empty(len(pairs), 0)
     if miner.embeds:
         encoded = (
-            engine.encode(model, [pair.query for pair in pairs], "query", "queries"),
-            engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates"),
+            engine.encode(model, [pair.query for pair in pairs], "query", "queries", peers),
+            engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates", peers),
         )
         queries, positives = (side.vectors for side in encoded)
+    subsets: dict[str, Subset] = {}
+    searched: dict[str, Any] = {}
+    with progress("searching", len(pairs), shown=miner.neighbours > 0 and peers.rank == 0) as advance:
+        for name, indices in places.items():
+            its = [pairs[index] for index in indices]
+            vectors = _take(queries, indices), _take(positives, indices)
+            subsets[name] = make_subset(its, *vectors, name in classification)
+            if miner.neighbours:
+                arrays = subsets[name].queries, subsets[name].candidates
+                decided_by = {"embedding": model.fingerprint, "subset": name, **_digests(its)}
+                found = find_neighbours(search, *arrays, miner.neighbours, decided_by, peers, advance)
+                subsets[name], searched[name] = replace(subsets[name], nearest=found.indices), found.searched
+    if peers.rank > 0:
+        return None
     rows: list[dict[str, Any]] = []
     number = itertools.count()
-    with progress("mining subsets", len(subsets)) as advance:
-        for name, indices in subsets.items():
-            its = [pairs[index] for index in indices]
-            subset = make_subset(its, queries[indices], positives[indices], name in classification)
+    with progress("grouping", len(pairs)) as advance:
+        for name, subset in subsets.items():
+            its = [pairs[index] for index in places[name]]
             for members in miner.mine(subset):
                 rows += _rows(next(number), members, subset, [its[member] for member in members])
-            advance()
-    return Mined(pa.Table.from_pylist(rows, SCHEMA), describe(model, pairs, miner), encoded)
+            advance(len(its))
+    manifest = {**describe(model, pairs, miner, search), "searched": searched}
+    return Mined(pa.Table.from_pylist(rows, SCHEMA), manifest, encoded)
 
 
 def mine_once(
-    folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, engine: Engine, classification: Collection[str]
+    folder: Path,
+    model: Model,
+    pairs: Sequence[Pair],
+    miner: Miner,
+    engine: Engine,
+    classification: Collection[str],
+    search: Search = SEARCH,
 ) -> Path:
-    """The clusters' file in `folder`, mined unless it is there already; its name is its manifest's digest."""
-    path = _kept(folder, model, pairs, miner)
+    """The clusters' file in `folder`, mined unless it is there already; its name is the digest of what decides it."""
+    path = _kept(folder, model, pairs, miner, search)
     if not path.is_file():
-        mined = mine_pairs(model, engine, pairs, miner, classification)
+        mined = mine_pairs(model, engine, pairs, miner, classification, search)
+        assert mined is not None  # this process is alone
         write_clusters(path, mined.table, mined.manifest)
     return path
 
 
-def await_mined(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, seconds: float) -> Path:
+def await_mined(
+    folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, seconds: float, search: Search = SEARCH
+) -> Path:
     """The file that `mine_once` makes in another process; raises `UserError` if it is not there in time."""
-    path = _kept(folder, model, pairs, miner)
+    path = _kept(folder, model, pairs, miner, search)
     until = time.monotonic() + seconds
     while not path.is_file():
         if time.monotonic() > until:
@@ -105,17 +142,32 @@ def await_mined(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner,
     return path
 
 
-def _kept(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner) -> Path:
-    return folder / f"{digest(describe(model, pairs, miner))}.parquet"
+def _kept(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) -> Path:
+    return folder / f"{digest(describe(model, pairs, miner, search))}.parquet"
 
 
-def make_subset(pairs: Sequence[Pair], queries: Tensor, positives: Tensor, classification: bool) -> Subset:
+def make_subset(pairs: Sequence[Pair], queries: np.ndarray, positives: np.ndarray, classification: bool) -> Subset:
     """The arrays of one subset's pairs; queries, positives: the vectors of either side, a row a pair."""
     positive, first = _identify([pair.positive for pair in pairs])
     query_ids, _ = _identify([pair.query for pair in pairs])
     scores = [pair.teacher_score for pair in pairs]
     teacher = None if None in scores else np.array(scores)
-    return Subset(queries.numpy(), positives.numpy()[first], positive, query_ids, classification, teacher)
+    nothing = np.empty((len(pairs), 0), np.int64)
+    candidates = _take(torch.from_numpy(positives), first)
+    return Subset(queries, candidates, positive, query_ids, classification, nothing, teacher)
+
+
+def _take(vectors: Tensor, rows: Sequence[int]) -> np.ndarray:
+    """These rows; without a copy where they are all of a stretch, as a subset in one file is."""
+    if rows and list(rows) == list(range(rows[0], rows[0] + len(rows))):
+        return vectors[rows[0] : rows[0] + len(rows)].numpy()
+    return vectors[rows].numpy()
+
+
+def _digests(pairs: Sequence[Pair]) -> dict[str, str]:
+    """What decides which vectors are searched, and in which order: the rows, and their files as they are now."""
+    keys = "".join(pair.query.key + pair.positive.key for pair in pairs)
+    return {"data": data_fingerprint(pairs), "items": hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()}
 
 
 def _identify(items: Sequence[Item]) -> tuple[np.ndarray, list[int]]:

@@ -56,7 +56,7 @@ def skipped_owners(mined: Mined, pairs: Sequence[Pair], miner: Miner, seed: int)
                     its = [pairs[index] for index in indices]
                     place = {(pair.subset, pair.row): local for local, pair in enumerate(its)}
                     kept = [[place[row] for row in members[cluster] if row in place] for cluster in clusters]
-                    subset = make_subset(its, queries[indices], positives[indices], False)
+                    subset = make_subset(its, queries[indices].numpy(), positives[indices].numpy(), False)
                     for cluster, owner, *similarities in _skipped(subset, clusters, kept, pool):
                         values = (cluster, name, its[owner].row, *similarities)
                         rows.append(dict(zip(SCHEMA.names, values, strict=True)))

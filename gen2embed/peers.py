@@ -1,0 +1,53 @@
+"""Processes that share work through files: each does its part, and looks for the others'."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gen2embed.types import UserError
+
+Part = TypeVar("Part")
+LOOK = 0.1  # seconds between two looks for a file
+
+
+def _alone() -> None:
+    """There is nobody to meet."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process, `rank`, among `count`.
+
+    barrier: returns when every rank has called it. timeout_seconds: how long the others may leave no new file.
+    """
+
+    rank: int = 0
+    count: int = 1
+    barrier: Callable[[], None] = _alone
+    timeout_seconds: float = 1800
+
+    def share(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """This rank's parts: every `count`-th."""
+        return parts[self.rank :: self.count]
+
+    def wait(self, files: Sequence[Path]) -> None:
+        """Return when all files are there; raises `UserError` if no further one comes in time."""
+        missing, since = [path for path in files if not path.is_file()], time.monotonic()
+        while missing:
+            time.sleep(LOOK)
+            left = [path for path in missing if not path.is_file()]
+            if len(left) < len(missing):
+                missing, since = left, time.monotonic()
+            elif time.monotonic() - since > self.timeout_seconds:
+                raise UserError(
+                    f"other ranks left {len(missing)} of {len(files)} files unwritten for {self.timeout_seconds:g} "
+                    f"seconds, {missing[0]} among them; see what they say, and give the same command again, which goes "
+                    "on from here, or raise trainer.strategy.timeout_seconds"
+                )
+
+
+ALONE = Peers()

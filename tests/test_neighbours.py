@@ -1,0 +1,254 @@
+"""The stages of mining are whole after a kill, shared by ranks, and say what they do not reuse."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY
+from test_search import unit
+
+from gen2embed import UserError
+from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.store import EmbeddingStore
+from gen2embed.miners import approximate
+from gen2embed.miners.neighbours import find_neighbours
+from gen2embed.miners.run import mine_pairs
+from gen2embed.miners.saha import SaHaPaper
+from gen2embed.peers import Peers
+from gen2embed.search import Search, nearest
+
+QUERIES, CANDIDATES = unit(0, 50, 16), unit(1, 600, 16)
+
+
+def find(count=9, **settings):
+    return find_neighbours(Search(**settings), QUERIES, CANDIDATES, count, {"embedding": {"model": "m"}})
+
+
+def test_shards_are_kept_and_whole(tmp_path):
+    expected = nearest(QUERIES, CANDIDATES, 9)
+    assert (find().indices == expected).all()
+    assert (find(store=tmp_path, shard_size=20).indices == expected).all()
+    (folder,) = tmp_path.iterdir()
+    files = ["000000000-000000020.npy", "000000020-000000040.npy", "000000040-000000050.npy", "manifest.json"]
+    assert sorted(path.name for path in folder.iterdir()) == files
+    np.save(folder / files[0], np.full((20, 9), 7, np.int32))  # what is there is not searched again
+    (folder / files[1]).unlink()
+    again = find(store=tmp_path, shard_size=20, memory_gib=1).indices
+    assert (again[:20] == 7).all()
+    assert (again[20:] == expected[20:]).all()
+
+
+def test_what_is_not_reused_is_explained(tmp_path, caplog):
+    with caplog.at_level("INFO", "gen2embed"):
+        find(store=tmp_path)
+        assert not caplog.messages
+        find(count=5, store=tmp_path)
+        assert re.search(r"no neighbours are reused; .* differs: count is 9 there and 5 here", caplog.text)
+        decided_by = {"embedding": {"model": "m", "prompt": {"system": "x"}}}
+        find_neighbours(Search(store=tmp_path), QUERIES, CANDIDATES, 5, decided_by)
+    assert re.search(r"differs: embedding.prompt.system is nothing there and 'x' here", caplog.text)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_of_another_search_is_refused(tmp_path):
+    find(store=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "embedding": {"model": "another"}}))
+    with pytest.raises(UserError, match=r"the neighbours in .* embedding.model is 'another' there and 'm' here; name"):
+        find(store=tmp_path)
+
+
+def test_approximate(tmp_path):
+    exact = nearest(QUERIES, CANDIDATES, 9)
+    assert find(approximate_above=600).searched == {"exact": True}
+    found = find(approximate_above=599, probes=2, store=tmp_path)
+    shared = [len(set(a) & set(b)) for a, b in zip(exact, found.indices, strict=True)]
+    recall = sum(shared) / exact.size
+    assert 0.3 < recall < 1
+    assert found.searched == {"exact": False, "recall@9": pytest.approx(recall, abs=1e-6), "measured_on": 50}
+    again = find(approximate_above=599, probes=2, store=tmp_path)
+    assert (again.indices == found.indices).all()
+    assert again.searched == found.searched
+    assert not list(tmp_path.rglob("*faiss*"))
+    every = find(approximate_above=0, probes=1000)
+    assert every.searched["recall@9"] > 0.98  # cells are left out no more; vectors are float16 in them
+    few = find(count=500, approximate_above=0, probes=1)
+    assert (few.indices == nearest(QUERIES, CANDIDATES, 500)).all()  # too few in one cell: searched exactly
+
+
+def test_the_recall_is_in_the_clusters_manifest(tiny):
+    miner, search = SaHaPaper(top_k=2), Search(approximate_above=7)
+    mined = mine_pairs(tiny, Engine(), pairs_of_words(), miner, [], search)
+    exact = mine_pairs(tiny, Engine(), pairs_of_words(), miner, [])
+    assert mined.manifest["searched"] == {"text": {"exact": False, "recall@8": 1.0, "measured_on": 8}}
+    assert mined.manifest["search"] == {"exact": False, "approximate_above": 7, "probes": 64}
+    assert exact.manifest["search"] == exact.manifest["searched"]["text"] == {"exact": True}
+    assert mined.table.equals(exact.table)  # one cell holds them all
+
+
+def test_without_faiss(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"needs faiss, which is not installed: pip install 'gen2embed\[approximate\]'"):
+        find(approximate_above=10)
+
+
+def test_ranks_need_a_store_and_do_not_wait_for_ever(tmp_path):
+    two = Peers(0, 2, timeout_seconds=0.2)
+    with pytest.raises(UserError, match=r"share neighbours through the store, and there is none; set search.store"):
+        find_neighbours(Search(), QUERIES, CANDIDATES, 5, {}, two)
+    search = Search(store=tmp_path, shard_size=20)
+    with pytest.raises(UserError, match=r"other ranks left 1 of 3 files unwritten for 0.2 seconds, .*000020-000000040"):
+        find_neighbours(search, QUERIES, CANDIDATES, 5, {}, two)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    other = find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(1, 2, timeout_seconds=0.2))
+    assert (other.indices == nearest(QUERIES, CANDIDATES, 5)).all()
+
+
+def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
+    """Also where its own shards are all there, after a kill."""
+    search = Search(store=tmp_path, shard_size=25, approximate_above=10)
+    whole = find_neighbours(search, QUERIES, CANDIDATES, 5, {}).indices
+    shards = sorted(tmp_path.rglob("*.npy"))
+    shards[1].unlink()
+    built = []
+    monkeypatch.setattr("gen2embed.miners.neighbours.build_index", lambda *_: built.append(approximate.build_index(*_)))
+    with pytest.raises(UserError, match="left 1 of 2 files"):
+        find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(0, 2, timeout_seconds=0.2))
+    assert built == [None]
+    assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(1, 2)).indices == whole).all()
+    with pytest.raises(UserError, match=r"share embeddings through the store, and there is none; set engine.store"):
+        mine_pairs(FakeModel(), Engine(), pairs_of_words(), SaHaPaper(top_k=2), [], peers=Peers(1, 2))
+
+
+class FakeModel:
+    fingerprint = types.MappingProxyType({"model": "fake"})
+
+
+def pairs_of_words():
+    from gen2embed import Item
+    from gen2embed.types import Pair
+
+    return [Pair(Item.of(f"a {word}"), Item.of(word), "text", row) for row, word in enumerate("abcdefgh")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"), [(np.nan, "holds values that are not finite"), (0, "is zero, and a neighbour of it means")]
+)
+def test_bad_vectors_in_the_store(tmp_path, tiny, spoil, message):
+    """They cannot come from the engine, but a store is files."""
+    pairs, engine = pairs_of_words(), Engine(store=tmp_path)
+    keys = [f"query:{pair.query.key}" for pair in pairs]
+    EmbeddingStore.under(tmp_path, tiny.fingerprint).write(keys, np.full((len(keys), 128), spoil))
+    with pytest.raises(UserError, match=rf"the embedding of row 0 of the queries {message}"):
+        mine_pairs(tiny, engine, pairs, SaHaPaper(top_k=2), [])
+
+
+# --- real processes -------------------------------------------------------------------------------------------------
+
+KILLER = """
+import os, runpy, signal, sys
+import numpy as np
+script, stage, sys.argv = sys.argv[1], sys.argv[2], sys.argv[1:2] + sys.argv[3:]
+import gen2embed.data.clusters, gen2embed.encoder.store, gen2embed.miners.neighbours as neighbours
+from gen2embed.files import write_atomic
+module, after = {
+    "encoding": (gen2embed.encoder.store, 5), "search": (neighbours, 3), "writing": (gen2embed.data.clusters, 1)
+}[stage]
+calls = 0
+def dying(path, write):
+    def half(file):
+        write(file)
+        file.flush()
+        if calls == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+    global calls
+    calls += 1
+    write_atomic(path, half)
+module.write_atomic = dying
+runpy.run_path(script, run_name="__main__")
+"""
+MINE = ["trainer=cpu", "data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=5", "engine.shard_size=8",
+        "engine.batch_size=4", "search.shard_size=9", "output_dir=mined"]  # fmt: skip
+
+
+@pytest.fixture
+def mine(world):
+    def run(folder, *args, by=()):
+        folder.mkdir(exist_ok=True)
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *by[:1], *by[1:2], str(REPOSITORY / "mine.py"), *by[2:], *MINE]
+        command += [f"data.folder={world.folder}", *args]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(world, tmp_path_factory):
+    """The clusters of one process that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = [sys.executable, str(REPOSITORY / "mine.py"), *MINE, f"data.folder={world.folder}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    return (folder / "mined/clusters.parquet").read_bytes()
+
+
+def count(folder: Path, kind: str) -> int:
+    return len([path for path in (folder / "outputs" / kind).rglob("*.npy") if not path.name.startswith(".")])
+
+
+@pytest.mark.parametrize("stage", ["encoding", "search", "writing"])
+def test_a_killed_command_goes_on(mine, uninterrupted, tmp_path, stage):
+    killed = mine(tmp_path, by=("-c", KILLER, stage))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "mined/clusters.parquet").exists()
+    kept = [count(tmp_path, kind) for kind in ("embeddings", "clusters/neighbours")]
+    expected = {"encoding": (3, 0), "search": (None, 2), "writing": (None, 6)}[stage]
+    assert all(want in (None, got) for got, want in zip(kept, expected, strict=True)), kept
+    again = mine(tmp_path)
+    assert again.returncode == 0, again.stderr
+    manifest = json.loads((tmp_path / "mined/manifest.json").read_text())
+    assert manifest["items_reused"] > 0
+    assert (manifest["items_computed"] > 0) == (stage == "encoding")
+    assert (tmp_path / "mined/clusters.parquet").read_bytes() == uninterrupted
+
+
+@pytest.mark.parametrize("by", [(), ("-m", "torch.distributed.run")])
+def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, by, world):
+    if by:
+        command = [sys.executable, *by, "--nproc-per-node=2", "--standalone", str(REPOSITORY / "mine.py"), *MINE]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        command += [f"data.folder={world.folder}", "strategy=ddp", "trainer.devices=2"]
+        outcome = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+    else:
+        outcome = mine(tmp_path, "strategy=ddp", "trainer.devices=2")
+    assert outcome.returncode == 0, outcome.stderr
+    assert (tmp_path / "mined/clusters.parquet").read_bytes() == uninterrupted
+    assert outcome.stdout.count("covered") == 1
+    manifest = json.loads((tmp_path / "mined/manifest.json").read_text())
+    whole = (tmp_path / "outputs/embeddings").rglob("*.ids.npy")
+    rows = sum(len(np.load(path)) for path in whole)
+    assert 0 < manifest["items_computed"] < rows  # of rank 0, and the other embedded the rest
+    described = json.loads(pq.read_schema(tmp_path / "mined/clusters.parquet").metadata[b"gen2embed"])
+    assert described["searched"] == {"shape": {"exact": True}, "t2i": {"exact": True}}
+
+
+def test_a_rank_that_fails_ends_the_others(mine, tmp_path):
+    outcome = mine(tmp_path, "strategy=ddp", "trainer.devices=2", "engine.store=null")
+    assert outcome.returncode == 1
+    assert "error: several ranks share embeddings through the store" in " ".join(outcome.stderr.split())
+    assert "Traceback" not in outcome.stderr
