@@ -3,8 +3,8 @@
     python benchmarks/false_negatives.py [--rows 400] [--share 0.3] [--top-k 7] [--seeds 0 1 2] [--folder data/world]
 
 Every ordered pair of a cluster's rows is a query and a negative: false if the two rows mean the same. `--share` of the
-rows of the retrieval subsets are twins, which nothing in the rows tells: their queries and positives are worded or drawn
-otherwise. In the other subsets nearly all rows that mean the same share a positive, so that a miner can know.
+rows of the retrieval subsets are twins, which nothing in the rows tells: their queries and positives are worded or
+drawn otherwise. In the other subsets nearly all rows that mean the same share a positive, so that a miner can know.
 Prints one markdown table; a run takes minutes, nearly all of it for embedding.
 """
 

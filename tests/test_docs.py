@@ -75,6 +75,11 @@ def test_python_commands(run_script, capfd, monkeypatch, here):
             runpy.run_module(args[0], run_name="__main__")
             assert "overall" in capfd.readouterr().out
             continue
+        if script.startswith("benchmarks/"):
+            outcome = run_script(script, "--rows", "24", "--seeds", "0", "--top-k", "3", cwd=here)
+            assert outcome.code == 0, f"{command}: {outcome.err}"
+            assert "| saha |" in outcome.out
+            continue
         given = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
         if given != args or any(arg.startswith("model=") for arg in args):
             given.append(f"model.path={TINY}")

@@ -139,6 +139,8 @@ def _pairs(subset: str, rows: Rows, image_dir: Path, limit: int | None) -> list[
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
     locate = locate_pictures(image_dir, (image for _, row in kept for image in (row[1], row[3])))
     return [
-        Pair(make_item(*row[:2], locate, where), make_item(*row[2:4], locate, where), subset, number, *row[4:])
+        Pair(
+            make_item(row[0], row[1], locate, where), make_item(row[2], row[3], locate, where), subset, number, *row[4:]
+        )
         for number, (where, row) in enumerate(kept)
     ]
