@@ -15,7 +15,8 @@ class Subset:
     """One subset in arrays: unit vectors of its n queries and m distinct candidates.
 
     positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query. nearest: (n, k) the
-    candidates most similar to each query, most similar first, as many as the miner asks for or as there are.
+    candidates most similar to each query, most similar first, as many as the miner asks for or as there are; None
+    searches them when they are asked for.
     teacher: (n,) another model's score of each pair; None if the data have none.
     """
 
@@ -24,13 +25,13 @@ class Subset:
     positive: np.ndarray
     query_ids: np.ndarray
     classification: bool
-    nearest: np.ndarray
+    nearest: np.ndarray | None = None
     teacher: np.ndarray | None = None
 
     def top(self, count: int) -> np.ndarray:
         """(n, k) the candidates most similar to each query, most similar first, `count` of them or all there are."""
         count = min(count, len(self.candidates))
-        if count > self.nearest.shape[1]:  # more than the miner's `neighbours`
+        if self.nearest is None or count > self.nearest.shape[1]:  # more than the miner's `neighbours`
             return nearest(self.queries, self.candidates, count)
         return self.nearest[:, :count]
 

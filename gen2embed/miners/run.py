@@ -152,9 +152,8 @@ def make_subset(pairs: Sequence[Pair], queries: np.ndarray, positives: np.ndarra
     query_ids, _ = _identify([pair.query for pair in pairs])
     scores = [pair.teacher_score for pair in pairs]
     teacher = None if None in scores else np.array(scores)
-    nothing = np.empty((len(pairs), 0), np.int64)
     candidates = _take(torch.from_numpy(positives), first)
-    return Subset(queries, candidates, positive, query_ids, classification, nothing, teacher)
+    return Subset(queries, candidates, positive, query_ids, classification, teacher=teacher)
 
 
 def _take(vectors: Tensor, rows: Sequence[int]) -> np.ndarray:
