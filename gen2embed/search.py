@@ -184,7 +184,7 @@ class Exact:
         terms = queries.shape[1] + 2  # two for rounding the factors to `dtype`
         gamma = terms * ROUNDING[dtype] / (1 - terms * ROUNDING[dtype])
         norms = np.linalg.norm(queries.astype(np.float64), axis=1) * self.largest
-        return 1.01 * gamma * norms + terms * torch.finfo(dtype).tiny
+        return 1.01 * gamma * norms + terms * torch.finfo(dtype).smallest_normal
 
     def _settle(
         self, query: np.ndarray, scores: np.ndarray, indices: np.ndarray, bound: float, cut: float
