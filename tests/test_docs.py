@@ -58,6 +58,8 @@ def small(script, args):
         out += ["bootstrap=10", *([] if "benchmark" in groups else ["benchmark.queries=2"])]
     if script != "eval.py":
         out += ["mining.top_k=7", *([] if "data" in groups else ["data.rows=24", "data.subsets=[shape,t2i]"])]
+    if "experiment=miners" in args:
+        out.append("hydra.sweeper.params.seed=0")
     if script == "train.py":
         out += ["trainer.max_steps=2", *(["batch.pairs=8"] if "data" in groups else [])]
     return out
