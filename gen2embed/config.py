@@ -7,7 +7,6 @@ shipped defaults. Both hold for keys added with `+` as well.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import typing
@@ -22,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
-from gen2embed.types import UserError
+from gen2embed.types import UserError, did_you_mean
 
 TARGETS = ("gen2embed.", "lightning.", "torch.optim.", "transformers.optimization.")  # what a `_target_` may name
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -123,7 +122,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, choice = str(cause.missing_cfg_file).rpartition("/")
             names = ", ".join(sorted(cause.options))
-            return f"{group}={choice} is unknown; choose one of {names}" + _nearest(choice, cause.options)
+            return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
     if found := re.search(r"Could not override '([^']+)'", str(error)):
         key = found[1]
         return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
@@ -144,12 +143,7 @@ def _unknown(path: str, valid: Iterable[str]) -> str:
     parent, _, key = path.rpartition(".")
     names = sorted(set(valid) - SPECIAL_KEYS)
     where = parent or "the configuration"
-    return f"{path} is unknown; {where} has {', '.join(names) or 'no keys'}" + _nearest(key, names)
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f"{path} is unknown; {where} has {', '.join(names) or 'no keys'}" + did_you_mean(key, names)
 
 
 def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,12 @@ IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
 
 class UserError(ValueError):
     """Something that the user can mend: the message says what was wrong, what was got, and the remedy."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """` (did you mean ...?)`, or nothing where no name is close: the end of a `UserError`."""
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 @dataclass(frozen=True, eq=False)

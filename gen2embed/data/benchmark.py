@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gen2embed.data.rows import nearest
+from gen2embed.data.rows import known_names
 from gen2embed.images import Policy
 from gen2embed.types import Picture, RankingTask, UserError
 
@@ -34,10 +34,7 @@ class Benchmark:
 
 def choose(benchmark: str, known: Sequence[str], subsets: Sequence[str] | None) -> list[str]:
     """The chosen ones of the known names, in their order; `UserError` for none and for unknown ones."""
-    if unknown := sorted(set(subsets or ()) - set(known)):
-        choices = f"choose from {', '.join(known)}{nearest(unknown[0], known)}"
-        raise UserError(f"benchmark {benchmark} has no task {', '.join(unknown)}; {choices}")
-    chosen = [name for name in known if subsets is None or name in subsets]
+    chosen = known_names(f"benchmark {benchmark}", "task", known, subsets)
     if not chosen:
         raise UserError(
             f"benchmark {benchmark} is empty: benchmark.subsets={list(subsets or ())} leaves no task of {len(known)}"

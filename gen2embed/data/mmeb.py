@@ -44,7 +44,7 @@ def read_mmeb(
         _task(task, group_of[task], read_subset(annotations, task, "test", COLUMNS), Path(image_dir), roles.get(task))
         for task in chosen
     )
-    return _benchmark(name, tasks, groups, averages or {}, Path(image_dir), resolution)
+    return Benchmark(name, tasks, groups, averages or {}, picture_roots(Path(image_dir)), resolution)
 
 
 def read_custom(
@@ -62,18 +62,7 @@ def read_custom(
     chosen = choose(name, list(files), subsets)
     root = Path(image_dir) if image_dir else files[chosen[0]].parent
     tasks = tuple(_task(task, name, read_file(files[task], COLUMNS), root, None) for task in chosen)
-    return _benchmark(name, tasks, {name: list(files)}, {}, root, resolution)
-
-
-def _benchmark(
-    name: str,
-    tasks: tuple[RankingTask, ...],
-    groups: Mapping[str, Sequence[str]],
-    averages: Mapping[str, Sequence[str]],
-    image_dir: Path,
-    resolution: Policy | None,
-) -> Benchmark:
-    return Benchmark(name, tasks, groups, averages, picture_roots(image_dir), resolution)
+    return Benchmark(name, tasks, {name: list(files)}, {}, picture_roots(root), resolution)
 
 
 def _task(name: str, group: str, rows: Rows, image_dir: Path, candidate_role: Role | None) -> RankingTask:

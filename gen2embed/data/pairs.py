@@ -14,9 +14,9 @@ from gen2embed.data.rows import (
     Columns,
     Rows,
     data_files,
+    known_names,
     locate_pictures,
     make_item,
-    nearest,
     picture_roots,
     read_file,
     read_subset,
@@ -104,10 +104,7 @@ class Files(PairSource):
     def pairs(self) -> list[Pair]:
         columns = _columns(self.teacher_column)
         files = data_files(Path(self.path))
-        if unknown := sorted(set(self.subsets or ()) - set(files)):
-            close = nearest(unknown[0], files)
-            raise UserError(f"{self.path} has no subset {', '.join(unknown)}; choose from {', '.join(files)}{close}")
-        chosen = [name for name in files if self.subsets is None or name in self.subsets]
+        chosen = known_names(str(self.path), "subset", files, self.subsets)
         return [
             pair
             for name in chosen

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen2embed.files import is_hub_id
-from gen2embed.types import Item, UserError
+from gen2embed.types import Item, UserError, did_you_mean
 
 LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
     "{subset}/{split}-*.parquet",
@@ -67,7 +66,7 @@ def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns) 
     found = sorted({path.stem for path in folder.iterdir() if path.is_dir() or path.suffix in SUFFIXES})
     raise UserError(
         f"{folder / subset} has no file {split}-*.parquet or {split}.jsonl; {folder} holds "
-        f"{', '.join(found[:40]) or 'nothing'}{nearest(subset, found)}"
+        f"{', '.join(found[:40]) or 'nothing'}{did_you_mean(subset, found)}"
     )
 
 
@@ -89,10 +88,13 @@ def data_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """` (did you mean ...?)`, or nothing where no name is close."""
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
+    """The wanted ones of the known names, in their order; None is all. `UserError` for one that `owner` has not."""
+    known = list(known)
+    if unknown := sorted(set(wanted or ()) - set(known)):
+        choices = f"choose from {', '.join(known)}{did_you_mean(unknown[0], known)}"
+        raise UserError(f"{owner} has no {kind} {', '.join(unknown)}; {choices}")
+    return [name for name in known if wanted is None or name in wanted]
 
 
 def picture_roots(image_dir: Path) -> list[Path]:

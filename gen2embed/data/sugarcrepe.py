@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from gen2embed.data.benchmark import Benchmark, choose
-from gen2embed.data.rows import locate_pictures, nearest, picture_roots
+from gen2embed.data.rows import locate_pictures, picture_roots
 from gen2embed.images import Policy
-from gen2embed.types import Item, RankingTask, Role, UserError
+from gen2embed.types import Item, RankingTask, Role, UserError, did_you_mean
 
 CAPTION = "Find me an image that matches the given caption: {}"
 KEYS = ("filename", "caption", "negative_caption")
@@ -131,7 +131,7 @@ def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]
     if not file.is_file():
         found = sorted(path.stem for path in folder.glob("*.json"))
         held = f"holds {', '.join(found) or 'no .json file'}" if folder.is_dir() else "does not exist"
-        raise UserError(f"the annotations {file} do not exist; {folder} {held}{nearest(subset, found)}")
+        raise UserError(f"the annotations {file} do not exist; {folder} {held}{did_you_mean(subset, found)}")
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -23,6 +23,7 @@ from PIL import Image
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.mmeb import read_mmeb
 from gen2embed.data.pairs import Mmeb, PairSource
+from gen2embed.data.rows import known_names
 from gen2embed.data.tasks import TASKS, Side
 from gen2embed.log import log
 from gen2embed.types import Pair, UserError
@@ -67,8 +68,7 @@ class World(PairSource):
 
     def pairs(self) -> list[Pair]:
         """The training rows of the chosen subsets."""
-        if unknown := sorted(set(self.subsets) - set(TASKS)):
-            raise UserError(f"the world has no subset {', '.join(unknown)}; choose from {', '.join(TASKS)}")
+        known_names("the world", "subset", TASKS, self.subsets)
         folder = self.train()
         return Mmeb(path=str(folder), image_dir=folder, subsets=self.subsets).pairs()
 
