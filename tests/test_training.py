@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.data.clusters import SCHEMA, data_fingerprint, read_clusters, write_clusters
+from gen2embed.data.clusters import SCHEMA, check_miner, data_fingerprint, read_clusters, write_clusters
 from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import Full, Lora, save
 from gen2embed.encoder.engine import Engine
@@ -225,8 +225,10 @@ def test_clusters_of_other_data_or_model(pairs, tiny, tmp_path):
     with pytest.raises(UserError, match=r"mined from other data: 72 rows of shape, t2i, change .* these are 71 rows"):
         read_clusters(path, pairs[1:])
     with pytest.raises(UserError, match=r"mined with another model: weights:.*clusters_of_any_model=true"):
-        read_clusters(path, pairs, "another")
-    assert read_clusters(path, pairs, tiny.backbone.identity)
+        check_miner(read_clusters(path, pairs), "another")
+    clusters = read_clusters(path, pairs)
+    check_miner(clusters, tiny.backbone.identity)
+    assert clusters.members
     with pytest.raises(UserError, match="do not exist; mine them with"):
         read_clusters(tmp_path / "none.parquet", pairs)
     pq.write_table(pa.table({"a": [1]}), path)
