@@ -9,6 +9,7 @@ They are what a rehearsal and the tests run on where the real ones cannot be had
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen2embed.data.drawn import Saver, eval_columns, train_columns
 from gen2embed.data.scenes import Scene, sample_scene
-from gen2embed.data.tasks import TASKS, Side
+from gen2embed.data.tasks import TASKS
 
 KINDS = {  # the tasks of the world that stand in for those of a meta-task
     "classification": ("shape", "colour"),
@@ -35,13 +37,9 @@ def write_mmeb_train(folder: Path, subsets: Sequence[str], rows: int) -> None:
     """MMEB-train's layout. Each subset is a task of the world, in turn."""
     kinds = [kind for its in KINDS.values() for kind in its]
     for number, subset in enumerate(subsets):
-        save = _Saver(folder, f"images/{subset}/Train", subset)
         examples = TASKS[kinds[number % len(kinds)]](random.Random(f"train {subset}"), 0.0)
-        columns: dict[str, list[str]] = {"qry": [], "qry_image_path": [], "pos_text": [], "pos_image_path": []}
-        for _, example in zip(range(rows), examples, strict=False):
-            sides = (*save(example.query), *save(example.candidates[0]))
-            for column, value in zip(columns.values(), sides, strict=True):
-                column.append(value)
+        save = Saver(folder, f"images/{subset}/Train/{subset}_{{}}.png")
+        columns = train_columns(itertools.islice(examples, rows), save)
         for split in SPLITS:
             _write_parquet(folder / subset / f"{split}-00000-of-00001.parquet", columns)
 
@@ -50,13 +48,9 @@ def write_mmeb_eval(folder: Path, groups: Mapping[str, Sequence[str]], queries: 
     """MMEB-eval's layout. Each task is one of the world's of the same meta-task; pictures lie below `images`."""
     for group, tasks in groups.items():
         for number, task in enumerate(tasks):
-            save = _Saver(folder, f"images/{task}", task)
             kind = KINDS[group][number % len(KINDS[group])]
-            columns: dict[str, list] = {"qry_text": [], "qry_img_path": [], "tgt_text": [], "tgt_img_path": []}
-            for _, example in zip(range(queries), TASKS[kind](random.Random(f"eval {task}"), 0.0), strict=False):
-                texts, names = zip(*map(save, example.candidates[:candidates]), strict=True)
-                for column, value in zip(columns.values(), (*save(example.query), texts, names), strict=True):
-                    column.append(value)
+            examples = itertools.islice(TASKS[kind](random.Random(f"eval {task}"), 0.0), queries)
+            columns = eval_columns(examples, Saver(folder, f"images/{task}/{task}_{{}}.png"), candidates)
             columns["qry_img_path"] = [name.removeprefix("images/") for name in columns["qry_img_path"]]
             columns["tgt_img_path"] = [[n.removeprefix("images/") for n in names] for names in columns["tgt_img_path"]]
             _write_parquet(folder / task / "test-00000-of-00001.parquet", columns)
@@ -83,23 +77,6 @@ def write_sugarcrepe(folder: Path, subsets: Sequence[str], subsets_pp: Sequence[
 def _wrong(scene: Scene, rng: random.Random) -> Scene:
     old, *others = scene.things
     return replace(scene, things=(old.changed("colour", rng), *others))
-
-
-class _Saver:
-    """Writes each picture and returns (text with the marker, name relative to the folder)."""
-
-    def __init__(self, folder: Path, pictures: str, prefix: str) -> None:
-        self.folder, self.pictures, self.prefix, self.count = folder, pictures, prefix, 0
-        (folder / pictures).mkdir(parents=True)
-
-    def __call__(self, side: Side) -> tuple[str, str]:
-        text, picture = side
-        if picture is None:
-            return text, ""
-        self.count += 1
-        name = f"{self.pictures}/{self.prefix}_{self.count}.png"
-        picture.save(self.folder / name)
-        return f"<|image_1|>\n{text}" if text else "<|image_1|>", name
 
 
 def _write_parquet(path: Path, columns: Mapping[str, Sequence]) -> None:

@@ -9,6 +9,7 @@ what each training row's positive means, so that planted false negatives are kno
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import tempfile
@@ -18,13 +19,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.drawn import Saver, eval_columns, train_columns
 from gen2embed.data.mmeb import read_mmeb
 from gen2embed.data.pairs import Mmeb, PairSource
 from gen2embed.data.rows import known_names
-from gen2embed.data.tasks import TASKS, Side
+from gen2embed.data.tasks import TASKS
 from gen2embed.log import log
 from gen2embed.types import Pair, UserError
 
@@ -99,28 +100,19 @@ class World(PairSource):
 
     def _write_train(self, folder: Path) -> None:
         for subset, examples in TASKS.items():
-            draw, save = (
-                examples(random.Random(f"train {self.seed} {subset}"), self.false_negatives),
-                _Saver(folder, subset),
-            )
-            columns: dict[str, list[str]] = {"qry": [], "qry_image_path": [], "pos_text": [], "pos_image_path": []}
-            meanings = []
-            for _, example in zip(range(self.rows), draw, strict=False):
-                sides = (*save(example.query), *save(example.candidates[0]))
-                for column, value in zip(columns.values(), sides, strict=True):
-                    column.append(value)
-                meanings.append(example.meaning)
+            stream = examples(random.Random(f"train {self.seed} {subset}"), self.false_negatives)
+            drawn = list(itertools.islice(stream, self.rows))
+            columns = train_columns(drawn, Saver(folder, f"images/{subset}/{{}}.png"))
+            (folder / subset).mkdir()
             pq.write_table(pa.table(columns), folder / subset / "original-00000-of-00001.parquet")
-            pq.write_table(pa.table({"meaning": meanings}), folder / subset / "truth.parquet")
+            meanings = {"meaning": [example.meaning for example in drawn]}
+            pq.write_table(pa.table(meanings), folder / subset / "truth.parquet")
 
     def _write_eval(self, folder: Path) -> None:
         for task, examples in TASKS.items():
-            draw, save = examples(random.Random(f"eval {self.seed} {task}"), 0.0), _Saver(folder, task)
-            columns: dict[str, list] = {"qry_text": [], "qry_img_path": [], "tgt_text": [], "tgt_img_path": []}
-            for _, example in zip(range(self.queries), draw, strict=False):
-                texts, paths = zip(*map(save, example.candidates), strict=True)
-                for column, value in zip(columns.values(), (*save(example.query), texts, paths), strict=True):
-                    column.append(value)
+            drawn = itertools.islice(examples(random.Random(f"eval {self.seed} {task}"), 0.0), self.queries)
+            columns = eval_columns(drawn, Saver(folder, f"images/{task}/{{}}.png"))
+            (folder / task).mkdir()
             pq.write_table(pa.table(columns), folder / task / "test-00000-of-00001.parquet")
 
 
@@ -134,23 +126,3 @@ def read_world(
     """The world's evaluation tasks, drawn on first use; `groups` and `subsets` as for MMEB."""
     drawn = World(folder, seed=seed, queries=queries).eval()
     return read_mmeb(str(drawn), drawn, groups, subsets=subsets, name="world")
-
-
-class _Saver:
-    """Writes each picture object once and returns (text, path relative to the folder)."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.saved: dict[int, tuple[str, Image.Image]] = {}  # the picture is kept, so that its id stays its own
-        for part in (name, f"images/{name}"):
-            (folder / part).mkdir(parents=True)
-
-    def __call__(self, side: Side) -> tuple[str, str]:
-        text, picture = side
-        if picture is None:
-            return text, ""
-        if id(picture) not in self.saved:
-            path = f"images/{self.name}/{len(self.saved)}.png"
-            picture.save(self.folder / path)
-            self.saved[id(picture)] = (path, picture)
-        return f"<|image_1|>\n{text}" if text else "<|image_1|>", self.saved[id(picture)][0]
