@@ -174,9 +174,10 @@ def check(
         most = len(queries) - 1
         raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
     for name, vectors in (("queries", queries), ("candidates", candidates)):
-        if not np.isfinite(vectors).all():
+        largest = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))  # no mask as large as the vectors
+        if not np.isfinite(largest).all():
             raise UserError(f"{name} hold values that are not finite")
-        if not (some := np.any(vectors, axis=1)).all():
-            raise UserError(f"{name} hold a vector of zeros, the first in row {int(some.argmin())}")
+        if not largest.all():
+            raise UserError(f"{name} hold a vector of zeros, the first in row {int(largest.argmin())}")
     if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
         raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")
