@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import images, report
-from gen2embed.data.batches import BatchPlan, Share, check_sizes
+from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
-from gen2embed.data.datamodules import Collate, PairDataModule
+from gen2embed.data.datamodules import Collate, PairDataModule, several_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
@@ -30,7 +31,7 @@ from gen2embed.runs import (
     start,
 )
 from gen2embed.sync import sync_of
-from gen2embed.types import Pair
+from gen2embed.types import Pair, UserError
 
 
 @entry_point("train")
@@ -41,9 +42,9 @@ def main(cfg: DictConfig) -> None:
     check_sources(cfg)
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
-    cluster = miner.top_k + 1 if miner and not data.clusters else 1
-    check_sizes(len(pairs), batch.pairs, cluster, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
+    largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
+    check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
     benchmarks = make_benchmarks(cfg) if trainer.is_global_zero else []
     if trainer.is_global_zero:
         images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
@@ -53,14 +54,14 @@ def main(cfg: DictConfig) -> None:
         clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
         if clusters and trainer.is_global_zero:
             shutil.copyfile(clusters.path, folder / "clusters.parquet")
-        subsets = None if batch.mixed else [pair.subset for pair in pairs]
-        plan = BatchPlan(clusters.members if clusters else [], len(pairs), batch.pairs, cfg.seed, subsets)
-        share = Share(plan, trainer.global_rank, trainer.world_size)
+        share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
 
         seed_everything(cfg.seed, workers=True, verbose=False)
         embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
-        module = ContrastiveModule(embedder, instantiate(cfg.loss), sync, cfg.seed, **instantiate(cfg.optim))
-        collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk)
+        loss = instantiate(cfg.loss)
+        module = ContrastiveModule(embedder, loss, sync, cfg.seed, **instantiate(cfg.optim))
+        known = several_positives(pairs) if loss.mask_known else {}
+        collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
         if trainer.is_global_zero:
             report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
         trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
@@ -70,6 +71,20 @@ def main(cfg: DictConfig) -> None:
             trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
             embedder = replace(embedder, backbone=trained)
         evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+
+
+def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:
+    """The batches of the run; raises `UserError` for weights that the data do not have."""
+    batch, subsets = cfg.batch, [pair.subset for pair in pairs]
+    weights = None if batch.weights is None else dict(batch.weights)
+    if batch.temperature is not None:
+        if weights is not None:
+            raise UserError("batch.weights and batch.temperature both say how often subsets come; set one to null")
+        weights = tempered(subsets, batch.temperature)
+    members = clusters.members if clusters else []
+    return BatchPlan(
+        members, len(pairs), batch.pairs, cfg.seed, trainer.world_size, subsets, mixed=batch.mixed, weights=weights
+    )
 
 
 def clusters_of(

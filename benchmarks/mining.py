@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gen2embed.log import progress
-from gen2embed.saha import mine_clusters
+from gen2embed.saha import group
 from gen2embed.search import Exact, Search, nearest
 
 TOP_K, MULTIPLIER = 15, 3
@@ -103,7 +103,7 @@ def compare(rows: int, width: int) -> None:
     """Search, grouping and the whole, in full, with the clusters of both."""
     queries, candidates, positive = draw(rows, width, 0), draw(rows, width, 1), np.arange(rows)
     found, ours = timed(lambda: nearest(queries, candidates, POOL))
-    clusters, grouping = timed(lambda: mine_clusters(queries, candidates, positive, TOP_K, MULTIPLIER, found=found))
+    clusters, grouping = timed(lambda: group(found, queries, positive, TOP_K, MULTIPLIER))
     looped, loop = timed(lambda: search_one_by_one(queries, candidates, POOL, f"loop over {rows:,} queries"))
     theirs, sets = timed(lambda: group_by_sets(queries, positive, looped))
     again, exactly = timed(lambda: group_by_sets(queries, positive, found))
@@ -193,8 +193,8 @@ def growth(width: int, largest: int, output: Path) -> None:
         queries, candidates, positive = draw(rows, width, 0), draw(rows, width, 1), np.arange(rows)
         found, seconds = timed(lambda q=queries, c=candidates: nearest(q, c, POOL))
         spent["search"].append(seconds)
-        arguments = (queries, candidates, positive, TOP_K, MULTIPLIER, False, None, found)
-        spent["grouping"].append(timed(lambda a=arguments: mine_clusters(*a))[1])
+        arguments = (found, queries, positive, TOP_K, MULTIPLIER)
+        spent["grouping"].append(timed(lambda a=arguments: group(*a))[1])
     out = table(f"growth, {width} elements", "rows", "search, s", "grouping, s")
     for rows, a, b in zip(sizes, spent["search"], spent["grouping"], strict=True):
         out.add_row(f"{rows:,}", f"{a:.2f}", f"{b:.2f}")

@@ -9,7 +9,7 @@ A contrastive loss couples all embeddings of a batch, but it depends on the para
        gradient.
 
 The sum of what step 3 accumulates is the gradient of the whole batch, exactly: the second pass is the first one again,
-dropout included.
+dropout included. A learned temperature, on which the loss depends by itself, is treated as one more embedding.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ RandomState = tuple[Tensor, dict[int, Tensor]]
 def backward_cached(
     chunks: Sequence[Chunk],
     embed: Callable[[Chunk], Float[Tensor, "b d"]],
-    loss: Callable[[Float[Tensor, "n d"]], Float[Tensor, ""]],
+    loss: Callable[..., Float[Tensor, ""]],
     backward: Callable[[Tensor], object] = Tensor.backward,
+    learned: Callable[[], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     """Accumulate the gradient of `loss(all embeddings)` into the parameters behind `embed`; returns the loss.
 
     chunks: what `embed` takes, in the order in which `loss` expects their rows.
     backward: how a scalar is back-propagated (Lightning's `manual_backward`).
+    learned: what else the loss takes, as its second argument, and depends on parameters; None for nothing.
     """
     # 1. embeddings without a graph
     states: list[RandomState] = []
@@ -44,12 +46,15 @@ def backward_cached(
         for chunk in chunks:
             states.append(random_state())
             embedded.append(embed(chunk))
+        inputs = [torch.cat(embedded), *([learned()] if learned else [])]
+    torch.clear_autocast_cache()  # it holds casts of the weights that were made without a graph
 
     # 2. the loss, and its gradient with respect to the embeddings
-    everything = torch.cat(embedded).requires_grad_()
-    with torch.autocast(everything.device.type, enabled=False):
-        value = loss(everything)
-    (gradient,) = torch.autograd.grad(value, everything)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        value = loss(*inputs)
+    gradient, *others = torch.autograd.grad(value, inputs)
 
     # 3. each chunk again, with a graph
     rows = gradient.split([len(part) for part in embedded])
@@ -57,6 +62,8 @@ def backward_cached(
         for chunk, state, row in zip(chunks, states, rows, strict=True):
             set_random_state(state)
             backward((embed(chunk) * row).sum())
+    if learned:
+        backward(learned() * others[0])
     return value.detach()
 
 

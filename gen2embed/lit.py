@@ -1,12 +1,23 @@
-"""The LightningModule: one manually optimised, gradient-cached, contrastive step."""
+"""The LightningModule: one manually optimised, gradient-cached, contrastive step on any number of ranks.
+
+    1. Embed every chunk of this rank's pairs without a graph (`gradcache`, step 1).
+    2. Gather the embeddings of all ranks, of which the own ones carry a gradient (`sync`).
+    3. Compute the loss of the whole batch, and its gradient with respect to the own embeddings (`gradcache`, step 2).
+    4. Embed every chunk again, and back-propagate its part of that gradient (`gradcache`, step 3).
+    5. Reduce the gradients of all ranks, once: they are those of the whole batch (`sync`).
+    6. Clip their norm, step the optimiser, and step the schedule.
+
+Random numbers depend on seed, step and rank alone, so a step is the same in a run that was interrupted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,11 +32,11 @@ from gen2embed.types import UserError
 
 
 class ContrastiveModule(LightningModule):
-    """Trains what of the embedder's backbone requires a gradient.
+    """Trains what of the embedder's backbone requires a gradient, and what the loss learns.
 
     optimizer: takes the parameters. scheduler: takes the optimizer and `num_training_steps`; steps once a batch.
     gradient_clip: largest norm of the gradient; None does not clip.
-    sync: how the ranks train together; loss and accuracy are those of the global batch, the same on every rank.
+    sync: how the ranks train together; what is logged is of the global batch, the same on every rank.
     seed: of the ranks' random streams.
     """
 
@@ -41,46 +52,78 @@ class ContrastiveModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model = embedder.backbone.full
-        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.embedder, self.loss, self.gradient_clip = embedder, loss, gradient_clip
+        self.model, self.loss = embedder.backbone.full, loss
+        self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.embedder, self.gradient_clip = embedder, gradient_clip
         self.sync, self.seed = sync, seed
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
 
+    def transfer_batch_to_device(
+        self, batch: TrainingBatch, device: torch.device, dataloader_idx: int
+    ) -> TrainingBatch:
+        """All but the chunks, of which one at a time is on the device."""
+        moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        return replace(batch, **moved)  # type: ignore[arg-type]
+
     def on_train_start(self) -> None:
-        self.sync.seed(self.seed)
         self.train()  # Lightning leaves the mode as it is, and models are loaded for inference
 
     def training_step(self, batch: TrainingBatch, _: int) -> None:
+        self.sync.seed(self.seed, self.global_step)
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        value, accuracy = self.accumulate(batch)
-        if not torch.isfinite(value):
-            rows = ", ".join(self.sync.gather_texts(batch.rows))
-            raise UserError(f"the loss is {value.item()} at step {self.global_step}; the rows of its batch are {rows}")
-        self.clip_gradients(optimizer, self.gradient_clip, "norm")  # type: ignore[arg-type]
+        metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
+        norm = self.sync.clip(self.trained, self.gradient_clip)  # 6
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
         scheduler.step()  # type: ignore[union-attr]
-        rate = scheduler.get_last_lr()[0]  # type: ignore[union-attr]
-        metrics = {"loss": value, "accuracy": accuracy, "lr": rate, "step": float(self.global_step)}
-        self.log_dict(metrics, prog_bar=True, batch_size=len(batch.rows))
+        metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
+        self.log_dict({**metrics, "step": float(self.global_step)}, prog_bar=True, batch_size=len(batch))
 
-    def accumulate(self, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Accumulate the gradient of the global batch, of which `batch` is this rank's share.
+    def accumulate(self, batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
+        """Accumulate the gradient of the global batch, of which `batch` is this rank's share: steps 1 to 5.
 
-        Returns its loss, and its in-batch accuracy.
+        Returns its loss and what `describe` tells.
+        Raises `UserError`, with the rows that it comes from, if the loss is not finite.
         """
-        numbers, accuracy = self.sync.gather(batch.positives), torch.zeros(())
-        identical = numbers[:, None] == numbers
+        batch = self.sync.align(batch, self.embedder.build)
+        pairs, metrics = len(batch), dict[str, Tensor]()
+        positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
+        numbers = torch.cat([positives, negatives])
+        identical = positives[:, None] == numbers
+        other = torch.zeros_like(identical)
+        for column in known.T:
+            other |= column[:, None] == numbers
 
-        def loss(own: Float[Tensor, "2n d"]) -> Float[Tensor, ""]:
-            queries, candidates = (self.sync.gather(side) for side in own[batch.order].chunk(2))
-            accuracy.copy_(in_batch_accuracy(queries, candidates, identical))
-            return self.loss(queries, candidates, identical)
+        def loss(own: Float[Tensor, "r d"], scale: Tensor | None = None) -> Float[Tensor, ""]:
+            sides = own[batch.order].split([pairs, pairs, len(batch.negatives)])
+            queries, *candidates = (self.sync.gather(side) for side in sides)
+            metrics.update(describe(queries, torch.cat(candidates), identical | other))
+            value = self.loss(queries, torch.cat(candidates), identical, other, scale)
+            if not torch.isfinite(value):
+                self._complain(batch, own, value)
+            return value
 
+        learned = None if self.loss.log_scale is None else lambda: self.sync.shared(self.loss.scale())
         with self.sync.whole_gradient(self.trained):
-            value = backward_cached(batch.chunks, self.embedder.embed_inputs, loss, self.manual_backward)
-        return value, accuracy
+            value = backward_cached(
+                batch.chunks,
+                self.embedder.embed_inputs,
+                loss,
+                lambda scalar: self.manual_backward(scalar * self.sync.factor),
+                learned,
+            )
+        return {"loss": value, **metrics}
+
+    def _complain(self, batch: TrainingBatch, own: Float[Tensor, "r d"], value: Tensor) -> None:
+        """Raise `UserError`: which rows of any rank made the loss what it is."""
+        broken = ~torch.isfinite(own.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
+        texts = [row for row, bad in zip(batch.rows, broken.tolist(), strict=True) if bad]
+        rows = self.sync.gather_texts(texts)
+        said = f"the embeddings of {', '.join(rows)} are not finite" if rows else "all embeddings are finite"
+        raise UserError(
+            f"the loss is {value.item()} at step {self.global_step}: {said}; look at these rows, lower "
+            "optim.optimizer.lr, or train in higher precision"
+        )
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer(self.trained)
@@ -88,9 +131,19 @@ class ContrastiveModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
-def in_batch_accuracy(
-    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "n d"], identical: Tensor
-) -> Float[Tensor, ""]:
-    """Share of queries whose most similar candidate is their positive, or the same item."""
-    nearest = (queries @ candidates.T).argmax(dim=1)
-    return identical[torch.arange(len(queries), device=queries.device), nearest].float().mean()
+@torch.no_grad()
+def describe(
+    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], right: Bool[Tensor, "n m"]
+) -> dict[str, Float[Tensor, ""]]:
+    """How a batch stands. right: the candidates that answer each query, its own positive among them.
+
+    accuracy: share of queries whose most similar candidate is right. positive_similarity: mean over own positives.
+    negative_similarity: mean over all candidates that are not right.
+    """
+    similarity = queries @ candidates.T
+    nearest = similarity.argmax(dim=1, keepdim=True)
+    return {
+        "accuracy": right.gather(1, nearest).float().mean(),
+        "positive_similarity": similarity.diagonal().mean(),
+        "negative_similarity": similarity[~right].mean(),
+    }

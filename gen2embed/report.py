@@ -124,14 +124,18 @@ def training_table(embedder: Embedder, share: Share, collate: Collate, steps: in
     frozen = sum(parameter.numel() for parameter in parameters) - trained
     plan = share.plan
     held = len({row for members in plan.members for row in members})
-    negatives = f"{plan.pairs - 1} negatives a query, of {'one subset' if plan.subsets else 'mixed subsets'}"
+    own = plan.pairs // plan.ranks
+    chunks = [(own, collate.query_chunk, "queries"), (own, collate.candidate_chunk, "candidates")]
+    subsets = "mixed subsets" if plan.mixed else "one subset"
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
         *((f"  adapter, {tower}", modules) for tower, modules in matched(embedder.backbone).items()),
         ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
-        ("step", f"{plan.pairs} pairs, {plan.pairs // share.ranks} a rank, so {negatives}"),
-        ("chunks", f"at most {collate.query_chunk} queries, or {collate.candidate_chunk} candidates"),
+        *((f"  weight, {name}", f"{weight:.3g}") for name, weight in (plan.weights or {}).items()),
+        ("batch", f"{plan.pairs} pairs a step, of {subsets}; {plan.pairs - 1} negatives a query"),
+        ("  ranks", f"{plan.ranks}, with {own} pairs each"),
+        ("  chunks", "; ".join(f"{-(-n // size)} or more of at most {size} {what}" for n, size, what in chunks)),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),
     ]

@@ -13,8 +13,9 @@ Nothing is averaged, and nothing is reduced while the chunks are back-propagated
 from __future__ import annotations
 
 import itertools
+import math
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -22,19 +23,25 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from lightning import Trainer
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.nn import Parameter
 
+from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.peers import ALONE, Peers
-from gen2embed.types import UserError
+from gen2embed.types import Inputs, Item, Role, UserError
 
 
 class Sync(Protocol):
-    """What a training step asks of the other ranks."""
+    """What a training step asks of the other ranks.
+
+    factor: what a rank multiplies a scalar by before it back-propagates it, where the reduction takes a mean.
+    """
+
+    factor: float
 
     def gather(self, own: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
         """The rows of all ranks, rank by rank; the own ones are the tensor itself, in the graph."""
@@ -46,12 +53,23 @@ class Sync(Protocol):
     def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         """What this rank accumulates inside, from no gradient, is the sum over all ranks afterwards."""
 
-    def seed(self, seed: int) -> None:
-        """Start this rank's own random stream."""
+    def shared(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The value, which every rank has; its gradient is a rank's part, so that all add up to the whole."""
+
+    def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
+        """The batch in chunks that all ranks can run side by side. build: inputs of items in a role."""
+
+    def clip(self, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
+        """Bound the norm of the gradient, unless `largest` is None; returns what it was."""
+
+    def seed(self, seed: int, step: int) -> None:
+        """Start this rank's own random stream of a step."""
 
 
 class OneRank:
     """A single process: there is nothing to wait for."""
+
+    factor = 1.0
 
     def gather(self, own: Tensor) -> Tensor:
         return own
@@ -63,16 +81,27 @@ class OneRank:
     def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         yield
 
-    def seed(self, seed: int) -> None:
-        _seed(seed, 0)
+    def shared(self, value: Tensor) -> Tensor:
+        return value
+
+    def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
+        return batch
+
+    def clip(self, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
+        return torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
+
+    def seed(self, seed: int, step: int) -> None:
+        _seed(seed, step, 0)
 
 
-class Replicas:
+class Replicas(OneRank):
     """Ranks that each hold the whole model, over torch's process group."""
 
     def gather(self, own: Tensor) -> Tensor:
         size = torch.tensor([len(own)], device=own.device)
         sizes = torch.cat(_all_gather(size)).tolist()
+        if not any(sizes):
+            return own
         padded = own.new_zeros(max(sizes), *own.shape[1:])
         padded[: len(own)] = own.detach()
         parts = [part[:size] for part, size in zip(_all_gather(padded), sizes, strict=True)]
@@ -97,8 +126,12 @@ class Replicas:
             # an optimiser decays a weight whose gradient is zero, and leaves one alone that has none
             parameter.grad = total.view_as(parameter).to(parameter.dtype) if anywhere else None
 
-    def seed(self, seed: int) -> None:
-        _seed(seed, dist.get_rank())
+    def shared(self, value: Tensor) -> Tensor:
+        part = value / dist.get_world_size()
+        return part + (value - part).detach()
+
+    def seed(self, seed: int, step: int) -> None:
+        _seed(seed, step, dist.get_rank())
 
 
 class Replicated(DDPStrategy):
@@ -172,5 +205,5 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def _seed(seed: int, rank: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence((seed, rank)).generate_state(1, np.uint64)[0]))
+def _seed(*key: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))

@@ -110,6 +110,7 @@ class Pair:
     """One training row: a query, its positive, and where it comes from.
 
     teacher_score: of the query to the positive, by another model; None if the data have none.
+    negatives: candidates that the row itself names as wrong.
     """
 
     query: Item
@@ -117,10 +118,11 @@ class Pair:
     subset: str
     row: int
     teacher_score: float | None = None
+    negatives: tuple[Item, ...] = ()
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        return self.query.pictures + self.positive.pictures
+        return tuple(picture for item in (self.query, self.positive, *self.negatives) for picture in item.pictures)
 
 
 @dataclass(frozen=True)

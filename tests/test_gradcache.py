@@ -9,7 +9,7 @@ from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
 
 ROWS = 10
-IDENTICAL = torch.eye(ROWS // 2, dtype=torch.bool)
+OWN = torch.eye(ROWS // 2, dtype=torch.bool)
 
 
 class Net(nn.Module):
@@ -23,7 +23,7 @@ class Net(nn.Module):
 
 
 def loss(embeddings):
-    return InfoNCE(0.1)(embeddings[: ROWS // 2], embeddings[ROWS // 2 :], IDENTICAL)
+    return InfoNCE(0.1)(embeddings[: ROWS // 2], embeddings[ROWS // 2 :], OWN, OWN)
 
 
 def data():

@@ -9,8 +9,8 @@ from gen2embed.presets import PACKAGE
 LAYERS = {
     0: ("types", "log", "files"),
     1: ("prompts", "images", "metrics", "losses", "gradcache", "search", "peers"),
-    2: ("data", "presets", "saha", "sync"),
-    3: ("encoder",),
+    2: ("data", "presets", "saha"),
+    3: ("encoder", "sync"),
     4: ("evaluate", "lit", "miners", "tiny"),
     5: ("callbacks", "report", "leaderboard", "config", "runs", "demo", "compare", "rehearsal", "mining_report"),
 }

@@ -1,4 +1,4 @@
-"""InfoNCE against a plain loop, and its properties."""
+"""InfoNCE and its options against plain loops, and their properties."""
 
 import math
 
@@ -6,61 +6,138 @@ import pytest
 import torch
 
 from gen2embed import UserError
-from gen2embed.losses import InfoNCE
+from gen2embed.losses import LARGEST_SCALE, InfoNCE
+
+KEYS = [0, 1, 2, 1, 4, 1, 0]  # of the positives
+NEGATIVES = [7, 2, 8]  # of explicit negatives; one is the positive of row 2
+KNOWN = {0: {0, 4}, 2: {2, 8}}  # by row, all the positives of its query
 
 
-def naive(queries, candidates, keys, temperature, masked):
+def naive(queries, candidates, keys, options):
+    """The loss in plain words."""
     total = 0.0
     for i, query in enumerate(queries):
-        kept = [j for j in range(len(keys)) if j == i or not (masked and keys[j] == keys[i])]
-        scores = {j: math.exp(float(query @ candidates[j]) / temperature) for j in kept}
+        similarity = [float(query @ candidate) for candidate in candidates]
+        left = []
+        for j, key in enumerate(keys):
+            out = (
+                (options.get("mask_identical", True) and key == keys[i])
+                or (options.get("mask_known") and key in KNOWN.get(i, {keys[i]}))
+                or ("mask_margin" in options and similarity[j] > similarity[i] + options["mask_margin"])
+            )
+            if j == i or not out:
+                left.append(j)
+        scores = {j: math.exp(similarity[j] / options.get("temperature", 0.3)) for j in left}
         total -= math.log(scores[i] / sum(scores.values()))
-    return total / len(keys)
+    return total / len(queries)
 
 
-def batch(count=7, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    vectors = torch.nn.functional.normalize(torch.randn(2, count, 5, generator=generator, dtype=torch.float64), dim=-1)
-    keys = [0, 1, 2, 1, 4, 1, 0][:count]
-    identical = torch.tensor(keys)[:, None] == torch.tensor(keys)
-    return vectors[0], vectors[1], keys, identical
+def batch(count=7, explicit=True):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2 * count + 3, 6, generator=generator, dtype=torch.float64)
+    vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    keys = KEYS[:count] + (NEGATIVES if explicit else [])
+    identical = torch.tensor(keys[:count])[:, None] == torch.tensor(keys)
+    known = torch.tensor([[key in KNOWN.get(i, {keys[i]}) for key in keys] for i in range(count)])
+    return vectors[:count], vectors[count : count + len(keys)], keys, identical, known
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_against_a_loop(masked):
-    queries, candidates, keys, identical = batch()
-    value = InfoNCE(0.3, mask_identical=masked)(queries, candidates, identical)
-    assert value.item() == pytest.approx(naive(queries, candidates, keys, 0.3, masked), abs=1e-12)
+OPTIONS = [
+    {},
+    {"mask_identical": False},
+    {"mask_known": True},
+    {"mask_identical": False, "mask_known": True},
+    {"mask_margin": 0.1},
+    {"mask_margin": -0.2, "mask_known": True},
+    {"learn_temperature": True},
+]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_against_a_loop(options, explicit):
+    queries, candidates, keys, identical, known = batch(explicit=explicit)
+    value = InfoNCE(0.3, **options).double()(queries, candidates, identical, known)
+    expected = naive(queries, candidates, keys, options)
+    assert value.item() == pytest.approx(expected, abs=1e-7 if "learn_temperature" in options else 1e-12)
+    if options and "learn_temperature" not in options:
+        assert expected != pytest.approx(naive(queries, candidates, keys, {}), abs=1e-3)  # the option says something
+
+
+def test_dims_are_the_mean_over_cut_vectors():
+    queries, candidates, keys, identical, known = batch()
+    value = InfoNCE(0.3, dims=[2, 4, 6])(queries, candidates, identical, known)
+    cut = []
+    for dim in (2, 4, 6):
+        sides = [[row[:dim] / row[:dim].norm() for row in side] for side in (queries, candidates)]
+        cut.append(naive(*sides, keys, {}))
+    assert value.item() == pytest.approx(sum(cut) / 3, abs=1e-12)
+    assert max(cut) - min(cut) > 0.01
 
 
 @pytest.mark.parametrize("row", range(7))
 def test_the_mask_removes_exactly_the_duplicates(row):
     """Of one query, the others being zero: a candidate in its sum has a gradient, a masked one has none."""
-    queries, candidates, keys, identical = batch()
+    queries, candidates, keys, identical, known = batch(explicit=False)
     queries = queries * torch.eye(7, dtype=torch.float64)[row][:, None]
     candidates = candidates.clone().requires_grad_()
     for masked in (True, False):
-        (gradient,) = torch.autograd.grad(InfoNCE(0.3, masked)(queries, candidates, identical), candidates)
+        loss = InfoNCE(0.3, mask_identical=masked)(queries, candidates, identical, known)
+        (gradient,) = torch.autograd.grad(loss, candidates)
         reached = (gradient.abs().sum(-1) > 0).tolist()
         assert reached == [j == row or not masked or keys[j] != keys[row] for j in range(7)]
 
 
+def test_explicit_negatives_push_every_query():
+    queries, candidates, _, identical, known = batch()
+    candidates = candidates.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(InfoNCE(0.3)(queries, candidates, identical, known), candidates)
+    assert (gradient[7:].abs().sum(-1) > 0).all()
+
+
+def test_the_temperature_learns_and_is_bounded():
+    queries, candidates, _, identical, known = batch()
+    loss = InfoNCE(0.3, learn_temperature=True)
+    assert loss.scale().item() == pytest.approx(1 / 0.3)
+    loss(queries, candidates, identical, known).backward()
+    assert abs(loss.log_scale.grad) > 1e-3
+    assert not list(InfoNCE(0.3).parameters())  # off unless chosen
+    with torch.no_grad():
+        loss.log_scale.fill_(9.0)
+    assert loss.scale() == LARGEST_SCALE
+
+
 def test_zero_embeddings_give_the_log_of_the_candidates():
     zero = torch.zeros(7, 5)
-    *_, identical = batch()
-    assert InfoNCE(mask_identical=False)(zero, zero, identical).item() == pytest.approx(math.log(7))
+    *_, identical, known = batch(explicit=False)
+    assert InfoNCE(mask_identical=False)(zero, zero, identical, known).item() == pytest.approx(math.log(7))
     counts = 7 - identical.sum(1) + 1
-    assert InfoNCE()(zero, zero, identical).item() == pytest.approx(counts.log().mean().item())
+    assert InfoNCE()(zero, zero, identical, known).item() == pytest.approx(counts.log().mean().item())
 
 
 def test_the_order_of_a_batch_does_not_matter():
-    queries, candidates, _, identical = batch()
+    queries, candidates, _, identical, known = batch(explicit=False)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
-    one = InfoNCE(0.3)(queries, candidates, identical)
-    other = InfoNCE(0.3)(queries[order], candidates[order], identical[order][:, order])
+    loss = InfoNCE(0.3, mask_known=True, mask_margin=0.1)
+    one = loss(queries, candidates, identical, known)
+    other = loss(queries[order], candidates[order], identical[order][:, order], known[order][:, order])
     assert one.item() == pytest.approx(other.item(), abs=1e-12)
 
 
-def test_bad_temperature():
-    with pytest.raises(UserError, match=r"loss.temperature is above 0; got 0"):
-        InfoNCE(0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0}, r"loss.temperature is above 0; got 0"),
+        ({"dims": []}, r"loss.dims are numbers of at least 1, or null for whole vectors; got \[\]"),
+        ({"dims": [4, 0]}, r"loss.dims are numbers of at least 1, .*; got \[4, 0\]"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(UserError, match=message):
+        InfoNCE(**options)
+
+
+def test_dims_beyond_the_vectors():
+    queries, candidates, _, identical, known = batch()
+    with pytest.raises(UserError, match=r"loss.dims=\[8\] go beyond the model's vectors of 6 elements"):
+        InfoNCE(dims=[8])(queries, candidates, identical, known)

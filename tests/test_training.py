@@ -57,7 +57,7 @@ def step(embedder, pairs, chunk, cached=True):
     identical = batch.positives[:, None] == batch.positives
 
     def value(everything):
-        return loss(*everything[batch.order].chunk(2), identical)
+        return loss(*everything[batch.order].chunk(2), identical, identical)
 
     torch.manual_seed(1)
     if cached:
@@ -274,7 +274,7 @@ def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
     assert files <= {path.name for path in (tmp_path / "run").iterdir()}
     assert (tmp_path / "run/clusters.parquet").read_bytes() == (tmp_path / "mined/clusters.parquet").read_bytes()
     assert re.search(r"trained +│ [\d,]+ parameters; 1,\d+,\d+ are frozen", outcome.out)
-    assert "31 negatives a query, of mixed subsets" in outcome.out
+    assert "32 pairs a step, of mixed subsets; 31 negatives a query" in outcome.out
 
     data, at = folders(world)
     small = [at, *EVAL]
@@ -346,7 +346,7 @@ def test_multirun_over_miners_and_seeds(train, tmp_path):
 def test_training_on_batches_of_one_subset(train, tmp_path):
     outcome = train("batch.mixed=false", "batch.pairs=8", "mining=topk", "output_dir=run")
     assert outcome.code == 0, outcome.err
-    assert "7 negatives a query, of one subset" in outcome.out
+    assert "8 pairs a step, of one subset; 7 negatives a query" in outcome.out
 
 
 def test_training_without_mining_and_in_full(run_script, world, tmp_path):
@@ -384,7 +384,7 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["batch.pairs=20"], r"batch.pairs=20 is not divisible into clusters of 8 pairs; set it to 16 or 24"),
+        (["batch.pairs=20"], r"batch.pairs=20 cannot be split into whole clusters of 8 pairs; set it to 16 or 24"),
         (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
         (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
         (["batch.chunk=0"], r"batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
@@ -392,7 +392,7 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
         (["data.subsets=[none]"], r"the world has no subset none; choose from shape, colour"),
         (["checkpoint=nowhere"], r"the checkpoint folder nowhere does not exist"),
-        (BLOWN_UP, r"the loss is nan at step \d.* (shape|t2i) row \d+"),
+        (BLOWN_UP, r"the loss is nan at step \d: the embeddings of (shape|t2i) row \d+.* are not finite"),
         (["loss.temperature=0"], r"loss.temperature is above 0; got 0"),
     ],
 )

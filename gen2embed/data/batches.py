@@ -1,100 +1,165 @@
-"""Batches: of whole clusters, a pure function of clusters, seed and epoch; and of items that may run together."""
+"""Batches of whole clusters, a pure function of clusters, seed, epoch and ranks; and items that may run together."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from gen2embed.data.rows import known_names
 from gen2embed.types import Item, UserError
 
 LOOK_AHEAD = 64  # clusters that are passed over for one that fits
 
+Cluster = Sequence[int]
+Batch = list[list[int]]  # the rows of each rank
+
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Endless batches of rows; each epoch holds every cluster, and every row that no cluster holds by itself.
+    """Endless batches of rows, each in parts of equal size, one for each rank.
 
-    pairs: rows a batch; a multiple of the largest cluster, so that batches come out full. Smaller clusters fill up; the
-    last batch of an epoch is completed with clusters from its beginning.
-    subsets: the subset of each row, for batches of one subset each. The last batch of every subset is completed with
-        clusters of that subset, and a subset of fewer rows than a batch makes a smaller one. None mixes the subsets.
+    1. Clusters, and the rows that no cluster holds, come in turn, in an order that is shuffled for every pass: none
+       comes again before all others came. An epoch is one pass, or of each subset what `weights` say.
+    2. They fill the parts of one batch after the other. A cluster goes into one part whole, or waits for the next.
+    3. What is left of a part that no cluster fits, and of the last batch, is filled with clusters that come again, and
+       with single rows where none of them fits.
+
+    pairs: rows a batch. ranks: parts a batch.
+    subsets: the subset of each row; None knows of none, and mixes them.
+    mixed: a batch may hold several subsets. Otherwise it is of one, and a subset of fewer rows makes smaller batches.
+    weights: the share of an epoch that each subset has; None leaves them as large as they are.
     """
 
-    members: Sequence[Sequence[int]]
+    members: Sequence[Cluster]
     rows: int
     pairs: int
     seed: int
+    ranks: int = 1
     subsets: Sequence[str] | None = None
+    mixed: bool = True
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        check_sizes(self.rows, self.pairs, cluster=max(map(len, self.members), default=1))
+        check_sizes(self.rows, self.pairs, ranks=self.ranks)
+        if (largest := max(map(len, self.members), default=1)) > self.pairs // self.ranks:
+            raise UserError(
+                f"batch.pairs={self.pairs} makes {self.pairs // self.ranks} pairs a rank, and there are clusters of "
+                f"{largest}; raise it"
+            )
+        if self.weights is not None:
+            check_weights(self.weights, self.subsets or ())
+        if self.mixed and sum(self._distinct.values()) < self.pairs:
+            raise UserError(f"batch.pairs={self.pairs} is more than the subsets with a weight have rows; lower it")
+        for name, rows in self._distinct.items():
+            if not self.mixed and rows < max(2, self.ranks):
+                raise UserError(
+                    f"the subset {name} has too few rows for a batch of its own on {self.ranks} ranks: {rows}; set "
+                    "batch.mixed=true, or leave it out of data.subsets"
+                )
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def after(self, batches: int) -> Iterator[Batch]:
+        """All batches but the first so many."""
         for epoch in itertools.count():
-            yield from self.epoch(epoch)
+            made = self.epoch(epoch)
+            yield from made[batches:]
+            batches = max(0, batches - len(made))
 
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch."""
-        held = {row for members in self.members for row in members}
-        clusters = [*map(list, self.members), *([row] for row in range(self.rows) if row not in held)]
+    def epoch(self, epoch: int) -> list[Batch]:
         rng = np.random.default_rng((self.seed, epoch))
-        shuffled = [clusters[index] for index in rng.permutation(len(clusters))]
-        if self.subsets is None:
-            return self._filled(shuffled)
-        apart: dict[str, list[list[int]]] = {}
-        for cluster in shuffled:
-            apart.setdefault(self.subsets[cluster[0]], []).append(cluster)
-        batches = [batch for its in apart.values() for batch in self._filled(its)]
+        turns = {name: self._turn(name, epoch) for name in self._groups}
+        if self.mixed:
+            clusters = [cluster for its in turns.values() for cluster in its]
+            clusters = [clusters[index] for index in rng.permutation(len(clusters))]
+            everything = [cluster for its in self._groups.values() for cluster in its]
+            return self._filled(clusters, everything, self.pairs)
+        batches = [
+            batch
+            for name, its in turns.items()
+            for batch in self._filled(its, self._groups[name], min(self.pairs, self._distinct[name]))
+        ]
         return [batches[index] for index in rng.permutation(len(batches))]
 
-    def _filled(self, clusters: Sequence[list[int]]) -> list[list[int]]:
-        """Batches of all clusters, the last one completed with the first of them."""
-        waiting = deque(clusters)
-        batches = []
+    @cached_property
+    def _groups(self) -> dict[str, list[Cluster]]:
+        """The clusters, and rows that none holds, of each subset that has a weight; all together without subsets."""
+        held = {row for cluster in self.members for row in cluster}
+        groups: dict[str, list[Cluster]] = {}
+        for cluster in [*self.members, *([row] for row in range(self.rows) if row not in held)]:
+            name = self.subsets[cluster[0]] if self.subsets else ""
+            if self.weights is None or self.weights[name] > 0:
+                groups.setdefault(name, []).append(cluster)
+        return groups
+
+    @cached_property
+    def _distinct(self) -> dict[str, int]:
+        """Rows of each group."""
+        return {name: len({row for cluster in its for row in cluster}) for name, its in self._groups.items()}
+
+    def _turn(self, name: str, epoch: int) -> list[Cluster]:
+        """What an epoch takes of a group: so many of the endless passes, from where the last epoch stopped."""
+        clusters = self._groups[name]
+        count = len(clusters)
+        if self.weights is not None:
+            rows = sum(len(cluster) for its in self._groups.values() for cluster in its)
+            share = self.weights[name] / sum(self.weights[group] for group in self._groups)
+            count = max(1, round(rows * share / np.mean([len(cluster) for cluster in clusters])))
+        passes = range(epoch * count // len(clusters), ((epoch + 1) * count - 1) // len(clusters) + 1)
+        orders = [
+            np.random.default_rng([self.seed, turn, *name.encode()]).permutation(len(clusters)) for turn in passes
+        ]
+        first = epoch * count - passes[0] * len(clusters)
+        return [clusters[index] for index in np.concatenate(orders)[first : first + count]]
+
+    def _filled(self, clusters: Sequence[Cluster], spare: Sequence[Cluster], pairs: int) -> list[Batch]:
+        """Batches of the clusters, of about `pairs` rows. spare: what completes them, with at least so many rows."""
+        size = pairs // self.ranks
+        # of a subset that is smaller than a batch, a part may be smaller than a cluster
+        waiting = deque(cluster[at : at + size] for cluster in clusters for at in range(0, len(cluster), size))
+        again = itertools.cycle([*clusters, *spare])
+        batches: list[Batch] = []
         while waiting:
-            batches.append(self._take(waiting))
-        last = set(batches[-1])
-        spare = deque(cluster for cluster in clusters if not last & set(cluster))
-        batches[-1] += self._take(spare, self.pairs - len(last))
+            taken: set[int] = set()
+            batches.append([_take(waiting, size, taken) for _ in range(self.ranks)])
+            for part in batches[-1]:
+                if len(part) < size:
+                    part.extend(_take(deque(itertools.islice(again, LOOK_AHEAD)), size - len(part), taken))
+                while len(part) < size:
+                    rows = [row for row in next(again) if row not in taken][: size - len(part)]
+                    part.extend(rows)
+                    taken.update(rows)
         return batches
 
-    def _take(self, waiting: deque[list[int]], room: int | None = None) -> list[int]:
-        """Rows of the next clusters that fit."""
-        room = self.pairs if room is None else room
-        batch: list[int] = []
-        passed: list[list[int]] = []
-        while waiting and room and len(passed) < LOOK_AHEAD:
-            cluster = waiting.popleft()
-            if len(cluster) <= room and not set(cluster) & set(batch):
-                batch += cluster
-                room -= len(cluster)
-            else:
-                passed.append(cluster)
-        waiting.extendleft(reversed(passed))
-        return batch
+
+def _take(waiting: deque[Cluster], room: int, taken: set[int]) -> list[int]:
+    """Take the next clusters that fit into `room` rows and hold none that is taken; returns their rows."""
+    part: list[int] = []
+    passed: list[Cluster] = []
+    while waiting and len(part) < room and len(passed) < LOOK_AHEAD:
+        cluster = waiting.popleft()
+        if len(cluster) <= room - len(part) and taken.isdisjoint(cluster):
+            part += cluster
+            taken.update(cluster)
+        else:
+            passed.append(cluster)
+    waiting.extendleft(reversed(passed))
+    return part
 
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's batches: its part of each batch of the plan; all ranks have as many.
-
-    Parts are contiguous, so that clusters stay whole where they fit; the gradient does not depend on it.
-    """
+    """A rank's batches: its part of each batch of the plan, from the `first` on; all ranks have as many."""
 
     plan: BatchPlan
     rank: int = 0
-    ranks: int = 1
+    first: int = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.plan:
-            if len(batch) < self.ranks:
-                raise UserError(f"a batch came out with {len(batch)} pairs for {self.ranks} ranks; raise batch.pairs")
-            yield batch[self.rank * len(batch) // self.ranks : (self.rank + 1) * len(batch) // self.ranks]
+        return (batch[self.rank] for batch in self.plan.after(self.first))
 
 
 def apart(items: Sequence[Item], size: int) -> Iterator[list[int]]:
@@ -113,8 +178,31 @@ def check_sizes(
             raise UserError(f"batch.{name}, which batch.chunk sets too, is at least 1; got {chunk}")
     if not 2 <= pairs <= rows:
         raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")
-    for parts, what in ((cluster, f"into clusters of {cluster} pairs"), (ranks, f"among {ranks} ranks")):
-        if pairs % parts:
-            unit = math.lcm(cluster, ranks)
-            fits = [str(size) for size in (pairs // unit * unit, (pairs // unit + 1) * unit) if size]
-            raise UserError(f"batch.pairs={pairs} is not divisible {what}; set it to {' or '.join(fits)}")
+    unit = cluster * ranks
+    if pairs % unit:
+        fits = [str(size) for size in (pairs // unit * unit, (pairs // unit + 1) * unit) if size]
+        whole = f"into whole clusters of {cluster} pairs " if cluster > 1 else ""
+        among = f"on {ranks} ranks" if ranks > 1 else ""
+        raise UserError(
+            f"batch.pairs={pairs} cannot be split {whole}{among}".rstrip() + f"; set it to {' or '.join(fits)}"
+        )
+
+
+def check_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:
+    """Raise `UserError` unless every subset has a weight, and some are above zero."""
+    names = list(dict.fromkeys(subsets))
+    known_names("batch.weights", "subset", names, list(weights))
+    if missing := [name for name in names if name not in weights]:
+        raise UserError(f"batch.weights says nothing of {', '.join(missing)}; give every subset a weight, 0 for none")
+    if min(weights.values()) < 0 or not max(weights.values()) > 0:
+        raise UserError(f"batch.weights are at least 0, and one is above; got {dict(weights)}")
+
+
+def tempered(subsets: Sequence[str], temperature: float) -> dict[str, float]:
+    """Weights of subsets of n rows, n ** (1 / temperature): 1 is as they are, and the higher, the more alike (Devlin et
+    al., multilingual BERT; arXiv 1907.05019, section 4.2).
+    """
+    if temperature <= 0:
+        raise UserError(f"batch.temperature is above 0; got {temperature:g}")
+    names, counts = np.unique(subsets, return_counts=True)
+    return {str(name): float(count ** (1 / temperature)) for name, count in zip(names, counts, strict=True)}

@@ -36,6 +36,11 @@ class Clusters:
     members: Sequence[Sequence[int]]
     manifest: dict[str, Any]
 
+    @property
+    def largest(self) -> int:
+        """Rows of a full cluster."""
+        return self.manifest["settings"]["top_k"] + 1
+
 
 def data_fingerprint(pairs: Sequence[Pair]) -> str:
     """A digest of the rows: subset, number, texts, and the pictures' names below any root."""

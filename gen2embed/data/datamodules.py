@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,31 +18,43 @@ from gen2embed.types import Inputs, Item, Pair, Role
 
 @dataclass
 class TrainingBatch:
-    """A batch of n pairs as chunks of inputs.
+    """A batch of n pairs, with e explicit negatives, as chunks of inputs.
 
-    order: everything[order] puts the chunks' rows in the order query 0 .. n-1, candidate 0 .. n-1.
-    positives: a number of each positive, equal for the same items, on every rank.
+    order: everything[order] puts the chunks' rows in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
+    positives, negatives: a number of each, equal for the same items, on every rank.
+    known: the numbers of all positives of each query; of fewer than k, the last is repeated.
     rows: where each pair comes from, for messages.
     """
 
     chunks: list[Inputs]
-    order: Int[Tensor, " 2n"]
+    order: Int[Tensor, " 2n+e"]
     positives: Int[Tensor, " n"]
+    negatives: Int[Tensor, " e"]
+    known: Int[Tensor, "n k"]
     rows: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a `TrainingBatch` of pairs. build: inputs of items in a role. Chunks are of at most so many rows."""
+    """Makes a `TrainingBatch` of pairs.
+
+    build: inputs of items in a role. Chunks are of at most so many rows.
+    known: of queries with several positives, by their key: the numbers of those (`several_positives`).
+    """
 
     build: Callable[[Sequence[Item], Role], Inputs]
     query_chunk: int
     candidate_chunk: int
+    known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[Pair]) -> TrainingBatch:
+        negatives = [item for pair in pairs for item in pair.negatives]
         sides: list[tuple[Role, list[Item], int]] = [
             ("query", [pair.query for pair in pairs], self.query_chunk),
-            ("candidate", [pair.positive for pair in pairs], self.candidate_chunk),
+            ("candidate", [*(pair.positive for pair in pairs), *negatives], self.candidate_chunk),
         ]
         chunks: list[Inputs] = []
         placed: list[int] = []
@@ -52,14 +64,33 @@ class Collate:
                 chosen = [by_length[index] for index in part]
                 chunks.append(self.build([items[index] for index in chosen], role))
                 placed += [offset + index for index in chosen]
-        positives = torch.tensor([_number(pair.positive) for pair in pairs])
-        order = torch.tensor(placed).argsort()
-        return TrainingBatch(chunks, order, positives, [f"{pair.subset} row {pair.row}" for pair in pairs])
+        return TrainingBatch(
+            chunks=chunks,
+            order=torch.tensor(placed).argsort(),
+            positives=torch.tensor([number(pair.positive) for pair in pairs]),
+            negatives=torch.tensor([number(item) for item in negatives], dtype=torch.int64),
+            known=torch.tensor([self._known(pair) for pair in pairs]),
+            rows=[f"{pair.subset} row {pair.row}" for pair in pairs],
+        )
+
+    def _known(self, pair: Pair) -> list[int]:
+        most = max(map(len, self.known.values()), default=1)
+        its = list(self.known.get(pair.query.key, ())) if self.known else []
+        its = its or [number(pair.positive)]
+        return its + its[-1:] * (most - len(its))
 
 
-def _number(item: Item) -> int:
+def number(item: Item) -> int:
     """64 bits of the item's key, which is a digest in hexadecimal."""
     return int.from_bytes(bytes.fromhex(item.key[:16]), signed=True)
+
+
+def several_positives(pairs: Iterable[Pair]) -> dict[str, list[int]]:
+    """The numbers of the positives of each query that has several, by the query's key."""
+    found: dict[str, dict[int, None]] = {}
+    for pair in pairs:
+        found.setdefault(pair.query.key, {})[number(pair.positive)] = None
+    return {key: list(numbers) for key, numbers in found.items() if len(numbers) > 1}
 
 
 class PairDataModule(LightningDataModule):

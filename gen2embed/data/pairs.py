@@ -1,12 +1,12 @@
 """Training pairs in MMEB's layout: MMEB itself (TIGER-Lab/MMEB-train), and your own files with its columns.
 
-qry, qry_image_path, pos_text, pos_image_path
+qry, qry_image_path, pos_text, pos_image_path, and where they are asked for neg_text, neg_image_path
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from gen2embed.data.rows import (
     read_file,
     read_subset,
 )
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Item, Pair, UserError
 
 COLUMNS = {"qry": str, "qry_image_path": str, "pos_text": str, "pos_image_path": str}
+NEGATIVES = {"neg_text": tuple, "neg_image_path": tuple}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Mmeb(PairSource):
 
     path: a folder as the hub lays it out, or a hub id. image_dir: where the pictures were unpacked.
     max_rows_per_subset: the first rows of each subset; None is all.
-    teacher_column: another model's scores of the pairs.
+    teacher_column: another model's scores of the pairs. negatives: read the columns of explicit negatives, too.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Mmeb(PairSource):
     split: str = "original"
     max_rows_per_subset: int | None = None
     teacher_column: str | None = None
+    negatives: bool = False
 
     def __post_init__(self) -> None:
         _check_rows(self.max_rows_per_subset)
@@ -73,9 +75,10 @@ class Mmeb(PairSource):
             for subset in self.subsets
             for pair in _pairs(
                 subset,
-                read_subset(self.path, subset, self.split, _columns(self.teacher_column)),
+                read_subset(self.path, subset, self.split, _columns(self.teacher_column, self.negatives)),
                 Path(self.image_dir),
                 self.max_rows_per_subset,
+                self.negatives,
             )
         ]
 
@@ -89,7 +92,7 @@ class Files(PairSource):
     """Your own pairs: one parquet, jsonl or csv file, or a folder of them, each a subset.
 
     image_dir: None is the folder of the files. subsets: names of files without ending; None is all.
-    teacher_column: another model's scores of the pairs.
+    teacher_column: another model's scores of the pairs. negatives: read the columns of explicit negatives, too.
     """
 
     path: Path
@@ -97,18 +100,21 @@ class Files(PairSource):
     subsets: Sequence[str] | None = None
     max_rows_per_subset: int | None = None
     teacher_column: str | None = None
+    negatives: bool = False
 
     def __post_init__(self) -> None:
         _check_rows(self.max_rows_per_subset)
 
     def pairs(self) -> list[Pair]:
-        columns = _columns(self.teacher_column)
+        columns = _columns(self.teacher_column, self.negatives)
         files = data_files(Path(self.path))
         chosen = known_names(str(self.path), "subset", files, self.subsets)
         return [
             pair
             for name in chosen
-            for pair in _pairs(name, read_file(files[name], columns), self._root, self.max_rows_per_subset)
+            for pair in _pairs(
+                name, read_file(files[name], columns), self._root, self.max_rows_per_subset, self.negatives
+            )
         ]
 
     @property
@@ -126,18 +132,33 @@ def _check_rows(limit: int | None) -> None:
         raise UserError(f"data.max_rows_per_subset is at least 1, or null for all; got {limit}")
 
 
-def _columns(teacher: str | None) -> Columns:
-    return COLUMNS if teacher is None else {**COLUMNS, teacher: float}
+def _columns(teacher: str | None, negatives: bool) -> Columns:
+    return {**COLUMNS, **(NEGATIVES if negatives else {}), **({teacher: float} if teacher else {})}
 
 
-def _pairs(subset: str, rows: Rows, image_dir: Path, limit: int | None) -> list[Pair]:
+def _pairs(subset: str, rows: Rows, image_dir: Path, limit: int | None, negatives: bool) -> list[Pair]:
     kept = Rows(rows.where, rows.rows[:limit])
     if not len(kept):
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
-    locate = locate_pictures(image_dir, (image for _, row in kept for image in (row[1], row[3])))
-    return [
-        Pair(
-            make_item(row[0], row[1], locate, where), make_item(row[2], row[3], locate, where), subset, number, *row[4:]
+    names = [name for _, row in kept for name in (row[1], row[3], *(row[5] if negatives else ()))]
+    locate = locate_pictures(image_dir, names)
+    made = []
+    for number, (where, (query, query_image, positive, positive_image, *rest)) in enumerate(kept):
+        sides = (make_item(query, query_image, locate, where), make_item(positive, positive_image, locate, where))
+        explicit = _negatives(rest[0], rest[1], locate, where) if negatives else ()
+        score = rest[-1] if len(rest) % 2 else None  # the one column that comes alone
+        made.append(Pair(*sides, subset, number, score, explicit))
+    return made
+
+
+def _negatives(
+    texts: Sequence[str], images: Sequence[str], locate: Callable[[str], Path], where: str
+) -> tuple[Item, ...]:
+    """The explicit negatives of a row; a single text goes with every picture, and the other way round."""
+    count = max(len(texts), len(images))
+    if any(len(its) not in (0, 1, count) for its in (texts, images)):
+        raise UserError(
+            f"{where}: {len(texts)} texts in neg_text and {len(images)} names in neg_image_path; give as many"
         )
-        for number, (where, row) in enumerate(kept)
-    ]
+    sides = (its if len(its) == count else [*its, ""][:1] * count for its in (texts, images))
+    return tuple(make_item(text, image, locate, where) for text, image in zip(*sides, strict=True) if text or image)

@@ -31,7 +31,7 @@ LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the 
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 PROBED = 50  # picture names of a subset that are looked for to find their root
 
-Columns = Mapping[str, type]  # name -> str, float, or list for a list of str
+Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or tuple for a str or a list of them
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,23 @@ def _checked(where: str, columns: Columns, names: Sequence[str], values: Iterabl
 
 
 def _value(value: Any, kind: type, where: str, number: int, name: str) -> Any:
-    """A text, null being an empty one; a list of texts, which in a csv is JSON; or a number, which there is a text."""
+    """A text, null being an empty one; a list of texts, which in a csv is JSON; or a number, which there is a text.
+
+    What may be a text or a list of texts comes as a list.
+    """
     if kind is float and not isinstance(value, bool):
         with contextlib.suppress(TypeError, ValueError):
             if math.isfinite(float(value)):
                 return float(value)
     if kind is str and isinstance(value, str | None):
         return value or ""
-    if kind is list and isinstance(value, str):
+    if kind in (list, tuple) and isinstance(value, str) and (kind is list or value.startswith("[")):
         with contextlib.suppress(json.JSONDecodeError):
             value = json.loads(value)
-    if kind is list and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
+    if kind is tuple and isinstance(value, str | None):
+        return [value or ""]
+    if kind in (list, tuple) and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
         return [part or "" for part in value]
-    wanted = {str: "a text", list: "a list of texts", float: "a finite number"}[kind]
+    names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
+    wanted = names.get(kind, "a finite number")
     raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {str(value)[:60]!r}")

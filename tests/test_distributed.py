@@ -23,7 +23,7 @@ from gen2embed.callbacks import SaveSteps
 from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import Lora
 from gen2embed.files import replace_folder
-from gen2embed.lit import ContrastiveModule, in_batch_accuracy
+from gen2embed.lit import ContrastiveModule, describe
 from gen2embed.losses import InfoNCE
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.miners.shuffled import Random
@@ -52,17 +52,16 @@ def cached(pairs, sync):
     module = ContrastiveModule(attached(ADAPTER), LOSS, sync, 7, None, None)
     module.manual_backward = Tensor.backward
     batch = Collate(module.embedder.build, 3, 2)(pairs)
-    value, accuracy = module.accumulate(batch)
+    metrics = module.accumulate(batch)
     gradients = {name: parameter.grad for name, parameter in module.model.named_parameters() if parameter.requires_grad}
-    return {"loss": value, "accuracy": accuracy, "gradients": gradients, "chunks": len(batch.chunks)}
+    return {**metrics, "gradients": gradients, "chunks": len(batch.chunks)}
 
 
 def rank_main(rank, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     found = {name: cached(parts[rank], Replicas()) for name, parts in cases(world).items()}
-    module = ContrastiveModule(attached(ADAPTER), LOSS, Replicas(), 7, None, None)
-    module.on_train_start()
+    Replicas().seed(7, 3)
     found["random"] = torch.rand(3)
     found["texts"] = Replicas().gather_texts([f"row {rank}"] * (rank + 1))
     torch.save(found, folder / f"{rank}.pt")
@@ -84,10 +83,10 @@ def whole(pairs, identical):
     sides = [[embedder.embed([getattr(pair, side)], role) for pair in pairs]
              for side, role in (("query", "query"), ("positive", "candidate"))]  # fmt: skip
     queries, candidates = (torch.cat(side) for side in sides)
-    loss = LOSS(queries, candidates, identical)
+    loss = LOSS(queries, candidates, identical, identical)
     loss.backward()
     gradients = {name: p.grad for name, p in embedder.backbone.full.named_parameters() if p.requires_grad}
-    return loss.detach(), in_batch_accuracy(queries, candidates, identical), gradients
+    return loss.detach(), describe(queries, candidates, identical)["accuracy"], gradients
 
 
 def same(pairs):
@@ -128,12 +127,13 @@ def test_the_ranks_gradient_is_the_whole_batch(two_ranks, world, case):
 
 
 def test_each_rank_has_its_own_random_numbers(two_ranks):
-    OneRank().seed(7)
+    OneRank().seed(7, 3)
     one = torch.rand(3)
     assert torch.equal(two_ranks[0]["random"], one)  # reproducible
     assert not torch.equal(two_ranks[1]["random"], one)
-    OneRank().seed(8)
-    assert not torch.equal(torch.rand(3), two_ranks[1]["random"])  # nor another seed's
+    for other in ((8, 3), (7, 4)):
+        OneRank().seed(*other)
+        assert not torch.equal(torch.rand(3), one)  # nor another seed's or step's
 
 
 def test_texts_come_rank_by_rank(two_ranks):
@@ -207,7 +207,7 @@ def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path
     (folder,) = (tmp_path / "outputs/train").iterdir()
     assert len(list(tmp_path.rglob("results.json"))) == 1
     assert {"adapter", "config.yaml", "clusters.parquet", "metrics.csv"} <= {path.name for path in folder.iterdir()}
-    assert re.search(r"step +│ 16 pairs, 8 a rank, so 15 negatives a query", outcome.stdout)
+    assert re.search(r"ranks +│ 2, with 8 pairs each", outcome.stdout)
     assert outcome.stdout.count("negatives a query") == outcome.stdout.count("precision@1 in percent") == 1
     final = load_file(folder / "adapter/adapter_model.safetensors")
     assert_close(final, alone(tmp_path / "alone"))
@@ -238,7 +238,7 @@ def test_ranks_that_start_together(launch, alone, tmp_path):
 def test_a_broken_step_ends_every_rank(launch):
     outcome = launch("optim.optimizer.lr=inf")
     assert outcome.returncode == 1
-    rows = re.findall(r"error: the loss is nan at step \d; the rows of its batch are (.*)", outcome.stderr)
+    rows = re.findall(r"error: the loss is nan at step \d: the embeddings of (.*) are not finite", outcome.stderr)
     assert rows
     assert all(len(row.split(", ")) == 16 for row in rows)  # of both ranks
     assert "Traceback" not in outcome.stderr
@@ -256,7 +256,7 @@ def under_torchrun(monkeypatch, processes):
             ["-m", *TWO, "seed=1,2"],
             r"a multirun uses one device, and here each of 2 ranks .* without -m, or choose",
         ),
-        (["strategy=ddp", "trainer.devices=3"], r"batch.pairs=16 is not divisible among 3 ranks; set it to 24"),
+        (["strategy=ddp", "trainer.devices=3"], r"batch.pairs=16 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24"),
         ([*TWO, "trainer.strategy.timeout_seconds=0"], r"trainer.strategy.timeout_seconds is above 0; got 0"),
         (
             [*TWO, "trainer.strategy.timeout=9"],
