@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from gen2embed.encoder.adapter import save
+from gen2embed.encoder.adapter import save, saved_parameters
 from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
 from gen2embed.types import UserError
@@ -22,11 +22,12 @@ class SaveSteps(Callback):
         self.folder, self.every_n_steps = Path(folder), every_n_steps
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if not trainer.is_global_zero or not self.every_n_steps or trainer.global_step % self.every_n_steps:
+        if not self.every_n_steps or trainer.global_step % self.every_n_steps:
             return
         assert isinstance(module, ContrastiveModule)
         embedder = module.embedder
         prompt, resolution = embedder.build.prompt, embedder.build.resolution
-        replace_folder(
-            self.folder / str(trainer.global_step), lambda folder: save(embedder.backbone, prompt, resolution, folder)
-        )
+        target = self.folder / str(trainer.global_step)
+        with module.sync.whole(saved_parameters(embedder.backbone)):
+            if trainer.is_global_zero:
+                replace_folder(target, lambda folder: save(embedder.backbone, prompt, resolution, folder))

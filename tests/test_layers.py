@@ -11,7 +11,7 @@ LAYERS = {
     1: ("prompts", "images", "metrics", "losses", "gradcache", "search", "peers"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
-    4: ("evaluate", "lit", "miners", "tiny"),
+    4: ("evaluate", "lit", "miners", "tiny", "zero"),
     5: ("callbacks", "report", "leaderboard", "config", "runs", "demo", "compare", "rehearsal", "mining_report"),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
