@@ -113,8 +113,10 @@ class Sharded(Replicas):
 
     @contextmanager
     def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
-        trained = list(parameters)
-        with self.strategy.deepspeed_engine.coalesce_grad_reduction():
+        trained, engine = list(parameters), self.strategy.deepspeed_engine
+        if self.strategy.zero_stage_3:
+            _forget_trace(engine.optimizer.parameter_offload.get_param_coordinator())
+        with engine.coalesce_grad_reduction():
             try:
                 yield
             except BaseException:
@@ -155,6 +157,16 @@ class Sharded(Replicas):
         there = list(parameters)
         with GatheredParameters(there, enabled=self.strategy.zero_stage_3 and bool(there)):
             yield
+
+
+def _forget_trace(coordinator: Any) -> None:
+    """Make DeepSpeed gather each module's weights when it runs.
+
+    It would record which modules a step runs, all chunks of it, and then look through what is left of the record
+    whenever a module has run: in time that grows with the square of the number of chunks.
+    """
+    if not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
 
 
 def fillers() -> tuple[Item, Item]:

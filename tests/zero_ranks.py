@@ -2,12 +2,11 @@
 
 import os
 import runpy
+import socket
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from pathlib import Path
 
 import torch
 from conftest import REPOSITORY
@@ -157,6 +156,8 @@ def exact(stage, world, rank):
 
 
 def full(stage, world, rank):
+    if stage < 3:
+        return None  # the parameters are whole
     embedder = fresh(FULL)
     batch = Collate(embedder.build, 3, 2)(cases(world)["texts here, pictures there"][rank])
     return fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
@@ -226,3 +227,13 @@ def rank_main(rank, port, world, folder, work, args):
     torch.save(found, folder / f"{rank}.pt")
     if args:
         train(*args)
+
+
+def start(world, folder, work, args):
+    """What each of two ranks found, by stage and work."""
+    world.pairs()  # drawn before they start
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(rank_main, (port, world, folder, work, args), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
