@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
         trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
-        module.eval()
+        module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     if trainer.is_global_zero:
         if cfg.adapter is not None:
             trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
