@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 import zero_ranks
 from conftest import REPOSITORY, TINY
+from filelock import FileLock
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from safetensors.torch import load_file
@@ -346,11 +348,19 @@ SEQUENCE = ["identical positives", *["texts here, pictures there"] * 3, "no pict
 @pytest.fixture(scope="module")
 def zero(world, tmp_path_factory):
     """What two processes found with every stage; and the folder that they worked in."""
-    folder = tmp_path_factory.mktemp("zero")
-    folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
-    continued = partial(zero_ranks.continued, folder=folder)
-    work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
-    return zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders]), folder
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "zero"
+    with FileLock(shared / "zero.lock"):  # once for all workers
+        if not (folder / "trained" / "results.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
+            continued = partial(zero_ranks.continued, folder=folder)
+            work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
+            zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders])
+    return zero_ranks.read(folder), folder
 
 
 def plain(adapter, sides_of):
@@ -461,7 +471,8 @@ def test_zero_replays_dropout(zero, stage):
 def test_zero_goes_on_to_the_bit(zero, stage):
     found, folder = zero
     for whole_run, continued in (ranks[stage, "continued"] for ranks in found):
-        assert [len(run["steps"]) for run in (whole_run, continued)] == [zero_ranks.STEPS, zero_ranks.STEPS - zero_ranks.KEPT]
+        lengths = [len(run["steps"]) for run in (whole_run, continued)]
+        assert lengths == [zero_ranks.STEPS, zero_ranks.STEPS - zero_ranks.KEPT]
         after = whole_run["after"]
         assert max((after[name] - before).abs().max() for name, before in whole_run["before"].items()) > 1e-3
         assert all(torch.equal(continued["after"][name], tensor) for name, tensor in after.items())
@@ -518,10 +529,10 @@ PRECISIONS = {  # what the weights are in
 @pytest.mark.slow
 def test_zero_in_every_precision(world, tmp_path):
     """bfloat16 rounds, in every stage alike; `base` is a frozen bfloat16 model under float32 adapters."""
-    found = zero_ranks.start(world, tmp_path, {"precise": zero_ranks.precise}, ())
+    zero_ranks.start(world, tmp_path, {"precise": zero_ranks.precise}, ())
     here, there = cases(world)["texts here, pictures there"]
     _, gradients = plain(zero_ranks.DORA, one_by_one([*here, *there]))
-    for ranks in found:
+    for ranks in zero_ranks.read(tmp_path):
         for stage in zero_ranks.STAGES:
             for precision, run in ranks[stage, "precise"].items():
                 off = error(run["steps"][0]["gradients"], gradients).item()

@@ -231,10 +231,14 @@ def rank_main(rank, port, world, folder, work, args):
 
 
 def start(world, folder, work, args):
-    """What each of two ranks found, by stage and work."""
+    """Have two ranks leave what they find in every stage in a folder."""
     world.pairs()  # drawn before they start
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(rank_main, (port, world, folder, work, args), nprocs=2)
+
+
+def read(folder):
+    """What each rank found, by stage and work."""
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
