@@ -256,7 +256,10 @@ def under_torchrun(monkeypatch, processes):
             ["-m", *TWO, "seed=1,2"],
             r"a multirun uses one device, and here each of 2 ranks .* without -m, or choose",
         ),
-        (["strategy=ddp", "trainer.devices=3"], r"batch.pairs=16 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24"),
+        (
+            ["strategy=ddp", "trainer.devices=3"],
+            r"batch.pairs=16 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24",
+        ),
         ([*TWO, "trainer.strategy.timeout_seconds=0"], r"trainer.strategy.timeout_seconds is above 0; got 0"),
         (
             [*TWO, "trainer.strategy.timeout=9"],
