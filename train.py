@@ -10,15 +10,19 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from gen2embed import images, report
+from gen2embed import images, tables
+from gen2embed.callbacks import Validate
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule, several_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
+from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
+from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.runs import (
     check_sources,
@@ -45,7 +49,8 @@ def main(cfg: DictConfig) -> None:
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
     check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
-    benchmarks = make_benchmarks(cfg) if trainer.is_global_zero else []
+    benchmarks = make_benchmarks(cfg, cfg.benchmark) if trainer.is_global_zero else []
+    validation = make_benchmarks(cfg, cfg.validation.benchmark) if cfg.validation else []
     if trainer.is_global_zero:
         images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
@@ -62,15 +67,34 @@ def main(cfg: DictConfig) -> None:
         module = ContrastiveModule(embedder, loss, sync, cfg.seed, **instantiate(cfg.optim))
         known = several_positives(pairs) if loss.mask_known else {}
         collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
+        if batch.gradient_checkpointing:
+            embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
         if trainer.is_global_zero:
-            report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
+            tables.print_table(tables.training_table(embedder, share, collate, pairs, trainer.max_steps, folder))
+        best = validate(cfg, trainer, engine, validation)
         trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
         module.eval()
-    if trainer.is_global_zero:
-        if cfg.adapter is not None:
+        if trainer.is_global_zero and best:
+            log.info("the adapter is that of step %d, the best of the validation", best["step"])
+            replace_folder(folder / "adapter", lambda into: shutil.copytree(folder / "best", into, dirs_exist_ok=True))
+            embedder = make_embedder(cfg, trainer, str(folder / "adapter"))
+        elif trainer.is_global_zero:
             trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
             embedder = replace(embedder, backbone=trained)
+    if trainer.is_global_zero:
         evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+
+
+def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequence[Benchmark]) -> dict[str, float]:
+    """Have the trainer score its module on the way; returns what will be the best step, if that one is to be kept."""
+    if not cfg.validation:
+        return {}
+    if len(benchmarks) != 1:
+        raise UserError("a validation is of one benchmark; choose one with benchmark@validation.benchmark=...")
+    keep, every = cfg.validation.keep, cfg.validation.every_n_steps
+    callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", every, keep)
+    trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+    return callback.best if keep == "best" else {}
 
 
 def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:

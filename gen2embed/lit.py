@@ -30,6 +30,8 @@ from gen2embed.losses import InfoNCE
 from gen2embed.sync import Sync
 from gen2embed.types import UserError
 
+SHOWN = ("loss", "accuracy")  # beside the progress bar
+
 
 class ContrastiveModule(LightningModule):
     """Trains what of the embedder's backbone requires a gradient, and what the loss learns.
@@ -77,7 +79,10 @@ class ContrastiveModule(LightningModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         scheduler.step()  # type: ignore[union-attr]
         metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
-        self.log_dict({**metrics, "step": float(self.global_step)}, prog_bar=True, batch_size=len(batch))
+        if self.loss.log_scale is not None:
+            metrics["temperature"] = 1 / self.loss.scale().detach()
+        for name, value in {**metrics, "step": float(self.global_step)}.items():
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(batch))
 
     def accumulate(self, batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
         """Accumulate the gradient of the global batch, of which `batch` is this rank's share: steps 1 to 5.

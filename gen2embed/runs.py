@@ -21,7 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import images, report
+from gen2embed import images, report, tables
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
@@ -126,9 +126,9 @@ def check_sources(cfg: DictConfig) -> None:
         check_path(cfg.checkpoint)
 
 
-def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
-    """Read the benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
-    made = instantiate(cfg.benchmark, _convert_="all") or {}
+def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None) -> list[Benchmark]:
+    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+    made = instantiate(chosen, _convert_="all") or {}
     benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
     for benchmark in benchmarks:
         images.check(benchmark.pictures, benchmark.roots)
@@ -141,18 +141,18 @@ def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
     return benchmarks
 
 
-def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
-    """The model of `cfg`, with its checkpoint, on the trainer's device.
+def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = None) -> Embedder:
+    """The model of `cfg`, with a checkpoint or that of `cfg`, on the trainer's device.
 
     With a checkpoint, what the command line does not choose of prompt and resolution is what the checkpoint carries.
     """
-    chosen = _chosen()
-    sources: dict[str, Any] = {"adapter": cfg.checkpoint}
-    if cfg.checkpoint and find_adapter(cfg.checkpoint) is None:
-        sources = {"path": cfg.checkpoint}
+    chosen, checkpoint = _chosen(), checkpoint or cfg.checkpoint
+    sources: dict[str, Any] = {"adapter": checkpoint}
+    if checkpoint and find_adapter(checkpoint) is None:
+        sources = {"path": checkpoint}
     return instantiate(cfg.model, _partial_=True)(
-        prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not cfg.checkpoint else None,
-        resolution=instantiate(cfg.resolution) if "resolution" in chosen or not cfg.checkpoint else None,
+        prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not checkpoint else None,
+        resolution=instantiate(cfg.resolution) if "resolution" in chosen or not checkpoint else None,
         device=str(trainer.strategy.root_device),
         **sources,
     )
@@ -209,7 +209,7 @@ def evaluate_and_report(
         report.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
         if benchmark.name == "mmeb":
             report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
-        report.print_table(report.score_table(evaluation.scores))
+        tables.print_table(tables.score_table(evaluation.scores))
         every[benchmark.name] = evaluation.scores
     report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:

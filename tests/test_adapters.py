@@ -41,7 +41,7 @@ def test_golden_adapter(golden, prompt, merged):
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_merged_is_unmerged(tmp_path, dora):
-    folder = trained(tmp_path, Lora(["q_proj", "v_proj", "down_proj", "qkv"], r=4, dora=dora))
+    folder = trained(tmp_path, Lora(["q_proj", "v_proj", "down_proj", "qkv"], r=4, dora=dora, vision=True))
     inputs = ["a red star", "what is it?", {"image": GOLDEN / "images" / "3.png"}]
     plain, unmerged, merged = (
         Embedder.from_pretrained(path, device="cpu", **options).encode(inputs)
@@ -165,7 +165,7 @@ def test_an_adapter_that_does_nothing(tmp_path):
 
 
 def test_an_adapter_of_the_vision_tower_alone_does_something(tmp_path):
-    folder = trained(tmp_path, Lora(["qkv"], r=4))
+    folder = trained(tmp_path, Lora(["qkv"], r=4, vision=True))
     assert Embedder.from_pretrained(folder, device="cpu").encode("a dog").shape == (1, 128)
 
 

@@ -30,7 +30,7 @@ from gen2embed.miners.shuffled import Random
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
 from gen2embed.types import Pair
 
-ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True)  # qkv is the vision tower's, idle without pictures
+ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 LOSS = InfoNCE(0.05)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from gen2embed import UserError, compare, demo, report
+from gen2embed import UserError, compare, demo, report, tables
 
 
 def score(value, chance=0.1):
@@ -36,14 +36,14 @@ def text(table):
 
 
 def test_score_table():
-    shown = text(report.score_table(SCORES))
+    shown = text(tables.score_table(SCORES))
     assert "50.0" in shown
     assert "45.0 - 55.0" in shown
     assert "2-7" in shown
     assert "only 2 tasks" in shown
     assert "three" not in shown
     assert "incomplete" in shown
-    whole = text(report.score_table(WHOLE))
+    whole = text(tables.score_table(WHOLE))
     assert "37.5" in whole
     assert "41.0" in whole
 

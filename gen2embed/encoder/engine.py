@@ -52,11 +52,13 @@ class Engine:
     batch_size: items a forward pass.
     store: folder of embedding stores; None keeps vectors in memory only.
     shard_size: distinct items between two writes to the store.
+    shown: show a bar for long work.
     """
 
     batch_size: int = 32
     store: Path | None = None
     shard_size: int = 1024
+    shown: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.shard_size < 1:
@@ -80,7 +82,8 @@ class Engine:
         peers.barrier()  # all see the same shards missing, before the first is written
         own, vectors = peers.share(shards), dict[str, np.ndarray]()
         computed = sum(map(len, own))
-        with progress(title, computed, shown=computed >= PROGRESS_FROM and peers.rank == 0) as advance:
+        shown = self.shown and computed >= PROGRESS_FROM and peers.rank == 0
+        with progress(title, computed, shown=shown) as advance:
             for shard in own:
                 its, rows = [distinct[key] for key in shard], list[np.ndarray]()
                 for part in apart(its, self.batch_size):
