@@ -102,6 +102,17 @@ def test_the_papers_targets_by_family(family, towers, tmp_path):
     assert config.init_lora_weights == "gaussian"
 
 
+def test_the_vision_tower_is_frozen_unless_chosen(tmp_path):
+    """Where a name is of both towers."""
+    make_checkpoint("llava_next", tmp_path)
+    for vision, towers in ((False, {"language"}), (True, {"language", "vision"})):
+        backbone = Embedder.from_pretrained(tmp_path, resolution="original", device="cpu").backbone
+        assert set(matched(Lora(["q_proj", "v_proj"], vision=vision).attach(backbone))) == towers
+    backbone = Embedder.from_pretrained(TINY, resolution="original", device="cpu").backbone
+    with pytest.raises(UserError, match=r"\['qkv'\] match no module .*, and with adapter.vision=true .*qkv"):
+        Lora(["qkv"]).attach(backbone)
+
+
 # --- what cannot be loaded ------------------------------------------------------------------------------------------
 
 

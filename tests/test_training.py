@@ -1,5 +1,6 @@
 """Mining and training on real models: the adapter alone moves, and runs repeat."""
 
+import csv
 import json
 import re
 import shutil
@@ -268,6 +269,60 @@ def test_multirun_over_miners_and_seeds(train, tmp_path):
     assert kinds == [("Random", 1), ("Random", 2), ("SaHaPaper", 1), ("SaHaPaper", 2)]
 
 
+def test_the_best_of_the_validation_is_kept(train, tmp_path):
+    """The rate is so high that the second step spoils what the first has; the last is kept where that is asked for."""
+    wild = ["optim.optimizer.lr=0.3", "optim.scheduler.num_warmup_steps=0", "adapter.dropout=0", "trainer.max_steps=3",
+            "validation=world", "validation.every_n_steps=2", "validation.benchmark.subsets=[shape]",
+            "validation.benchmark.queries=16", "trainer.log_every_n_steps=1", f"validation.benchmark.folder={tmp_path}",
+            "callbacks.steps.every_n_steps=1"]  # fmt: skip
+    for keep in ("best", "last"):
+        outcome = train(*wild, f"validation.keep={keep}", f"output_dir={keep}")
+        assert outcome.code == 0, outcome.err
+        with (tmp_path / keep / "metrics.csv").open() as lines:
+            logged = {
+                row["step"]: float(row["validation/mean"]) for row in csv.DictReader(lines) if row["validation/mean"]
+            }
+        assert set(logged) == {"2", "3"}  # every second step, and the last
+        best = max(("2", "3"), key=lambda step: (logged[step], -int(step)))
+        expected = best if keep == "best" else "3"
+        kept, on_the_way = (
+            weights(tmp_path / keep),
+            load_file(tmp_path / keep / f"steps/{expected}/adapter_model.safetensors"),
+        )
+        assert all(torch.equal(kept[name], on_the_way[name]) for name in on_the_way)
+        assert (f"the adapter is that of step {best}, the best" in " ".join(outcome.err.split())) == (keep == "best")
+
+
+def test_training_in_half_precision(run_script, world, tmp_path):
+    losses = {}
+    for precision, dtype in (("32-true", "float32"), ("bf16-mixed", "float32"), ("bf16-true", "bfloat16")):
+        outcome = run_script(
+            "train.py", folders(world)[0], "data.rows=24", "data.subsets=[t2i]", "mining=none", "batch.pairs=6",
+            "benchmark=none", "adapter.dropout=0", "trainer.max_steps=2", "trainer.log_every_n_steps=1",
+            f"trainer.precision={precision}", f"output_dir={precision}",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        trained = weights(tmp_path / precision)
+        assert {tensor.dtype for tensor in trained.values()} == {getattr(torch, dtype)}
+        assert all(tensor.any() for tensor in trained.values())  # lora_B began at zero
+        with (tmp_path / precision / "metrics.csv").open() as lines:
+            losses[precision] = float(next(csv.DictReader(lines))["loss"])
+    assert len(set(losses.values())) == 3
+    assert max(losses.values()) == pytest.approx(min(losses.values()), rel=0.1)
+
+
+def test_the_options_of_loss_and_batches(train, tmp_path):
+    """All at once, as the command line has them."""
+    outcome = train("loss.mask_known=true", "loss.mask_margin=0.1", "loss.dims=[32,128]", "loss.learn_temperature=true",
+                    "batch.weights={shape: 1, t2i: 3}", "batch.gradient_checkpointing=true", "optim=cosine",
+                    "trainer.log_every_n_steps=1", "output_dir=run")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"weight, t2i +│ 3", outcome.out)
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert 0 < abs(float(rows[2]["temperature"]) - 0.02) < 0.001
+    assert {"gradient_norm", "pairs_per_second", "memory_gib", "negative_similarity"} <= set(rows[0])
+
+
 def test_training_on_batches_of_one_subset(train, tmp_path):
     outcome = train("batch.mixed=false", "batch.pairs=8", "mining=topk", "output_dir=run")
     assert outcome.code == 0, outcome.err
@@ -312,6 +367,15 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
         (["batch.pairs=20"], r"batch.pairs=20 cannot be split into whole clusters of 8 pairs; set it to 16 or 24"),
         (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
         (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
+        (
+            ["batch.weights={shape: 1, t2j: 1}"],
+            r"batch.weights has no subset t2j; choose from shape, t2i \(did you mean",
+        ),
+        (["batch.weights={shape: 1, t2i: 1}", "batch.temperature=2"], r"batch.weights and batch.temperature both say"),
+        (["batch.temperature=0"], r"batch.temperature is above 0; got 0"),
+        (["loss.dims=[256]"], r"loss.dims=\[256\] go beyond the model's vectors of 128 elements"),
+        (["validation=world", "validation.every_n_steps=0"], r"validation.every_n_steps is at least 1; got 0"),
+        (["validation=world", "validation.keep=first"], r"validation.keep is best or last; got first"),
         (["batch.chunk=0"], r"batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
         (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
