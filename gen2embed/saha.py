@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from gen2embed.search import nearest
-from gen2embed.types import UserError
+from gen2embed.types import Advance, UserError, unseen
 
 
 class Lists:
@@ -119,8 +119,12 @@ def group(
     pool_multiplier: int,
     classification: bool = False,
     query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    advance: Advance = unseen,
 ) -> list[list[int]]:
-    """`mine_clusters` after its search. found: the top candidates of each query, most similar first."""
+    """`mine_clusters` after its search.
+
+    found: the top candidates of each query, most similar first. advance: is told of rows that are used, or done with.
+    """
     owners = Lists(positive, int(max(found.max(), positive.max())) + 1)
     _, ids = np.unique(np.arange(len(queries)) if query_ids is None else query_ids, return_inverse=True)
     rows_of_query = Lists(ids, len(ids))
@@ -144,11 +148,13 @@ def group(
         if not used[anchor] and len(members := cluster(anchor, used, top_k * pool_multiplier)) > 1:
             clusters.append(members)
             used[members] = True
+            advance(len(members))
     reused = np.zeros(len(queries), bool)
     for anchor in map(int, np.flatnonzero(~used)):
         if not reused[anchor] and len(members := cluster(anchor, reused, 2 * top_k * pool_multiplier)) > 1:
             clusters.append(members)
             reused[members] = True
+        advance(1)
     return clusters
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from gen2embed.search import nearest
+from gen2embed.types import Advance, unseen
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,5 @@ class Miner(Protocol):
     def neighbours(self) -> int:
         """It may follow from other settings."""
 
-    def mine(self, subset: Subset) -> list[list[int]]:
-        """Clusters of rows, the anchor first."""
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        """Clusters of rows, the anchor first. advance: is told of each row of the subset once, when it is done with."""

@@ -101,9 +101,8 @@ def mine_pairs(
     with progress("grouping", len(pairs)) as advance:
         for name, subset in subsets.items():
             its = [pairs[index] for index in places[name]]
-            for members in miner.mine(subset):
+            for members in miner.mine(subset, advance):
                 rows += _rows(next(number), members, subset, [its[member] for member in members])
-            advance(len(its))
     manifest = {**describe(model, pairs, miner, search), "searched": searched}
     return Mined(pa.Table.from_pylist(rows, SCHEMA), manifest, encoded)
 
