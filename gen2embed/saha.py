@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from gen2embed.search import nearest
+from gen2embed.search import check_vectors, nearest
 from gen2embed.types import Advance, UserError, unseen
 
 
@@ -105,9 +105,13 @@ def mine_clusters(
         in a cluster.
     found: the 2*K*m nearest candidates of each query, or all there are; None searches them here.
     """
-    check(queries, candidates, positive, top_k, pool_multiplier, query_ids)
+    if top_k < 1 or pool_multiplier < 1:
+        raise UserError(f"top_k and pool_multiplier are at least 1; got {top_k} and {pool_multiplier}")
+    check_rows(queries, candidates, positive, query_ids, top_k)
     if found is None:
         found = nearest(queries, candidates, 2 * top_k * pool_multiplier)
+    else:
+        check_vectors(queries, "queries")
     return group(found, queries, np.asarray(positive), top_k, pool_multiplier, classification, query_ids)
 
 
@@ -158,17 +162,14 @@ def group(
     return clusters
 
 
-def check(
+def check_rows(
     queries: np.ndarray,
     candidates: np.ndarray,
     positive: Sequence[int] | np.ndarray,
-    top_k: int,
-    pool_multiplier: int,
     query_ids: Sequence[int] | np.ndarray | None,
+    top_k: int,
 ) -> None:
-    """Raise `UserError` for what cannot be mined."""
-    if top_k < 1 or pool_multiplier < 1:
-        raise UserError(f"top_k and pool_multiplier are at least 1; got {top_k} and {pool_multiplier}")
+    """Raise `UserError` for rows that cannot be mined. What vectors hold is checked where they are searched."""
     lengths = {"queries": len(queries), "positive": len(positive)}
     if query_ids is not None:
         lengths["query_ids"] = len(query_ids)
@@ -179,11 +180,5 @@ def check(
     if top_k >= len(queries):
         most = len(queries) - 1
         raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
-    for name, vectors in (("queries", queries), ("candidates", candidates)):
-        largest = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))  # no mask as large as the vectors
-        if not np.isfinite(largest).all():
-            raise UserError(f"{name} hold values that are not finite")
-        if not largest.all():
-            raise UserError(f"{name} hold a vector of zeros, the first in row {int(largest.argmin())}")
     if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
         raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")

@@ -194,12 +194,12 @@ def test_b3_without_its_library(monkeypatch):
         B3(top_k=3).mine(make(0, 20, 20))
 
 
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", [*MINERS, SaHaPaper])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": np.full((20, 8), np.nan, np.float32)}, "queries hold values that are not finite"),
-        ({"candidates": np.zeros((20, 8), np.float32)}, "candidates hold a vector of zeros, the first in row 0"),
+        ({"queries": np.full((20, 8), np.nan, np.float32)}, "row 0 of the queries holds values that are not finite"),
+        ({"candidates": np.zeros((20, 8), np.float32)}, "row 0 of the candidates is zero, and a neighbour of it means"),
         ({"positive": np.arange(19)}, "as many of each are needed; got 20 queries, 19 positive, 20 query_ids"),
         ({"queries": np.ones((1, 8), np.float32), "positive": np.zeros(1, int), "query_ids": np.zeros(1, int)},
          "one row cannot be mined: a cluster needs two"),

@@ -125,8 +125,9 @@ def test_nearest_breaks_ties_by_index():
         ({"positive": np.zeros(9, int)}, "as many of each are needed; got 10 queries, 9 positive"),
         ({"query_ids": [1]}, "got 10 queries, 10 positive, 1 query_ids"),
         ({"positive": np.full(10, 7)}, "positive holds indices outside of the 7 candidates"),
-        ({"queries": np.full((10, 2), np.nan)}, "queries hold values that are not finite"),
-        ({"candidates": np.eye(7, 2)}, "candidates hold a vector of zeros, the first in row 2"),
+        ({"queries": np.full((10, 2), np.nan)}, "row 0 of the queries holds values that are not finite"),
+        ({"queries": np.full((10, 2), np.nan), "found": np.ones((10, 5), int)}, "row 0 of the queries holds values"),
+        ({"candidates": np.eye(7, 2)}, "row 2 of the candidates is zero, and a neighbour of it"),
         ({"queries": np.ones((1, 2)), "positive": [0]}, "one row cannot be mined: a cluster needs two"),
     ],
 )
