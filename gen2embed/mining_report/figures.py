@@ -174,13 +174,14 @@ def clashes(run: Run, subset: Subset) -> int:
 def facts(run: Run, subset: Subset) -> dict[str, Any]:
     """The figures of one subset."""
     top_k, sizes = run.manifest["settings"].get("top_k"), subset.sizes
+    most = len(np.unique(run.positives[subset.pairs]))  # rows of one positive do not meet
     kept = {column: values([subset], column)["kept"] for column in ("similarity", "owner_similarity")}
     return {
         "name": subset.name,
         "rows": len(subset.pairs),
         "clusters": len(sizes),
         "sizes": (int(sizes.min()), float(sizes.mean()), int(sizes.max())) if len(sizes) else None,
-        "full": int((sizes == top_k + 1).sum()) if top_k else None,
+        "full": int((sizes >= min(top_k + 1, most)).sum()) if top_k else None,
         "covered": subset.covered,
         **{column: float(its.mean()) if len(its) else None for column, its in kept.items()},
         "duplicates": duplicates(run, subset),

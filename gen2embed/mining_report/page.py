@@ -26,8 +26,8 @@ TEXT = 180  # characters shown of a text
 THUMBNAIL = 128  # pixels of a picture's longer side
 
 HISTOGRAMS = {
-    "similarity": ("Anchor to candidate", "similarity of the anchor's query to an owner's positive"),
-    "owner_similarity": ("Anchor to owner", "similarity of the anchor's query to an owner's query"),
+    "similarity": ("Anchor to candidate", "similarity of the anchor's query\nto an owner's positive"),
+    "owner_similarity": ("Anchor to owner", "similarity of the anchor's query\nto an owner's query"),
 }
 
 
