@@ -1,15 +1,17 @@
 """Mining as a whole, from pairs to clusters and their report, by every miner that is shipped."""
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from hydra.utils import instantiate
 
-from gen2embed import images
+from gen2embed import UserError, images
 from gen2embed.data.clusters import write_clusters
 from gen2embed.encoder import engine
 from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.store import EmbeddingStore
 from gen2embed.miners import approximate, neighbours, run, skipped
 from gen2embed.miners.run import mine_pairs
 from gen2embed.mining_report import page
@@ -42,6 +44,24 @@ def test_blocks_of_the_search_change_no_cluster(mine, name):
     assert tables[0].num_rows > 30
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
+
+
+def test_subsets_that_are_too_small_are_refused_before_anything_is_embedded(pairs):
+    miner = instantiate(compose_shipped("mine", ["mining.top_k=24"]).mining)
+    with pytest.raises(UserError, match=r"mining.top_k=24 is larger than the data: subset shape has 24 rows"):
+        mine_pairs(None, None, pairs, miner, [])
+    with pytest.raises(UserError, match="subset t2i has one row, and a cluster needs two; add rows, or leave"):
+        mine_pairs(None, None, pairs[24:25], miner, [])
+
+
+def test_a_store_of_another_model_is_refused(tiny, pairs, tmp_path):
+    store = EmbeddingStore.under(tmp_path, tiny.fingerprint)
+    manifest = store.folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "model": "weights:another"}))
+    miner = instantiate(compose_shipped("mine", ["mining.top_k=3"]).mining)
+    message = r"the embeddings in .* were made otherwise and are not reused: model is 'weights:another' there and"
+    with pytest.raises(UserError, match=message):
+        mine_pairs(tiny, Engine(store=tmp_path), pairs, miner, [])
 
 
 @pytest.fixture
