@@ -12,6 +12,7 @@ from gen2embed.data.clusters import write_clusters
 from gen2embed.encoder import engine
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.store import EmbeddingStore
+from gen2embed.log import progress
 from gen2embed.miners import approximate, neighbours, run, skipped
 from gen2embed.miners.run import mine_pairs
 from gen2embed.mining_report import page
@@ -62,6 +63,19 @@ def test_a_store_of_another_model_is_refused(tiny, pairs, tmp_path):
     message = r"the embeddings in .* were made otherwise and are not reused: model is 'weights:another' there and"
     with pytest.raises(UserError, match=message):
         mine_pairs(tiny, Engine(store=tmp_path), pairs, miner, [])
+
+
+def test_a_bar_counts_steps_that_are_too_short_to_be_drawn(capsys):
+    with progress("outer", 3000) as advance:
+        for _ in range(3000):
+            advance()
+        with progress("inner", 7) as inner:
+            inner(2, "indexing")
+            inner(5)
+    said = capsys.readouterr().err
+    assert "3000/3000" in said
+    assert "indexing" in said
+    assert "7/7" in said
 
 
 @pytest.fixture
