@@ -30,7 +30,7 @@ from torch import Tensor
 from gen2embed.types import UserError
 
 SPARE = 64  # candidates beyond the cut that are kept for near-ties
-CHECKED = 16384  # vectors looked at together for values that cannot be searched
+CHECKED = 4096  # vectors looked at together for values that cannot be searched
 ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
@@ -104,7 +104,8 @@ def check_vectors(vectors: Float[np.ndarray, "n d"], name: str) -> float:
     """The largest norm; raises `UserError` for what has no nearest neighbours."""
     largest = 0.0
     for start in range(0, len(vectors), CHECKED):
-        norms = np.linalg.norm(vectors[start : start + CHECKED].astype(np.float32), axis=1)
+        block = np.asarray(vectors[start : start + CHECKED], np.float32)
+        norms = np.sqrt(np.einsum("nd,nd->n", block, block))  # no other array as large as the block
         for bad, what in ((~np.isfinite(norms), "holds values that are not finite"), (norms == 0, "is zero")):
             if bad.any():
                 raise UserError(

@@ -61,8 +61,8 @@ def write_clusters(path: Path, table: pa.Table, manifest: dict[str, Any]) -> Non
     write_atomic(path, lambda file: pq.write_table(described, file))
 
 
-def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
-    """Read clusters of these very pairs; raises `UserError` for those of other data."""
+def read_table(path: Path, pairs: Sequence[Pair]) -> tuple[pa.Table, dict[str, Any]]:
+    """The table and the manifest of clusters of these very pairs; raises `UserError` for those of other data."""
     if not path.is_file():
         raise UserError(f"the clusters {path} do not exist; mine them with mine.py")
     table = pq.read_table(path)
@@ -76,6 +76,12 @@ def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
             f"{', '.join(manifest['subsets'])} (fingerprint {manifest['data']}), and these are {len(pairs)} rows "
             f"(fingerprint {here}); mine again"
         )
+    return table, manifest
+
+
+def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
+    """Read clusters of these very pairs; raises `UserError` for those of other data."""
+    table, manifest = read_table(path, pairs)
     position = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
     members: dict[int, list[int]] = {}
     for cluster, subset, row in zip(*(table[name].to_pylist() for name in ("cluster", "subset", "row")), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gen2embed.data.batches import apart
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
+from gen2embed.images import HEADERS_FROM
 from gen2embed.log import progress
 from gen2embed.peers import ALONE, Peers
 from gen2embed.types import Item, Role, UserError
@@ -74,8 +75,8 @@ class Engine:
         keys = [f"{role}:{item.key}" for item in items]
         distinct = dict(zip(keys, items, strict=True))
         store = EmbeddingStore.under(Path(self.store), model.fingerprint) if self.store else None
-        absent = (key for key in distinct if store is None or key not in store)
-        missing = sorted(absent, key=lambda key: _cost(distinct[key], key))
+        absent = {key: item for key, item in distinct.items() if store is None or key not in store}
+        missing = _by_cost(absent, shown=peers.rank == 0)
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
         if peers.count > 1 and store is None:
             raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
@@ -109,6 +110,16 @@ def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:
         raise UserError(
             f"the embedding of {items[bad[0]]} is not finite; try model.dtype=float32, and check the weights"
         )
+
+
+def _by_cost(items: Mapping[str, Item], shown: bool) -> list[str]:
+    """Their keys, in the order to embed them."""
+    costs = {}
+    with progress("measuring items", len(items), shown=shown and len(items) >= HEADERS_FROM) as advance:
+        for key, item in items.items():
+            costs[key] = _cost(item, key)
+            advance()
+    return sorted(items, key=costs.__getitem__)
 
 
 def _cost(item: Item, key: str) -> tuple[bool, int, int, str]:
