@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,8 @@ def mine_pairs(
             if miner.neighbours:
                 arrays = subsets[name].queries, subsets[name].candidates
                 decided_by = {"embedding": model.fingerprint, "subset": name, **_digests(its)}
-                found = find_neighbours(search, *arrays, miner.neighbours, decided_by, peers, advance)
+                its_own = replace(search, store=search.store and Path(search.store) / quote(name, safe=""))
+                found = find_neighbours(its_own, *arrays, miner.neighbours, decided_by, peers, advance)
                 subsets[name], searched[name] = replace(subsets[name], nearest=found.indices), found.searched
     if peers.rank > 0:
         return None
