@@ -7,7 +7,7 @@ import pytest
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "log", "files"),
+    0: ("types", "log", "files", "products"),
     1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),

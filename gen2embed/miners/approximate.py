@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 
 from gen2embed.log import progress
 from gen2embed.peers import Peers
-from gen2embed.search import Exact, Search, check_vectors, exact_scores
+from gen2embed.products import exact_scores
+from gen2embed.search import Exact, Search, check_vectors
 from gen2embed.types import UserError
 
 BLOCK = 65536  # candidates added to the index, and queries searched, at a time
