@@ -29,7 +29,8 @@ def quieten_libraries() -> None:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f}/s")
+        mean = task.completed / task.elapsed if task.elapsed else 0.0  # until, or if, there are two looks to compare
+        return Text(f"{task.finished_speed or task.speed or mean:,.0f}/s")
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def test_a_bar_counts_steps_that_are_too_short_to_be_drawn(capsys):
     assert "3000/3000" in said
     assert "indexing" in said
     assert "7/7" in said
+    assert " 0/s" not in said
 
 
 @pytest.fixture
