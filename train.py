@@ -11,6 +11,7 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import images, report
+from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule, several_positives
@@ -20,10 +21,12 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.lit import ContrastiveModule
 from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.resume import Resume
 from gen2embed.runs import (
     check_sources,
     entry_point,
     evaluate_and_report,
+    leave_config,
     make_benchmarks,
     make_embedder,
     make_search,
@@ -38,7 +41,8 @@ from gen2embed.types import Pair, UserError
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
-    folder, sync = start(cfg, trainer), sync_of(trainer.strategy)
+    resume = Resume(plain(cfg), trainer)
+    folder, sync = start(cfg, trainer, leave=resume.checkpoint is None), sync_of(trainer.strategy)
     check_sources(cfg)
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
@@ -52,9 +56,12 @@ def main(cfg: DictConfig) -> None:
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if cfg.adapter is not None:
         clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
-        if clusters and trainer.is_global_zero:
-            shutil.copyfile(clusters.path, folder / "clusters.parquet")
         share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
+        resume.check(embedder, pairs, share.plan)
+        if trainer.is_global_zero:
+            leave_config(cfg)
+            if clusters:
+                shutil.copyfile(clusters.path, folder / "clusters.parquet")
 
         seed_everything(cfg.seed, workers=True, verbose=False)
         embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
@@ -64,7 +71,7 @@ def main(cfg: DictConfig) -> None:
         collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
         if trainer.is_global_zero:
             report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
-        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
+        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
         module.eval()
     if trainer.is_global_zero:
         if cfg.adapter is not None:

@@ -12,7 +12,20 @@ LAYERS = {
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
     4: ("evaluate", "lit", "miners", "tiny"),
-    5: ("callbacks", "report", "leaderboard", "config", "runs", "demo", "compare", "rehearsal", "mining_report"),
+    5: (
+        "callbacks",
+        "checkpoint",
+        "logger",
+        "resume",
+        "report",
+        "leaderboard",
+        "config",
+        "runs",
+        "demo",
+        "compare",
+        "rehearsal",
+        "mining_report",
+    ),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
