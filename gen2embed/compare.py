@@ -22,7 +22,7 @@ from gen2embed.encoder.store import differences
 from gen2embed.report import print_table
 from gen2embed.types import UserError
 
-IGNORED = ("seed", "output_dir", "paths", "logger")  # what may differ within an arm
+IGNORED = ("seed", "output_dir", "paths", "logger", "callbacks", "resume")  # what may differ within an arm
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
