@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from gen2embed import images, tables
 from gen2embed.callbacks import Validate
+from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
@@ -24,10 +25,12 @@ from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
 from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.resume import Resume
 from gen2embed.runs import (
     check_sources,
     entry_point,
     evaluate_and_report,
+    leave_config,
     make_benchmarks,
     make_embedder,
     make_search,
@@ -42,7 +45,8 @@ from gen2embed.types import Pair, UserError
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
-    folder, sync = start(cfg, trainer), sync_of(trainer.strategy)
+    resume = Resume(plain(cfg), trainer)
+    folder, sync = start(cfg, trainer, leave=resume.checkpoint is None), sync_of(trainer.strategy)
     check_sources(cfg)
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
@@ -57,9 +61,12 @@ def main(cfg: DictConfig) -> None:
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if cfg.adapter is not None:
         clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
-        if clusters and trainer.is_global_zero:
-            shutil.copyfile(clusters.path, folder / "clusters.parquet")
         share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
+        resume.check(embedder, pairs, share.plan)
+        if trainer.is_global_zero:
+            leave_config(cfg)
+            if clusters:
+                shutil.copyfile(clusters.path, folder / "clusters.parquet")
 
         seed_everything(cfg.seed, workers=True, verbose=False)
         embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
@@ -72,7 +79,7 @@ def main(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             tables.print_table(tables.training_table(embedder, share, collate, pairs, trainer.max_steps, folder))
         best = validate(cfg, trainer, engine, validation)
-        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
+        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
         module.eval()
         if trainer.is_global_zero and best:
             log.info("the adapter is that of step %d, the best of the validation", best["step"])

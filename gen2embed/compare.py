@@ -27,7 +27,7 @@ from gen2embed.tables import print_table
 from gen2embed.types import UserError
 
 CURVES = ("loss", "accuracy", "positive_similarity", "negative_similarity", "validation/mean")
-IGNORED = ("seed", "output_dir", "paths", "logger")  # what may differ within an arm
+IGNORED = ("seed", "output_dir", "paths", "logger", "callbacks", "resume")  # what may differ within an arm
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:

@@ -18,10 +18,12 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gen2embed import images, report, tables
+from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
@@ -79,7 +81,13 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     """
     try:
         callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
-        trainer = instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False, callbacks=callbacks)
+        make = instantiate(cfg.trainer, _partial_=True)
+        trainer = make(
+            logger=instantiate(cfg.logger) or False,
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            plugins=[CheckpointFiles(), *(make.keywords.get("plugins") or [])],
+        )
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
     ranks = trainer.num_devices * trainer.num_nodes
@@ -96,15 +104,20 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     return trainer
 
 
-def start(cfg: DictConfig, trainer: Trainer) -> Path:
-    """Make the run's folder; rank 0 leaves the resolved configuration in it, and speaks for all ranks."""
+def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
+    """Make the run's folder; rank 0 speaks for all ranks, and leaves the configuration there unless it must wait."""
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if trainer.is_global_zero:
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    else:
+    if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.ERROR)
+    elif leave:
+        leave_config(cfg)
     return folder
+
+
+def leave_config(cfg: DictConfig) -> None:
+    """Leave the resolved configuration in the run's folder."""
+    OmegaConf.save(cfg, Path(cfg.output_dir) / "config.yaml", resolve=True)
 
 
 def read_data(folder: Path) -> PairSource:

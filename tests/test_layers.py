@@ -14,6 +14,9 @@ LAYERS = {
     4: ("evaluate", "lit", "miners", "tiny"),
     5: (
         "callbacks",
+        "checkpoint",
+        "logger",
+        "resume",
         "report",
         "tables",
         "leaderboard",

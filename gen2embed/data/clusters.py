@@ -42,8 +42,11 @@ class Clusters:
         return self.manifest["settings"]["top_k"] + 1
 
 
-def data_fingerprint(pairs: Sequence[Pair]) -> str:
-    """A digest of the rows: subset, number, texts, and the pictures' names below any root."""
+def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
+    """A digest of the rows: subset, number, texts, and the pictures' names below any root.
+
+    negatives: with their explicit negatives, which decide a loss, but no cluster.
+    """
 
     def side(item: Item) -> list[str]:
         return [part if isinstance(part, str) else f"\0{Path(str(part)).name}" for part in item.parts]
@@ -51,6 +54,7 @@ def data_fingerprint(pairs: Sequence[Pair]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs:
         row = [pair.subset, pair.row, side(pair.query), side(pair.positive)]
+        row += [side(item) for item in pair.negatives] if negatives else []
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
