@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -47,7 +47,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def checked(cfg: DictConfig) -> None:
-            if TorchElasticEnvironment.detect() and "${now:" in plain(cfg, resolve=False)["output_dir"]:
+            together = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
+            if together and "${now:" in plain(cfg, resolve=False)["output_dir"]:
                 raise UserError(
                     "processes that start together need one folder, and the default's time differs between them; set "
                     "output_dir=..."
@@ -74,27 +75,36 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     return decorate
 
 
+def started_together() -> int:
+    """How many processes torchrun or Slurm started for this run; 1 where this one starts the others, if any."""
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else 1
+
+
 def make_trainer(cfg: DictConfig) -> Trainer:
     """The trainer of `cfg.trainer` with its logger and callbacks.
 
     Raises `UserError` for what Lightning refuses, and where the processes would not be the trainer's ranks.
     """
     try:
+        # Lightning's own requeueing would save in the middle of a step; a job that Slurm starts again goes on by itself
+        slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
         callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
         make = instantiate(cfg.trainer, _partial_=True)
         trainer = make(
             logger=instantiate(cfg.logger) or False,
             callbacks=callbacks,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            plugins=[CheckpointFiles(), *(make.keywords.get("plugins") or [])],
+            plugins=[CheckpointFiles(), *slurm, *(make.keywords.get("plugins") or [])],
         )
-    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
     ranks = trainer.num_devices * trainer.num_nodes
-    if TorchElasticEnvironment.detect() and (started := int(os.environ["WORLD_SIZE"])) != ranks:
+    if (started := started_together()) not in (1, ranks):
         raise UserError(
-            f"torchrun started {started} processes, and trainer.devices and num_nodes make {ranks} ranks; make them "
-            "equal, with strategy=ddp"
+            f"{started} processes were started together, and trainer.devices and num_nodes make {ranks} ranks; make "
+            "them equal, with strategy=ddp"
         )
     if ranks > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import REPOSITORY, TINY
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from safetensors.torch import load_file
 from test_training import TARGETS, attached
@@ -27,6 +28,8 @@ from gen2embed.lit import ContrastiveModule, describe
 from gen2embed.losses import InfoNCE
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.miners.shuffled import Random
+from gen2embed.presets import compose_shipped
+from gen2embed.runs import make_trainer
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
 from gen2embed.types import Pair
 
@@ -291,7 +294,42 @@ def test_bad_ranks_under_torchrun(run_script, monkeypatch):
     outcome = run_script("train.py", *SMALL, *TWO)
     assert "error: processes that start together need one folder" in outcome.err
     outcome = run_script("train.py", *SMALL, "output_dir=run")
-    assert "error: torchrun started 2 processes, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+    assert "error: 2 processes were started together, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """As srun starts the second of two processes."""
+    job = {
+        "NTASKS": 2,
+        "NTASKS_PER_NODE": 2,
+        "JOB_NAME": "train",
+        "JOB_ID": 1234,
+        "PROCID": 1,
+        "LOCALID": 1,
+        "NODEID": 0,
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+
+def test_bad_ranks_under_slurm(run_script, slurm, monkeypatch):
+    outcome = run_script("train.py", *SMALL, *TWO)
+    assert "error: processes that start together need one folder" in outcome.err
+    outcome = run_script("train.py", *SMALL, "output_dir=run")
+    assert "error: 2 processes were started together, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    outcome = run_script("train.py", *SMALL, *TWO, "output_dir=run")
+    assert "error: the trainer cannot be made: You set `--ntasks=2`" in outcome.err
+
+
+def test_slurm_starts_the_ranks_and_requeues_by_itself(slurm, monkeypatch):
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=None))
+    trainer = make_trainer(compose_shipped("train", ["trainer=cpu", *TWO, "output_dir=x"]))
+    assert (trainer.global_rank, trainer.world_size) == (1, 2)
+    environment = trainer.strategy.cluster_environment
+    assert environment.creates_processes_externally
+    assert not environment.auto_requeue
 
 
 def test_a_rank_that_fails_ends_those_that_it_started():
