@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightning import Callback, LightningModule, Trainer
 
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoder.adapter import save
+from gen2embed.encoder.adapter import save, saved_parameters
 from gen2embed.encoder.engine import Engine
 from gen2embed.evaluate import evaluate
 from gen2embed.files import replace_folder
@@ -66,10 +66,8 @@ class Validate(Callback):
             raise UserError(f"validation.every_n_steps is at least 1; got {every_n_steps}")
         if keep not in ("best", "last"):
             raise UserError(f"validation.keep is best or last; got {keep}")
-        self.benchmark, self.engine = (
-            benchmark,
-            replace(engine, store=None, shown=False),
-        )  # what is trained has no name to store by
+        # no store: it knows an adapter by its saved weights
+        self.benchmark, self.engine = benchmark, replace(engine, store=None, shown=False)
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
         self.best: dict[str, float] = {}
 
@@ -106,5 +104,6 @@ def leave_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> No
     """Rank 0 leaves the adapter in `folder`, in place of what is there."""
     assert isinstance(module, ContrastiveModule)
     build, backbone = module.embedder.build, module.embedder.backbone
-    if trainer.is_global_zero:
-        replace_folder(folder, lambda unfinished: save(backbone, build.prompt, build.resolution, unfinished))
+    with module.sync.whole(saved_parameters(backbone)):
+        if trainer.is_global_zero:
+            replace_folder(folder, lambda unfinished: save(backbone, build.prompt, build.resolution, unfinished))

@@ -75,9 +75,7 @@ class ContrastiveModule(LightningModule):
         self.sync.seed(self.seed, self.global_step)
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
-        norm = self.sync.clip(self.trained, self.gradient_clip)  # 6
-        optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad()  # type: ignore[union-attr]
+        norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
         scheduler.step()  # type: ignore[union-attr]
         metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
         if self.loss.log_scale is not None:

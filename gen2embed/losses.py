@@ -47,7 +47,7 @@ class InfoNCE(nn.Module):
             raise UserError(f"loss.temperature is above 0; got {temperature}")
         if dims is not None and (not dims or min(dims) < 1):
             raise UserError(f"loss.dims are numbers of at least 1, or null for whole vectors; got {list(dims)}")
-        log_scale = torch.tensor(-math.log(temperature))
+        log_scale = torch.tensor([-math.log(temperature)])  # one element: DeepSpeed takes no scalars
         self.log_scale = nn.Parameter(log_scale) if learn_temperature else None
         self.temperature, self.dims = temperature, dims
         self.mask_identical, self.mask_known, self.mask_margin = mask_identical, mask_known, mask_margin
@@ -56,7 +56,7 @@ class InfoNCE(nn.Module):
         """1 / T: what the loss depends on beside embeddings."""
         if self.log_scale is None:
             return torch.tensor(1 / self.temperature, dtype=torch.float64)
-        return self.log_scale.exp().clamp(max=LARGEST_SCALE)
+        return self.log_scale.exp().clamp(max=LARGEST_SCALE).squeeze()
 
     def forward(
         self,

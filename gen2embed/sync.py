@@ -59,8 +59,12 @@ class Sync(Protocol):
     def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
         """The batch in chunks that all ranks can run side by side. build: inputs of items in a role."""
 
-    def clip(self, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
-        """Bound the norm of the gradient, unless `largest` is None; returns what it was."""
+    def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
+        """Bound the norm of the gradient, unless `largest` is None, step and forget it; returns what the norm was."""
+
+    @contextmanager
+    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        """Inside, every rank can read all of the parameters; all ranks enter together."""
 
     def seed(self, seed: int, step: int) -> None:
         """Start this rank's own random stream of a step."""
@@ -87,8 +91,15 @@ class OneRank:
     def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
         return batch
 
-    def clip(self, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
-        return torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
+    def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    @contextmanager
+    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        yield
 
     def seed(self, seed: int, step: int) -> None:
         _seed(seed, step, 0)
@@ -134,20 +145,21 @@ class Replicas(OneRank):
         _seed(seed, step, dist.get_rank())
 
 
-class Replicated(DDPStrategy):
-    """Lightning's launcher and process group, with a copy of the model on every device.
-
-    The copies are not wrapped in `DistributedDataParallel`, whose buckets would only take memory: `Replicas` adds the
-    gradients up, once a step.
+class Ranks(DDPStrategy):
+    """Lightning's launcher and process group; one rank's failure ends all, and no wait is endless.
 
     timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
     """
 
-    def __init__(self, timeout_seconds: float = 1800) -> None:
+    def __init__(self, timeout_seconds: float, **options: Any) -> None:
         if timeout_seconds <= 0:
             raise UserError(f"trainer.strategy.timeout_seconds is above 0; got {timeout_seconds}")
-        super().__init__(timeout=timedelta(seconds=timeout_seconds))
+        super().__init__(timeout=timedelta(seconds=timeout_seconds), **options)
         self.timeout_seconds = timeout_seconds
+
+    def sync(self) -> Sync:
+        """How its ranks train together; raises `UserError` where they cannot."""
+        raise NotImplementedError
 
     def setup_distributed(self) -> None:
         try:
@@ -158,19 +170,33 @@ class Replicated(DDPStrategy):
                 "trainer.strategy.timeout_seconds"
             ) from error
 
-    def configure_ddp(self) -> None:
-        _sync_module_states(self.model)  # type: ignore[arg-type]
-
     def on_exception(self, exception: BaseException) -> None:
         """End the ranks that this one started: they would wait for it until their timeout."""
         super().on_exception(exception)
         self.launcher.kill(signal.SIGKILL)  # type: ignore[union-attr]
 
 
+class Replicated(Ranks):
+    """A copy of the model on every device.
+
+    The copies are not wrapped in `DistributedDataParallel`, whose buckets would only take memory: `Replicas` adds the
+    gradients up, once a step.
+    """
+
+    def __init__(self, timeout_seconds: float = 1800) -> None:
+        super().__init__(timeout_seconds)
+
+    def sync(self) -> Sync:
+        return Replicas()
+
+    def configure_ddp(self) -> None:
+        _sync_module_states(self.model)  # type: ignore[arg-type]
+
+
 def sync_of(strategy: Strategy) -> Sync:
     """How the ranks of a trainer's strategy train together; raises `UserError` for a strategy without a way."""
-    if isinstance(strategy, Replicated):
-        return Replicas()
+    if isinstance(strategy, Ranks):
+        return strategy.sync()
     if isinstance(strategy, SingleDeviceStrategy):
         return OneRank()
     raise UserError(
@@ -185,10 +211,14 @@ def gathered(trainer: Trainer) -> Iterator[Peers]:
     If this rank fails, those that it started end.
     """
     strategy = trainer.strategy
-    sync_of(strategy)
-    if not isinstance(strategy, Replicated):
+    if isinstance(strategy, SingleDeviceStrategy):
         yield ALONE
         return
+    if not isinstance(strategy, Replicated):
+        raise UserError(
+            f"mining cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, else "
+            "strategy=single"
+        )
     assert strategy.launcher is not None
     try:
         strategy.launcher.launch(strategy.setup_environment, trainer=trainer)

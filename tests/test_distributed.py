@@ -1,25 +1,29 @@
 """Several ranks: their gradient is the whole batch's, a run on two is a run on one, and nobody waits for ever."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+import zero_ranks
 from conftest import REPOSITORY, TINY
 from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from safetensors.torch import load_file
-from test_training import TARGETS, attached
+from steps import TARGETS, attached
 from torch import Tensor
+from zero_ranks import cases
 
-from gen2embed import Embedder, Item, UserError
+from gen2embed import Embedder, UserError
 from gen2embed.callbacks import SaveSteps
 from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import Lora
@@ -31,23 +35,10 @@ from gen2embed.miners.shuffled import Random
 from gen2embed.presets import compose_shipped
 from gen2embed.runs import make_trainer
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
-from gen2embed.types import Pair
+from gen2embed.sync import _seed as seed_of
 
 ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 LOSS = InfoNCE(0.05)
-
-
-def cases(world):
-    """The pairs of rank 0 and of rank 1."""
-    pairs = replace(world, subsets=("shape", "t2i", "change")).pairs()
-    texts = [
-        Pair(Item.of(f"a {word} star"), Item.of(word), "text", row) for row, word in enumerate(("red", "blue", "big"))
-    ]
-    return {
-        "texts here, pictures there": (texts[:2], [pairs[index] for index in (0, 24, 25, 50, 51, 52)]),
-        "identical positives": (pairs[:4], pairs[4:8]),
-        "no picture anywhere": (texts[:2], texts[2:]),
-    }
 
 
 def cached(pairs, sync):
@@ -385,3 +376,190 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "old"]
     replace_folder(tmp_path / "a", lambda folder: (folder / "new").touch())
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "new"]
+
+
+# --- DeepSpeed: the strategies deepspeed_zero1, 2 and 3 -------------------------------------------------------------
+
+ZERO = ["strategy=deepspeed_zero3", "trainer.devices=2", "callbacks.steps.every_n_steps=2", "output_dir=trained"]
+SEQUENCE = ["identical positives", *["texts here, pictures there"] * 3, "no picture anywhere"]  # of `zero_ranks.exact`
+
+
+@pytest.fixture(scope="module")
+def zero(world, tmp_path_factory):
+    """What two processes found with every stage; and the folder that they worked in."""
+    folder = tmp_path_factory.mktemp("zero")
+    folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
+    continued = partial(zero_ranks.continued, folder=folder)
+    work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
+    return zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders]), folder
+
+
+def plain(adapter, sides_of):
+    """The oracle in float64: one process, one backward pass. sides_of: queries, candidates and equal ones."""
+    embedder, loss = zero_ranks.fresh(adapter), zero_ranks.learning().double()
+    embedder.backbone.full.double()
+    queries, candidates, identical = sides_of(embedder)
+    value = loss(queries, candidates, identical, identical)
+    value.backward()
+    gradients = {f"model.{name}": p.grad for name, p in embedder.backbone.full.named_parameters() if p.requires_grad}
+    return value.item(), {**gradients, "loss.log_scale": loss.log_scale.grad}
+
+
+def one_by_one(pairs):
+    def sides(embedder):
+        queries = torch.cat([embedder.embed([pair.query], "query") for pair in pairs])
+        return queries, torch.cat([embedder.embed([pair.positive], "candidate") for pair in pairs]), same(pairs)
+
+    return sides
+
+
+def replayed(batches):
+    """Chunks of both ranks under the random numbers that these had."""
+
+    def sides(embedder):
+        parts = []
+        for rank, batch in enumerate(batches):
+            seed_of(zero_ranks.SEED, 0, rank)
+            parts.append(torch.cat([embedder.embed_inputs(chunk) for chunk in batch.chunks])[batch.order].chunk(2))
+        queries, candidates = map(torch.cat, zip(*parts, strict=True))
+        numbers = torch.cat([batch.positives for batch in batches])
+        return queries, candidates, numbers[:, None] == numbers
+
+    return sides
+
+
+def norm(gradients):
+    return torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm()
+
+
+@pytest.fixture(scope="module")
+def expected(world):
+    return {name: plain(zero_ranks.DORA, one_by_one([*a, *b])) for name, (a, b) in cases(world).items()}
+
+
+STAGES = pytest.mark.parametrize("stage", zero_ranks.STAGES)
+
+
+@STAGES
+def test_zero_gives_the_whole_batch(zero, expected, stage):
+    """Several chunks a rank, not as many on each; a learned temperature; float32 against float64."""
+    for found in (ranks[stage, "exact"] for ranks in zero[0]):
+        errors = []
+        for step, name in zip(found["steps"], SEQUENCE, strict=True):
+            loss, gradients = expected[name]
+            assert step["loss"] == pytest.approx(loss, abs=1e-5)
+            errors.append(error(step["gradients"], gradients).item())
+            assert abs(gradients["loss.log_scale"]) > 0.1
+        for index in (0, 1, 4):
+            its = expected[SEQUENCE[index]][1]
+            assert errors[index] < 2e-5
+            assert found["steps"][index]["norm"] == pytest.approx(norm(its).item(), rel=1e-4)
+            difference = found["steps"][index]["gradients"]["loss.log_scale"] - its["loss.log_scale"]
+            assert abs(difference) < 1e-4
+        assert errors[2] == pytest.approx(0.5, abs=0.01)  # not multiplied by the number of ranks
+        assert errors[3] > 0.5  # reduced after every chunk
+
+
+@STAGES
+def test_zero_steps_by_the_bounded_gradient(zero, expected, stage):
+    gradients = expected["no picture anywhere"][1]
+    idle = [name for name, gradient in gradients.items() if gradient is None]
+    assert len(idle) == 6  # the vision tower's
+    for found in (ranks[stage, "exact"] for ranks in zero[0]):
+        moved = {name: (found["before"][name] - found["after"][name]) * norm(gradients) for name in gradients}
+        assert error(moved, gradients) < 2e-5
+        assert all(moved[name].abs().max() == 0 for name in idle)  # nor by the gradient of the step before
+
+
+def test_zero_aligns_chunks(zero):
+    """Without it, stage 3 hangs: a rank would wait for weights that the other one does not use."""
+    steps = [ranks[3, "exact"]["steps"][1] for ranks in zero[0]]
+    assert [step["unaligned"] for step in steps] == [[False] * 2, [False, True, True, False, True, True, True]]
+    assert [step["batch"].pictured for step in steps] == [[False] * 2 + [True] * 5] * 2
+    for step in steps:
+        sizes = [len(chunk["input_ids"]) for chunk in step["batch"].chunks]
+        assert len(set(step["batch"].order.tolist())) == len(step["batch"].order) <= sum(sizes)
+
+
+def test_zero_trains_everything(zero, world):
+    here, there = cases(world)["texts here, pictures there"]
+    _, gradients = plain(zero_ranks.FULL, one_by_one([*here, *there]))
+    assert sum("visual" in name for name in gradients) > 30
+    for found in (ranks[3, "full"]["steps"][0]["gradients"] for ranks in zero[0]):
+        assert error(found, gradients) < 2e-5
+
+
+@STAGES
+def test_zero_replays_dropout(zero, stage):
+    steps = [ranks[stage, "continued"][0]["steps"][0] for ranks in zero[0]]
+    loss, gradients = plain(zero_ranks.DROPOUT, replayed([step["batch"] for step in steps]))
+    for step in steps:
+        assert step["loss"] == pytest.approx(loss, abs=1e-5)
+        assert error(step["gradients"], gradients) < 5e-5
+
+
+@STAGES
+def test_zero_goes_on_to_the_bit(zero, stage):
+    found, folder = zero
+    for whole_run, continued in (ranks[stage, "continued"] for ranks in found):
+        assert [len(run["steps"]) for run in (whole_run, continued)] == [zero_ranks.STEPS, 2]
+        after = whole_run["after"]
+        assert max((after[name] - before).abs().max() for name, before in whole_run["before"].items()) > 1e-3
+        assert all(torch.equal(continued["after"][name], tensor) for name, tensor in after.items())
+    kept = folder / "kept" / f"stage{stage}.ckpt"
+    assert sum(file.stat().st_size for file in kept.rglob("*")) < 1e6  # of 5.6 MB: what is frozen is not in it
+    assert not list(kept.parent.glob(".*"))
+
+
+def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):
+    """`python train.py strategy=deepspeed_zero3` ends where one device does, and leaves whole adapters."""
+    folder = zero[1] / "trained"
+    final = load_file(folder / "adapter/adapter_model.safetensors")
+    assert_close(final, alone(tmp_path / "alone"))
+    early = load_file(folder / "steps/2/adapter_model.safetensors")
+    assert {name: tensor.shape for name, tensor in early.items()} == {name: t.shape for name, t in final.items()}
+    small = [f"benchmark.folder={world.folder}", "benchmark.queries=8", "benchmark.subsets=[shape]", "bootstrap=20"]
+    again = run_script("eval.py", f"checkpoint={folder}/adapter", "output_dir=again", *small)
+    assert again.code == 0, again.err
+    results = [json.loads((made / "results.json").read_text()) for made in (folder, tmp_path / "again")]
+    assert results[0]["tasks"] == results[1]["tasks"]  # of the model that was put together again
+
+
+def test_zero_on_a_cpu(run_script):
+    for strategy in ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"):
+        outcome = run_script("train.py", *SMALL, f"strategy={strategy}")
+        said = (
+            f"error: strategy={strategy} cannot run on CPUAccelerator: DeepSpeed needs CUDA GPUs; choose strategy=ddp"
+        )
+        assert said in " ".join(outcome.err.split())
+    outcome = run_script("mine.py", "trainer=cpu", "strategy=deepspeed_zero2")
+    assert "error: mining cannot use Zero; choose strategy=ddp" in outcome.err
+
+
+def test_zero_without_deepspeed(run_script, monkeypatch):
+    monkeypatch.setattr("gen2embed.zero.find_spec", lambda _: None)
+    outcome = run_script("train.py", *SMALL, "strategy=deepspeed_zero2")
+    assert re.search(
+        r"strategy=deepspeed_zero2 needs deepspeed, which is not installed: pip install 'gen2embed\[deepspeed\]'",
+        " ".join(outcome.err.split()),
+    )
+
+
+def test_zero_refuses_float16():
+    trainer = Trainer(accelerator="cpu", devices=2, strategy=zero_ranks.OnCpu(2), precision="16-mixed", logger=False)
+    with pytest.raises(UserError, match=r"zero2 cannot train in 16-mixed; set trainer.precision to one of 32-true,"):
+        sync_of(trainer.strategy)
+
+
+@pytest.mark.slow
+def test_zero_in_every_precision(world, tmp_path):
+    """bfloat16 rounds, in every stage alike; `base` is a frozen bfloat16 model under float32 adapters."""
+    found = zero_ranks.start(world, tmp_path, {"precise": zero_ranks.precise}, ())
+    here, there = cases(world)["texts here, pictures there"]
+    _, gradients = plain(zero_ranks.DORA, one_by_one([*here, *there]))
+    for ranks in found:
+        for stage in zero_ranks.STAGES:
+            for precision, run in ranks[stage, "precise"].items():
+                off = error(run["steps"][0]["gradients"], gradients).item()
+                print(stage, precision, f"{off:.1e}")
+                assert off < (2e-5 if precision == "32-true" else 0.2), (stage, precision)

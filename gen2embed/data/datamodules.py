@@ -20,6 +20,7 @@ from gen2embed.types import Inputs, Item, Pair, Role
 class TrainingBatch:
     """A batch of n pairs, with e explicit negatives, as chunks of inputs.
 
+    pictured: of each chunk, whether its items have pictures.
     order: everything[order] puts the chunks' rows in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
     positives, negatives: a number of each, equal for the same items, on every rank.
     known: the numbers of all positives of each query; of fewer than k, the last is repeated.
@@ -27,6 +28,7 @@ class TrainingBatch:
     """
 
     chunks: list[Inputs]
+    pictured: list[bool]
     order: Int[Tensor, " 2n+e"]
     positives: Int[Tensor, " n"]
     negatives: Int[Tensor, " e"]
@@ -57,15 +59,18 @@ class Collate:
             ("candidate", [*(pair.positive for pair in pairs), *negatives], self.candidate_chunk),
         ]
         chunks: list[Inputs] = []
+        pictured: list[bool] = []
         placed: list[int] = []
         for offset, (role, items, chunk) in zip((0, len(pairs)), sides, strict=True):
             by_length = sorted(range(len(items)), key=lambda index: sum(map(len, items[index].texts)))
             for part in apart([items[index] for index in by_length], chunk):
                 chosen = [by_length[index] for index in part]
                 chunks.append(self.build([items[index] for index in chosen], role))
+                pictured.append(bool(items[chosen[0]].pictures))
                 placed += [offset + index for index in chosen]
         return TrainingBatch(
             chunks=chunks,
+            pictured=pictured,
             order=torch.tensor(placed).argsort(),
             positives=torch.tensor([number(pair.positive) for pair in pairs]),
             negatives=torch.tensor([number(item) for item in negatives], dtype=torch.int64),

@@ -119,6 +119,12 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
     return replace(backbone, adapter=digest_files(folder.glob("*.safetensors")))
 
 
+def saved_parameters(backbone: Backbone) -> list[nn.Parameter]:
+    """What `save` reads."""
+    adapted = isinstance(backbone.full, peft.PeftModel)
+    return [parameter for parameter in backbone.full.parameters() if parameter.requires_grad or not adapted]
+
+
 def load(backbone: Backbone, folder: Path) -> Backbone:
     """Load a saved adapter onto its base, for inference or further training.
 

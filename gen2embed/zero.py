@@ -1,0 +1,182 @@
+"""DeepSpeed's ZeRO (Rajbhandari et al., 2019, arXiv 1910.02054): ranks that divide what is trained among themselves.
+
+Stage 1 divides the optimiser's state, 2 the reduced gradients, too, and 3 the parameters, too. The gradient is that of
+`sync.Replicas`, and each of these four is wrong in silence, or hangs, if it is left out:
+
+    1. DeepSpeed reduces to a mean over ranks, so a rank multiplies what it back-propagates by their number.
+    2. It reduces once, after a step's last chunk; by itself it reduces after every chunk, and adds some up twice.
+    3. In stage 3 all ranks gather the weights of a module whenever one runs it. So all run as many chunks of texts, and
+       then as many of pictures; a rank that has fewer runs fillers, whose rows no loss sees.
+    4. A parameter that no chunk reached has a gradient of zero. In stage 3 it would have that of the step before.
+
+An optimiser with momentum goes on moving a parameter whose gradient is zero, where `Replicas` leaves one alone that no
+rank reached: the vision tower, in a batch without a picture.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.accelerators import Accelerator, CUDAAccelerator
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from PIL import Image
+from torch import Tensor
+from torch.nn import Parameter
+
+from gen2embed.data.datamodules import TrainingBatch
+from gen2embed.sync import Ranks, Replicas, Sync
+from gen2embed.types import Inputs, Item, Role, UserError
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
+
+class Zero(Ranks, DeepSpeedStrategy):
+    """Lightning's DeepSpeed, for the step of `lit`, one gradient of one global batch.
+
+    bf16-mixed is autocast over float32 weights, as without DeepSpeed; in bf16-true, weights and what chunks add up to
+    are bfloat16, and the optimiser steps on float32 copies. float16 would skip steps, and is refused.
+    """
+
+    runs_on: ClassVar[type[Accelerator]] = CUDAAccelerator
+
+    def __init__(self, stage: Literal[1, 2, 3], timeout_seconds: float = 1800) -> None:
+        self.choice = f"strategy=deepspeed_zero{stage}"
+        if find_spec("deepspeed") is None:
+            needed = "pip install 'gen2embed[deepspeed]'"
+            raise UserError(f"{self.choice} needs deepspeed, which is not installed: {needed}")
+        super().__init__(timeout_seconds, stage=stage, exclude_frozen_parameters=True, logging_batch_size_per_gpu=1)
+
+    def sync(self) -> Sync:
+        if not isinstance(self.accelerator, self.runs_on):
+            raise UserError(
+                f"{self.choice} cannot run on {type(self.accelerator).__name__}: DeepSpeed needs CUDA GPUs; choose "
+                "strategy=ddp"
+            )
+        if self.precision_plugin.precision not in PRECISIONS:
+            raise UserError(
+                f"{self.choice} cannot train in {self.precision_plugin.precision}; set trainer.precision to one of "
+                f"{', '.join(PRECISIONS)}"
+            )
+        return Sharded(self)
+
+    def _format_config(self) -> None:
+        config: Any = self.config
+        config["gradient_clipping"] = self.lightning_module.gradient_clip or 0.0  # type: ignore[union-attr]
+        if self.precision_plugin.precision == "bf16-mixed":
+            config["bf16"] = {"enabled": False}  # which is Lightning's choice, and rounds the weights
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+        super()._format_config()
+
+    def on_train_end(self) -> None:
+        """Leave every rank a whole, plain model, as it was loaded."""
+        if self.zero_stage_3:
+            parameters: list[Any] = list(self.lightning_module.parameters())  # type: ignore[union-attr]
+            parameters[0].all_gather(parameters)
+            self.deepspeed_engine.destroy()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """A folder with a shard of each rank's, under a temporary name beside its own until it is whole."""
+        path = Path(self.broadcast(filepath))
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        if self.is_global_zero:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, unfinished, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            for written in (*unfinished.rglob("*"), unfinished):
+                _flush(written)
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.rename(path)
+            _flush(path.parent)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        self.lightning_module.strict_loading = False  # type: ignore[union-attr]  # frozen weights are not in it
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+class Sharded(Replicas):
+    """How the ranks of `Zero` make one gradient."""
+
+    def __init__(self, strategy: Zero) -> None:
+        self.strategy, self.factor = strategy, float(strategy.world_size)
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        trained, engine = list(parameters), self.strategy.deepspeed_engine
+        if self.strategy.zero_stage_3:
+            _forget_trace(engine.optimizer.parameter_offload.get_param_coordinator())
+        with engine.coalesce_grad_reduction():
+            try:
+                yield
+            except BaseException:
+                for parameter in trained:  # they would be reduced, with ranks that may never come
+                    parameter.grad = None
+                raise
+            idle = [parameter for parameter in trained if parameter.grad is None]
+            with self.whole(idle):
+                for parameter in idle:
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
+        """Chunks of texts, then chunks of pictures, as many as the rank has that has most of each."""
+        kinds = [[at for at, has in enumerate(batch.pictured) if has == pictures] for pictures in (False, True)]
+        most = torch.tensor([len(its) for its in kinds], device=batch.order.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        numbered = torch.arange(len(batch.order)).split([len(chunk["input_ids"]) for chunk in batch.chunks])
+        chunks, rows = [], []
+        for its, count, item in zip(kinds, most.tolist(), fillers(), strict=True):
+            chunks += [batch.chunks[at] for at in its]
+            rows += [numbered[at] for at in its]
+            if missing := count - len(its):
+                chunks += [build([item], "candidate")] * missing
+                rows += [torch.tensor([-1])] * missing
+        before = torch.cat(rows)  # what each row was
+        order = before.argsort(stable=True)[(before < 0).sum() :].to(batch.order.device)[batch.order]
+        pictured = [index >= int(most[0]) for index in range(len(chunks))]
+        return replace(batch, chunks=chunks, pictured=pictured, order=order)
+
+    def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
+        optimizer.step()  # bounds the norm, as configured, and forgets the gradient
+        return torch.as_tensor(self.strategy.deepspeed_engine.get_global_grad_norm())
+
+    @contextmanager
+    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415  # where it is not installed, the others work
+
+        there = list(parameters)
+        with GatheredParameters(there, enabled=self.strategy.zero_stage_3 and bool(there)):
+            yield
+
+
+def _forget_trace(coordinator: Any) -> None:
+    """Make DeepSpeed gather each module's weights when it runs.
+
+    It would record which modules a step runs, all chunks of it, and then look through what is left of the record
+    whenever a module has run: in time that grows with the square of the number of chunks.
+    """
+    if not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
+
+
+def fillers() -> tuple[Item, Item]:
+    """A text and a picture that cost little."""
+    return Item.of("text"), Item.of("", Image.new("RGB", (56, 56)))
+
+
+def _flush(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

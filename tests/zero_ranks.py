@@ -1,0 +1,239 @@
+"""DeepSpeed on a CPU, for tests: ranks that train with every ZeRO stage, and leave what they found in files."""
+
+import os
+import runpy
+import socket
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from conftest import REPOSITORY
+from hydra.core.global_hydra import GlobalHydra
+from lightning import Callback, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from steps import TARGETS, attached
+from torch.utils.data import DataLoader, IterableDataset
+
+from gen2embed import Item
+from gen2embed.data.datamodules import Collate
+from gen2embed.encoder.adapter import Full, Lora
+from gen2embed.lit import ContrastiveModule
+from gen2embed.losses import InfoNCE
+from gen2embed.types import Pair
+from gen2embed.zero import Zero
+
+STAGES = (1, 2, 3)
+SEED = 7
+DORA = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
+DROPOUT = Lora((*TARGETS, "qkv"), r=4, dropout=0.3, vision=True)
+FULL = Full(vision=True)
+STEPS, KEPT = 4, 2  # of the run that is continued, and after how many
+
+
+class OnCpu(Zero):
+    """The strategy without what asks for GPUs."""
+
+    runs_on = CPUAccelerator
+    root_device = torch.device("cpu", 0)  # DeepSpeed wants an index
+
+    def setup_environment(self):
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self):
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+
+def cases(world):
+    """The pairs of rank 0 and of rank 1."""
+    pairs = replace(world, subsets=("shape", "t2i", "change")).pairs()
+    texts = [
+        Pair(Item.of(f"a {word} star"), Item.of(word), "text", row) for row, word in enumerate(("red", "blue", "big"))
+    ]
+    return {
+        "texts here, pictures there": (texts[:2], [pairs[index] for index in (0, 24, 25, 50, 51, 52)]),
+        "identical positives": (pairs[:4], pairs[4:8]),
+        "no picture anywhere": (texts[:2], texts[2:]),
+    }
+
+
+def learning():
+    return InfoNCE(0.05, learn_temperature=True)
+
+
+def fresh(adapter):
+    """An embedder in float32 with weights that float64 holds, too."""
+    embedder = attached(adapter)
+    embedder.backbone.full.float()
+    return embedder
+
+
+class Stream(IterableDataset):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Found(Callback):
+    """Gradients as DeepSpeed steps with them, and aligned batches, of every step."""
+
+    def __init__(self, module, wrong=()):
+        self.module, self.wrong, self.steps = module, dict(wrong), []
+        self.sync = module.sync
+        self.right = {name: getattr(self.sync, name) for name in ("step", "align", "factor", "whole_gradient")}
+        self.sync.step, self.sync.align = self.step, self.align
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        for name in ("factor", "whole_gradient"):
+            setattr(self.sync, name, self.wrong.get(index, {}).get(name, self.right[name]))
+
+    def align(self, batch, build):
+        self.batch = self.right["align"](batch, build)
+        self.unaligned = batch.pictured
+        return self.batch
+
+    def step(self, *args):
+        from deepspeed.utils import safe_get_full_grad
+
+        gradients = {name: safe_get_full_grad(p) for name, p in self.module.named_parameters() if p.requires_grad}
+        norm = self.right["step"](*args)
+        found = {"gradients": {name: g.clone() for name, g in gradients.items()}, "norm": float(norm)}
+        self.steps.append({**found, "batch": self.batch, "unaligned": self.unaligned})
+        return norm
+
+    def on_train_batch_end(self, trainer, *_):
+        self.steps[-1]["loss"] = trainer.callback_metrics["loss"].item()
+
+
+def fit(stage, embedder, loss, batches, optimizer, *, scheduler=None, clip=None, wrong=(), precision="32-true", **keep):
+    """Train on the rank's batches; returns what every step found, and all parameters before and after."""
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=OnCpu(stage),
+        precision=precision,
+        max_steps=keep.pop("steps", len(batches)),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=keep.pop("callbacks", None),
+    )
+    constant = lambda made, num_training_steps: torch.optim.lr_scheduler.LambdaLR(made, scheduler or (lambda _: 1.0))  # noqa: E731
+    sync = trainer.strategy.sync()
+    module = ContrastiveModule(embedder, loss, sync, SEED, optimizer, constant, clip)
+    found = Found(module, wrong)
+    trainer.callbacks.append(found)
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    trainer.fit(module, DataLoader(Stream(batches), batch_size=None), **keep)
+    after = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    return {"steps": found.steps, "before": before, "after": after}
+
+
+def exact(stage, world, rank):
+    """All cases, deliberate mistakes among them, at the same weights; the last step alone moves them."""
+    embedder = fresh(DORA)
+    collate = Collate(embedder.build, 3, 2)
+    batches = {name: collate(parts[rank]) for name, parts in cases(world).items()}
+
+    @contextmanager
+    def nothing(_):
+        yield
+
+    mixed = batches["texts here, pictures there"]
+    sequence = [batches["identical positives"], mixed, mixed, mixed, batches["no picture anywhere"]]
+    wrong = {2: {"factor": 1.0}, 3: {"whole_gradient": nothing}}
+    last = lambda step: float(step == len(sequence) - 1)  # noqa: E731
+    return fit(
+        stage, embedder, learning(), sequence, partial(torch.optim.SGD, lr=1.0), scheduler=last, clip=1.0, wrong=wrong
+    )
+
+
+def full(stage, world, rank):
+    if stage < 3:
+        return None  # the parameters are whole
+    embedder = fresh(FULL)
+    batch = Collate(embedder.build, 3, 2)(cases(world)["texts here, pictures there"][rank])
+    return fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
+
+
+class Keep(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == KEPT:
+            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path)  # in place of the first
+
+
+def continued(stage, world, rank, folder):
+    """With dropout and momentum: a run, and one that begins where a checkpoint of it was left."""
+    optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01)
+    path = folder / "kept" / f"stage{stage}.ckpt"
+    runs = []
+    for options in ({"callbacks": [Keep(path)]}, {"ckpt_path": path}):
+        embedder = fresh(DROPOUT)
+        collate = Collate(embedder.build, 3, 2)
+        parts = [its[rank] for its in cases(world).values()]
+        batches = [collate(part) for part in (*parts, parts[0])]
+        left = batches[KEPT:] if "ckpt_path" in options else batches
+        runs.append(fit(stage, embedder, learning(), left, optimizer, clip=1.0, steps=STEPS, **options))
+    return runs
+
+
+def precise(stage, world, rank):
+    """One step in each precision; `base` is float32 on a frozen bfloat16 base, as on a GPU."""
+    found = {}
+    for precision in ("32-true", "bf16-mixed", "bf16-true", "base"):
+        embedder = fresh(DORA)
+        if precision == "base":
+            for parameter in embedder.backbone.full.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
+        batch = Collate(embedder.build, 3, 2)(cases(world)["texts here, pictures there"][rank])
+        chosen = "32-true" if precision == "base" else precision
+        optimizer = partial(torch.optim.SGD, lr=1.0)
+        found[precision] = fit(stage, embedder, learning(), [batch], optimizer, precision=chosen)
+    return found
+
+
+def train(*args):
+    """`python train.py ARGS` on this rank."""
+    for name in ("runs_on", "root_device", "setup_environment", "setup_distributed"):
+        setattr(Zero, name, OnCpu.__dict__[name])
+    sys.argv = ["train.py", *args]
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+    except SystemExit as stop:
+        raise RuntimeError(f"train.py ended: {stop.code}") from stop
+
+
+def rank_main(rank, port, world, folder, work, args):
+    """work: what to do in every stage. args: of a run of train.py, at the end."""
+    torch.set_num_threads(1)
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none", "DS_ACCELERATOR": "cpu"}
+    os.environ.update({name: str(value) for name, value in {**ranks, **address}.items()})
+    os.chdir(folder)
+    found = {(stage, name): do(stage, world, rank) for stage in STAGES for name, do in work.items()}
+    torch.save(found, folder / f"{rank}.pt")
+    if args:
+        train(*args)
+
+
+def start(world, folder, work, args):
+    """What each of two ranks found, by stage and work."""
+    world.pairs()  # drawn before they start
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(rank_main, (port, world, folder, work, args), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
