@@ -1,8 +1,9 @@
 """Fine-tune a multimodal LLM as an embedder, and evaluate it; `python train.py --help` shows the options."""
 
+import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import images, tables
-from gen2embed.callbacks import Validate
+from gen2embed.callbacks import Agree, Validate
 from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
 from gen2embed.data.benchmark import Benchmark
@@ -40,13 +41,16 @@ from gen2embed.runs import (
 from gen2embed.sync import sync_of
 from gen2embed.types import Pair, UserError
 
+MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it
+
 
 @entry_point("train")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
     resume = Resume(plain(cfg), trainer)
-    folder, sync = start(cfg, trainer, leave=resume.checkpoint is None), sync_of(trainer.strategy)
+    start(cfg, trainer, leave=resume.checkpoint is None)
+    sync_of(trainer.strategy)
     check_sources(cfg)
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
@@ -60,36 +64,57 @@ def main(cfg: DictConfig) -> None:
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if cfg.adapter is not None:
-        clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
-        share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
-        resume.check(embedder, pairs, share.plan)
-        if trainer.is_global_zero:
-            leave_config(cfg)
-            if clusters:
-                shutil.copyfile(clusters.path, folder / "clusters.parquet")
-
-        seed_everything(cfg.seed, workers=True, verbose=False)
-        embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
-        loss = instantiate(cfg.loss)
-        module = ContrastiveModule(embedder, loss, sync, cfg.seed, **instantiate(cfg.optim))
-        known = several_positives(pairs) if loss.mask_known else {}
-        collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
-        if batch.gradient_checkpointing:
-            embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
-        if trainer.is_global_zero:
-            tables.print_table(tables.training_table(embedder, share, collate, pairs, trainer.max_steps, folder))
         best = validate(cfg, trainer, engine, validation)
-        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
-        module.eval()
-        if trainer.is_global_zero and best:
-            log.info("the adapter is that of step %d, the best of the validation", best["step"])
-            replace_folder(folder / "adapter", lambda into: shutil.copytree(folder / "best", into, dirs_exist_ok=True))
-            embedder = make_embedder(cfg, trainer, str(folder / "adapter"))
-        elif trainer.is_global_zero:
-            trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
-            embedder = replace(embedder, backbone=trained)
+        clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
+        embedder = fine_tune(cfg, trainer, resume, pairs, clusters, embedder)
+        if trainer.is_global_zero:
+            embedder = leave(cfg, trainer, embedder, best)
     if trainer.is_global_zero:
         evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+
+
+def fine_tune(
+    cfg: DictConfig,
+    trainer: Trainer,
+    resume: Resume,
+    pairs: list[Pair],
+    clusters: Clusters | None,
+    embedder: Embedder,
+) -> Embedder:
+    """The embedder after its training, or what is left of it, in evaluation mode."""
+    folder, batch = Path(cfg.output_dir), cfg.batch
+    share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
+    given = resume.check(embedder, pairs, share.plan)
+    trainer.callbacks.append(Agree(given))  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        leave_config(cfg)
+        if clusters:
+            shutil.copyfile(clusters.path, folder / "clusters.parquet")
+
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
+    if batch.gradient_checkpointing:
+        embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
+    loss = instantiate(cfg.loss)
+    module = ContrastiveModule(embedder, loss, sync_of(trainer.strategy), cfg.seed, **instantiate(cfg.optim))
+    known = several_positives(pairs) if loss.mask_known else {}
+    collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
+    if trainer.is_global_zero:
+        tables.print_table(tables.training_table(embedder, share, collate, pairs, trainer.max_steps, folder))
+    trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
+    module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    return embedder
+
+
+def leave(cfg: DictConfig, trainer: Trainer, embedder: Embedder, best: Mapping[str, float]) -> Embedder:
+    """Leave the run's adapter, that of the last step or of the best; returns the embedder that has it."""
+    folder = Path(cfg.output_dir)
+    if best:
+        log.info("the adapter is that of step %d, the best of the validation", best["step"])
+        replace_folder(folder / "adapter", lambda into: shutil.copytree(folder / "best", into, dirs_exist_ok=True))
+        return make_embedder(cfg, trainer, str(folder / "adapter"))
+    trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
+    return replace(embedder, backbone=trained)
 
 
 def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequence[Benchmark]) -> dict[str, float]:
@@ -100,7 +125,7 @@ def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequ
         raise UserError("a validation is of one benchmark; choose one with benchmark@validation.benchmark=...")
     keep, every = cfg.validation.keep, cfg.validation.every_n_steps
     callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", every, keep)
-    trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+    trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]  # a checkpoint of the step has what it found
     return callback.best if keep == "best" else {}
 
 
@@ -135,9 +160,14 @@ def clusters_of(
         return clusters
     if not miner:
         return None
+    if MINED in os.environ and not trainer.is_global_zero:
+        return read_clusters(Path(os.environ[MINED]), pairs)
     mining, search = (Path(cfg.paths.cluster_dir), embedder, pairs, miner), make_search(cfg, trainer)
     if trainer.is_global_zero:
-        return read_clusters(mine_once(*mining, engine, data.classification, search), pairs)
+        mined = mine_once(*mining, engine, data.classification, search)
+        if trainer.world_size > 1:
+            os.environ[MINED] = str(mined)
+        return read_clusters(mined, pairs)
     return read_clusters(await_mined(*mining, cfg.trainer.strategy.timeout_seconds, search), pairs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.adapter import save, saved_parameters
 from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.store import differences
 from gen2embed.evaluate import evaluate
 from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
@@ -32,6 +34,26 @@ class SaveSteps(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             leave_adapter(trainer, module, self.folder / str(trainer.global_step))
+
+
+class Agree(Callback):
+    """Before the first step, raises `UserError` on every rank if one was given something else than rank 0.
+
+    given: what a rank works on, in plain values.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, ContrastiveModule)
+        everyone = [json.loads(text) for text in module.sync.gather_texts([json.dumps(self.given)])]
+        for rank, given in enumerate(everyone):
+            if differing := differences(everyone[0], given):
+                raise UserError(
+                    f"rank {rank} was given something else than rank 0, and would hold other batches: "
+                    f"{'; '.join(differing)} (there: rank 0, here: rank {rank}); all ranks need the same files"
+                )
 
 
 class Speed(Callback):

@@ -61,15 +61,15 @@ class Resume:
             self.checkpoint = found[-1]
             self._compare("other settings", self._read()["settings"], self.settings)
 
-    def check(self, embedder: Embedder, pairs: Sequence[Pair], plan: BatchPlan) -> None:
+    def check(self, embedder: Embedder, pairs: Sequence[Pair], plan: BatchPlan) -> dict[str, Any]:
         """Go on if these made the checkpoint, too; raises `UserError` if not. Without one, forget what there was.
 
-        embedder: before anything is attached to it.
+        embedder: before anything is attached to it. Returns what they are, in words.
         """
         described = _plain({"model": embedder.fingerprint, "data": _describe(pairs), "clusters": _clusters(plan)})
         if self.checkpoint is None:
             self._begin({"settings": self.settings, **described})
-            return
+            return described
         there = self._read()
         if there["model"]["model"] != described["model"]["model"]:
             raise UserError(
@@ -86,6 +86,7 @@ class Resume:
             for logger in self.trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     logger.keep(done)
+        return described
 
     def _begin(self, run: Mapping[str, Any]) -> None:
         if self.folder is None or not self.trainer.is_global_zero:

@@ -1,18 +1,42 @@
 """One training step, and its oracle: the plain gradient of the whole batch, in one process and one graph."""
 
+import itertools
 from dataclasses import replace
+from functools import partial
 
 import torch
 from conftest import TINY
 from torch import Tensor
 
-from gen2embed import Embedder
+from gen2embed import Embedder, Item
+from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.datamodules import Collate, several_positives
+from gen2embed.encoder.adapter import Lora
 from gen2embed.lit import ContrastiveModule, describe
 from gen2embed.losses import InfoNCE
 from gen2embed.sync import OneRank
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
+LORA = Lora(TARGETS, r=4, dropout=0.0)
+LOSSES = {
+    "plain": {"mask_identical": False},
+    "identical": {},
+    "known": {"mask_known": True},
+    "margin": {"mask_margin": 0.05},
+    "dims": {"dims": [16, 64, 128]},
+    "temperature": {"learn_temperature": True},
+    "all": {"mask_known": True, "mask_margin": 0.05, "dims": [32, 128], "learn_temperature": True},
+}
+
+
+def varied_pairs(world):
+    """Texts and pictures of two sizes, equal positives, a query with two positives, and rows with negatives."""
+    rows = replace(world, subsets=("shape", "t2i", "change")).pairs()
+    some = [rows[index] for index in (0, 3, 24, 25, 26, 50, 51)]
+    some.append(replace(some[2], positive=some[3].positive, row=99))
+    some[0] = replace(some[0], negatives=(Item.of("a green ring"), some[4].positive))
+    some[5] = replace(some[5], negatives=(some[6].query,))
+    return some
 
 
 def load(path=TINY, **options):
@@ -84,3 +108,31 @@ def error(found, expected):
     assert scale > 1e-4
     assert all(not found[name].any() for name in set(found) - set(expected))
     return float(max((found[name] - expected[name]).abs().max() for name in expected) / scale)
+
+
+def exact_norm(norm, hidden):
+    """RMSNorm; transformers' own rounds to float32."""
+    return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+
+
+def trained(pairs, dtype, ranks=1, sync=None, rank=0, steps=20):
+    """What `steps` of AdamW on the batches of a plan leave, as one long vector.
+
+    In float64, items are embedded one by one: Qwen2-VL rotates its vision tower in float32, whatever its weights are.
+    """
+    module = make_module(attached(LORA, dtype), sync, learn_temperature=True)
+    chunk = 3
+    if dtype == torch.float64:
+        chunk = 1
+        for norm in (its for its in module.modules() if type(its).__name__ == "Qwen2VLRMSNorm"):
+            norm.forward = partial(exact_norm, norm)
+    plan = BatchPlan([list(range(row, row + 4)) for row in range(0, len(pairs), 4)], len(pairs), 8, 3, ranks)
+    collate = Collate(module.embedder.build, chunk, chunk, several_positives(pairs))
+    optimizer = torch.optim.AdamW(module.trained, lr=1e-3, weight_decay=0.0)
+    before = torch.cat([parameter.detach().flatten() for parameter in module.trained])
+    for rows in itertools.islice(Share(plan, rank), steps):
+        module.accumulate(collate([pairs[row] for row in rows]))
+        module.sync.step(optimizer, module.trained, 1.0)
+    after = torch.cat([parameter.detach().flatten() for parameter in module.trained])
+    assert (after - before).abs().max() > 0.005
+    return after

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from steps import TARGETS, attached, cached, error, make_module, whole
+from steps import LORA, LOSSES, TARGETS, attached, cached, error, make_module, varied_pairs, whole
 from torch import nn
 
-from gen2embed import Item, gradcache
+from gen2embed import gradcache
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
@@ -111,31 +111,15 @@ def test_chunks_may_be_of_any_kind():
 
 @pytest.fixture(scope="module")
 def pairs(world):
-    """Texts and pictures of two sizes, equal positives, a query with two positives, and rows with negatives."""
-    rows = replace(world, subsets=("shape", "t2i", "change")).pairs()
-    some = [rows[index] for index in (0, 3, 24, 25, 26, 50, 51)]
-    some.append(replace(some[2], positive=some[3].positive, row=99))
-    some[0] = replace(some[0], negatives=(Item.of("a green ring"), some[4].positive))
-    some[5] = replace(some[5], negatives=(some[6].query,))
-    return some
+    return varied_pairs(world)
 
 
-LORA = Lora(TARGETS, r=4, dropout=0.0)
 ADAPTERS = {
     "lora": LORA,
     "dora": replace(LORA, dora=True),
     "vision": Lora((*TARGETS, "qkv"), r=4, dropout=0.0, vision=True),
     "full": Full(),
     "full, vision": Full(vision=True),
-}
-LOSSES = {
-    "plain": {"mask_identical": False},
-    "identical": {},
-    "known": {"mask_known": True},
-    "margin": {"mask_margin": 0.05},
-    "dims": {"dims": [16, 64, 128]},
-    "temperature": {"learn_temperature": True},
-    "all": {"mask_known": True, "mask_margin": 0.05, "dims": [32, 128], "learn_temperature": True},
 }
 
 
