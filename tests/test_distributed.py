@@ -271,7 +271,9 @@ def test_ranks_that_were_given_other_things_do_not_start():
         if not ends:
             Agree(given[0]).on_train_start(None, module)
             continue
-        with pytest.raises(UserError, match="rank 1 was given something else than rank 0, .*: data is '48 rows' there"):
+        with pytest.raises(
+            UserError, match=r"rank 1 was given something else than rank 0, .*: data is '48 rows' there"
+        ):
             Agree(given[0]).on_train_start(None, module)
 
 
