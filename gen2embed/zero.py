@@ -26,17 +26,26 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
+from lightning import Trainer
 from lightning.pytorch.accelerators import Accelerator, CUDAAccelerator
+from lightning.pytorch.plugins import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from PIL import Image
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.sync import Ranks, Replicas, Sync
 from gen2embed.types import Inputs, Item, Role, UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
+
+class AsLoaded(DeepSpeedPrecision):
+    """Weights in the types that they were loaded in: frozen ones may be bfloat16 under an adapter in float32."""
+
+    def convert_module(self, module: Module) -> Module:
+        return module
 
 
 class Zero(Ranks, DeepSpeedStrategy):
@@ -68,9 +77,15 @@ class Zero(Ranks, DeepSpeedStrategy):
             )
         return Sharded(self)
 
+    def setup(self, trainer: Trainer) -> None:
+        if self.precision_plugin.precision == "32-true":
+            self.precision_plugin = AsLoaded("32-true")
+        super().setup(trainer)
+
     def _format_config(self) -> None:
-        config: Any = self.config
-        config["gradient_clipping"] = self.lightning_module.gradient_clip or 0.0  # type: ignore[union-attr]
+        config, module = self.config, self.lightning_module
+        assert config is not None and module is not None
+        config["gradient_clipping"] = module.gradient_clip or 0.0
         if self.precision_plugin.precision == "bf16-mixed":
             config["bf16"] = {"enabled": False}  # which is Lightning's choice, and rounds the weights
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}

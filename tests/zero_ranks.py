@@ -30,7 +30,7 @@ SEED = 7
 DORA = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 DROPOUT = Lora((*TARGETS, "qkv"), r=4, dropout=0.3, vision=True)
 FULL = Full(vision=True)
-STEPS, KEPT = 4, 2  # of the run that is continued, and after how many
+STEPS, KEPT = 3, 2  # of the run that is continued, and after how many
 
 
 class OnCpu(Zero):
@@ -139,7 +139,7 @@ def fit(stage, embedder, loss, batches, optimizer, *, scheduler=None, clip=None,
 def exact(stage, world, rank):
     """All cases, deliberate mistakes among them, at the same weights; the last step alone moves them."""
     embedder = fresh(DORA)
-    collate = Collate(embedder.build, 3, 2)
+    collate = Collate(embedder.build, 3, 6)
     batches = {name: collate(parts[rank]) for name, parts in cases(world).items()}
 
     @contextmanager
@@ -159,7 +159,7 @@ def full(stage, world, rank):
     if stage < 3:
         return None  # the parameters are whole
     embedder = fresh(FULL)
-    batch = Collate(embedder.build, 3, 2)(cases(world)["texts here, pictures there"][rank])
+    batch = Collate(embedder.build, 3, 6)(cases(world)["texts here, pictures there"][rank])
     return fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
 
 
@@ -180,9 +180,10 @@ def continued(stage, world, rank, folder):
     runs = []
     for options in ({"callbacks": [Keep(path)]}, {"ckpt_path": path}):
         embedder = fresh(DROPOUT)
-        collate = Collate(embedder.build, 3, 2)
-        parts = [its[rank] for its in cases(world).values()]
-        batches = [collate(part) for part in (*parts, parts[0])]
+        collate = Collate(embedder.build, 3, 6)
+        parts = cases(world)
+        order = ("texts here, pictures there", "no picture anywhere", "identical positives")
+        batches = [collate(parts[name][rank]) for name in order]
         left = batches[KEPT:] if "ckpt_path" in options else batches
         runs.append(fit(stage, embedder, learning(), left, optimizer, clip=1.0, steps=STEPS, **options))
     return runs
@@ -197,7 +198,7 @@ def precise(stage, world, rank):
             for parameter in embedder.backbone.full.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.bfloat16()
-        batch = Collate(embedder.build, 3, 2)(cases(world)["texts here, pictures there"][rank])
+        batch = Collate(embedder.build, 3, 6)(cases(world)["texts here, pictures there"][rank])
         chosen = "32-true" if precision == "base" else precision
         optimizer = partial(torch.optim.SGD, lr=1.0)
         found[precision] = fit(stage, embedder, learning(), [batch], optimizer, precision=chosen)
