@@ -5,7 +5,7 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed import report
+from gen2embed import tables
 from gen2embed.runs import (
     check_sources,
     entry_point,
@@ -26,10 +26,10 @@ def main(cfg: DictConfig) -> None:
     if cfg.benchmark is None:
         raise UserError("benchmark=none evaluates nothing; choose another benchmark")
     check_sources(cfg)
-    benchmarks = make_benchmarks(cfg)
+    benchmarks = make_benchmarks(cfg, cfg.benchmark)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    report.print_table(report.summary_table(embedder, benchmarks, engine, folder))
+    tables.print_table(tables.summary_table(embedder, benchmarks, engine, folder))
 
     evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
 

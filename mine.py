@@ -5,7 +5,7 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed import images, report
+from gen2embed import images, report, tables
 from gen2embed.config import plain
 from gen2embed.data.clusters import write_clusters
 from gen2embed.miners.run import mine_pairs
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
         timing = report.timing(mined.encoded, time.perf_counter() - started)
         report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
-        report.print_table(report.cluster_table(mined.table, pairs))
+        tables.print_table(tables.cluster_table(mined.table, pairs))
         write_report(folder, pairs)
 
 

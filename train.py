@@ -1,8 +1,9 @@
 """Fine-tune a multimodal LLM as an embedder, and evaluate it; `python train.py --help` shows the options."""
 
+import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +11,27 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from gen2embed import images, report
+from gen2embed import images, tables
+from gen2embed.callbacks import Agree, Validate
+from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule, several_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
+from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
+from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.resume import Resume
 from gen2embed.runs import (
     check_sources,
     entry_point,
     evaluate_and_report,
+    leave_config,
     make_benchmarks,
     make_embedder,
     make_search,
@@ -33,44 +41,92 @@ from gen2embed.runs import (
 from gen2embed.sync import sync_of
 from gen2embed.types import Pair, UserError
 
+MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it
+
 
 @entry_point("train")
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
-    folder, sync = start(cfg, trainer), sync_of(trainer.strategy)
+    resume = Resume(plain(cfg), trainer)
+    start(cfg, trainer, leave=resume.checkpoint is None)
+    sync_of(trainer.strategy)
     check_sources(cfg)
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
     check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
-    benchmarks = make_benchmarks(cfg) if trainer.is_global_zero else []
+    benchmarks = make_benchmarks(cfg, cfg.benchmark) if trainer.is_global_zero else []
+    validation = make_benchmarks(cfg, cfg.validation.benchmark) if cfg.validation else []
     if trainer.is_global_zero:
         images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if cfg.adapter is not None:
+        best = validate(cfg, trainer, engine, validation)
         clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
-        if clusters and trainer.is_global_zero:
-            shutil.copyfile(clusters.path, folder / "clusters.parquet")
-        share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
-
-        seed_everything(cfg.seed, workers=True, verbose=False)
-        embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
-        loss = instantiate(cfg.loss)
-        module = ContrastiveModule(embedder, loss, sync, cfg.seed, **instantiate(cfg.optim))
-        known = several_positives(pairs) if loss.mask_known else {}
-        collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
+        embedder = fine_tune(cfg, trainer, resume, pairs, clusters, embedder)
         if trainer.is_global_zero:
-            report.print_table(report.training_table(embedder, share, collate, trainer.max_steps, folder))
-        trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers))
-        module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+            embedder = leave(cfg, trainer, embedder, best)
     if trainer.is_global_zero:
-        if cfg.adapter is not None:
-            trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
-            embedder = replace(embedder, backbone=trained)
         evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+
+
+def fine_tune(
+    cfg: DictConfig,
+    trainer: Trainer,
+    resume: Resume,
+    pairs: list[Pair],
+    clusters: Clusters | None,
+    embedder: Embedder,
+) -> Embedder:
+    """The embedder after its training, or what is left of it, in evaluation mode."""
+    folder, batch = Path(cfg.output_dir), cfg.batch
+    share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
+    given = resume.check(embedder, pairs, share.plan)
+    trainer.callbacks.append(Agree(given))  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        leave_config(cfg)
+        if clusters:
+            shutil.copyfile(clusters.path, folder / "clusters.parquet")
+
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
+    if batch.gradient_checkpointing:
+        embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
+    loss = instantiate(cfg.loss)
+    module = ContrastiveModule(embedder, loss, sync_of(trainer.strategy), cfg.seed, **instantiate(cfg.optim))
+    known = several_positives(pairs) if loss.mask_known else {}
+    collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
+    if trainer.is_global_zero:
+        tables.print_table(tables.training_table(embedder, share, collate, pairs, trainer.max_steps, folder))
+    trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
+    module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    return embedder
+
+
+def leave(cfg: DictConfig, trainer: Trainer, embedder: Embedder, best: Mapping[str, float]) -> Embedder:
+    """Leave the run's adapter, that of the last step or of the best; returns the embedder that has it."""
+    folder = Path(cfg.output_dir)
+    if best:
+        log.info("the adapter is that of step %d, the best of the validation", best["step"])
+        replace_folder(folder / "adapter", lambda into: shutil.copytree(folder / "best", into, dirs_exist_ok=True))
+        return make_embedder(cfg, trainer, str(folder / "adapter"))
+    trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
+    return replace(embedder, backbone=trained)
+
+
+def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequence[Benchmark]) -> dict[str, float]:
+    """Have the trainer score its module on the way; returns what will be the best step, if that one is to be kept."""
+    if not cfg.validation:
+        return {}
+    if len(benchmarks) != 1:
+        raise UserError("a validation is of one benchmark; choose one with benchmark@validation.benchmark=...")
+    keep, every = cfg.validation.keep, cfg.validation.every_n_steps
+    callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", every, keep)
+    trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]  # a checkpoint of the step has what it found
+    return callback.best if keep == "best" else {}
 
 
 def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:
@@ -104,9 +160,14 @@ def clusters_of(
         return clusters
     if not miner:
         return None
+    if MINED in os.environ and not trainer.is_global_zero:
+        return read_clusters(Path(os.environ[MINED]), pairs)
     mining, search = (Path(cfg.paths.cluster_dir), embedder, pairs, miner), make_search(cfg, trainer)
     if trainer.is_global_zero:
-        return read_clusters(mine_once(*mining, engine, data.classification, search), pairs)
+        mined = mine_once(*mining, engine, data.classification, search)
+        if trainer.world_size > 1:
+            os.environ[MINED] = str(mined)
+        return read_clusters(mined, pairs)
     return read_clusters(await_mined(*mining, cfg.trainer.strategy.timeout_seconds, search), pairs)
 
 

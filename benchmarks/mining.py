@@ -207,6 +207,8 @@ def growth(width: int, largest: int, output: Path) -> None:
         (line,) = axes.loglog(sizes, seconds, "o", label=f"{name}, rows$^{{{exponent:.2f}}}$")
         axes.loglog(sizes, np.exp(offset) * np.array(sizes) ** exponent, color=line.get_color())
     axes.set(xlabel="rows", ylabel="seconds", title=f"mining, {width} elements, {torch.get_num_threads()} threads")
+    axes.set_xticks(sizes, [f"{rows:,}" for rows in sizes])
+    axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend()
     output.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,25 @@
-"""What happens beside training: adapters are left on the way."""
+"""What happens beside training: adapters are left on the way, its speed is logged, and a benchmark is scored."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.adapter import save, saved_parameters
+from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.store import differences
+from gen2embed.evaluate import evaluate
 from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
+from gen2embed.log import log
+from gen2embed.memory import peak_gib
 from gen2embed.types import UserError
 
 
@@ -22,12 +32,100 @@ class SaveSteps(Callback):
         self.folder, self.every_n_steps = Path(folder), every_n_steps
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if not self.every_n_steps or trainer.global_step % self.every_n_steps:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            leave_adapter(trainer, module, self.folder / str(trainer.global_step))
+
+
+class Agree(Callback):
+    """Before the first step, raises `UserError` on every rank if one was given something else than rank 0.
+
+    given: what a rank works on, in plain values.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, ContrastiveModule)
+        everyone = [json.loads(text) for text in module.sync.gather_texts([json.dumps(self.given)])]
+        for rank, given in enumerate(everyone):
+            if differing := differences(everyone[0], given):
+                raise UserError(
+                    f"rank {rank} was given something else than rank 0, and would hold other batches: "
+                    f"{'; '.join(differing)} (there: rank 0, here: rank {rank}); all ranks need the same files"
+                )
+
+
+class Speed(Callback):
+    """Logs how fast training is, over the steps since it was last logged, and the most memory that it held."""
+
+    def __init__(self) -> None:
+        self._pairs, self._since = 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._pairs, self._since = 0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
+        self._pairs += len(batch) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            now = time.perf_counter()
+            speed = {"pairs_per_second": self._pairs / (now - self._since), "memory_gib": peak_gib(module.device)}
+            module.log_dict(speed, batch_size=len(batch))
+            self._pairs, self._since = 0, now
+
+
+class Validate(Callback):
+    """Scores the embedder on a benchmark every n steps, and at the last, and leaves the best adapter in `folder`.
+
+    Every rank scores all of it, since the weights may be spread over them. The score is the mean of the tasks'.
+    keep: whether the run's adapter is that of the best step or of the last; the first of equal ones is the best.
+    """
+
+    def __init__(
+        self, benchmark: Benchmark, engine: Engine, folder: Path, every_n_steps: int, keep: Literal["best", "last"]
+    ) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"validation.every_n_steps is at least 1; got {every_n_steps}")
+        if keep not in ("best", "last"):
+            raise UserError(f"validation.keep is best or last; got {keep}")
+        # no store: it knows an adapter by its saved weights
+        self.benchmark, self.engine = benchmark, replace(engine, store=None, shown=False)
+        self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
+        self.best: dict[str, float] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps and step != trainer.max_steps:
             return
         assert isinstance(module, ContrastiveModule)
         embedder = module.embedder
-        prompt, resolution = embedder.build.prompt, embedder.build.resolution
-        target = self.folder / str(trainer.global_step)
-        with module.sync.whole(saved_parameters(embedder.backbone)):
-            if trainer.is_global_zero:
-                replace_folder(target, lambda folder: save(embedder.backbone, prompt, resolution, folder))
+        if self.benchmark.resolution:
+            embedder = embedder.at_resolution(self.benchmark.resolution)
+        module.eval()
+        scores = evaluate(embedder, self.engine, self.benchmark, resamples=1).scores
+        module.train()
+        tasks = {name: task["precision@1"] for name, task in scores["tasks"].items()}
+        mean = sum(tasks.values()) / len(tasks)
+        named = {f"validation/{name}": value for name, value in {**tasks, "mean": mean}.items()}
+        module.log_dict(named, batch_size=1)
+        best = not self.best or mean > self.best["score"]
+        log.info("step %d: %s %.1f%s", step, self.benchmark.name, 100 * mean, ", the best so far" if best else "")
+        if best:
+            self.best.update(step=step, score=mean)
+            if self.keep == "best":
+                leave_adapter(trainer, module, self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.best)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.best.update(state_dict)
+
+
+def leave_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
+    """Rank 0 leaves the adapter in `folder`, in place of what is there."""
+    assert isinstance(module, ContrastiveModule)
+    build, backbone = module.embedder.build, module.embedder.backbone
+    with module.sync.whole(saved_parameters(backbone)):
+        if trainer.is_global_zero:
+            replace_folder(folder, lambda unfinished: save(backbone, build.prompt, build.resolution, unfinished))

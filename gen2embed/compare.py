@@ -3,31 +3,38 @@
     python -m gen2embed.compare outputs/miners
 
 Reads the results.json of every run below a folder, takes those that differ in nothing but the seed as one arm, and
-prints a row an arm: the mean over seeds with its 95 % interval (Student's t), overall and by group.
+prints a row an arm: the mean over seeds with its 95 % interval (Student's t), overall and by group. Leaves the same as
+`scores.png` in the folder, and as `curves.png` what the runs logged while they trained.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
 from gen2embed.encoder.store import differences
-from gen2embed.report import print_table
+from gen2embed.tables import print_table
 from gen2embed.types import UserError
 
-IGNORED = ("seed", "output_dir", "paths", "logger")  # what may differ within an arm
+CURVES = ("loss", "accuracy", "positive_similarity", "negative_similarity", "validation/mean")
+IGNORED = ("seed", "output_dir", "paths", "logger", "callbacks", "resume")  # what may differ within an arm
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """The results of every run below `folder`; raises `UserError` for none, or for runs on different tasks."""
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("**/results.json"))]
+    runs = [
+        {**json.loads(path.read_text()), "logged": _logged(path)} for path in sorted(folder.glob("**/results.json"))
+    ]
     runs = [run for run in runs if "manifest" in run]
     if not runs:
         raise UserError(f"{folder} holds no run's results.json")
@@ -36,16 +43,31 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def arms(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _logged(results: Path) -> dict[str, dict[int, float]]:
+    """By name, what a run's `metrics.csv` has at each step; empty without one."""
+    file = results.with_name("metrics.csv")
+    logged: dict[str, dict[int, float]] = {}
+    if file.is_file():
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                for name, value in row.items():
+                    if value and name in CURVES:
+                        logged.setdefault(name, {})[int(float(row["step"]))] = float(value)
+    return logged
+
+
+Arm = tuple[str, ...]  # its settings, those that differ between arms
+
+
+def arms(runs: Sequence[Mapping[str, Any]]) -> dict[Arm, list[Mapping[str, Any]]]:
     """Runs by what their configurations differ in, besides the seed; where a class differs, by its name alone."""
     configs = [_settings(run["manifest"]["config"]) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
     told = [key for key in differing if key.endswith("._target_") or key.rpartition(".")[0] not in classes]
-    named: dict[str, list[Mapping[str, Any]]] = {}
+    named: dict[Arm, list[Mapping[str, Any]]] = {}
     for run, config in zip(runs, configs, strict=True):
-        values = (_told(config, key) for key in told)
-        named.setdefault(", ".join(values) or "all", []).append(run)
+        named.setdefault(tuple(_told(config, key) for key in told) or ("all",), []).append(run)
     return named
 
 
@@ -56,10 +78,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def table(named: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def table(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Table:
     """A row an arm, in percent; the best of each column is bold."""
-    any_run = next(iter(named.values()))[0]
-    columns = ["overall", *any_run["groups"]]
+    columns = _columns(named)
     cells = {arm: [mean_interval(_scores(runs, column)) for column in columns] for arm, runs in named.items()}
     best = [max(row[index][0] for row in cells.values()) for index in range(len(columns))]
     out = Table(title="precision@1 in percent, mean over seeds ± 95 % interval")
@@ -68,8 +89,55 @@ def table(named: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     for arm, row in cells.items():
         shown = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row]
         marked = [f"[bold]{text}[/]" if row[i][0] == best[i] else text for i, text in enumerate(shown)]
-        out.add_row(arm, str(len(named[arm])), *marked)
+        out.add_row(", ".join(arm), str(len(named[arm])), *marked)
     return out
+
+
+def scores_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure:
+    """A panel a column of the table: a dot for each arm's mean, with its interval."""
+    columns = _columns(named)
+    figure = Figure(figsize=(2.2 * len(columns) + 3, 1.2 + 0.25 * len(named)), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
+        for row, runs in enumerate(named.values()):
+            mean, half = mean_interval(_scores(runs, column))
+            axes.errorbar(100 * mean, row, xerr=100 * half, fmt="o", color="C0", capsize=2)
+        axes.set_title(column)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(named)), [", ".join(arm) for arm in named])
+    panels[0].invert_yaxis()
+    figure.supxlabel("precision@1 in percent, mean over seeds and 95 % interval")
+    return figure
+
+
+def curves_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure | None:
+    """What was logged in training, the mean over seeds: the setting with most values by colour, the others by row."""
+    metrics = [name for name in CURVES if any(name in run["logged"] for runs in named.values() for run in runs)]
+    if not metrics:
+        return None
+    values = [list(dict.fromkeys(its)) for its in zip(*named, strict=True)]
+    coloured = max(range(len(values)), key=lambda index: len(values[index]))
+    rest = {arm: ", ".join(value for index, value in enumerate(arm) if index != coloured) for arm in named}
+    rows = list(dict.fromkeys(rest.values()))
+    figure = Figure(figsize=(3.6 * len(metrics), 0.8 + 2.4 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(metrics), sharex=True, sharey="col", squeeze=False)
+    colours = dict(zip(values[coloured], mpl.color_sequences["tab10"] * len(values[coloured]), strict=False))
+    for arm, runs in named.items():
+        for axes, metric in zip(panels[rows.index(rest[arm])], metrics, strict=True):
+            logged = [run["logged"].get(metric, {}) for run in runs]
+            steps = sorted(set.intersection(*map(set, logged)))
+            means = [np.mean([its[step] for its in logged]) for step in steps]
+            axes.plot(steps, means, color=colours[arm[coloured]], linewidth=1.2)
+            axes.set_title(metric.replace("_", " ") + (f"; {rest[arm]}" if rest[arm] else ""), fontsize=8)
+            axes.grid(alpha=0.3)
+    handles = [mpl.lines.Line2D([], [], color=colours[name], label=name) for name in values[coloured]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.supxlabel("step")
+    return figure
+
+
+def _columns(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> list[str]:
+    return ["overall", *next(iter(named.values()))[0]["groups"]]
 
 
 def _scores(runs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
@@ -78,10 +146,11 @@ def _scores(runs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what may differ within an arm; a miner's seed is the run's."""
+    """A configuration without what may differ within an arm; seeds of the miner and the data may follow the run's."""
     kept = {key: value for key, value in config.items() if key not in IGNORED}
-    if kept.get("mining"):
-        kept["mining"] = {key: value for key, value in kept["mining"].items() if key != "seed"}
+    for group in ("mining", "data"):
+        if kept.get(group):
+            kept[group] = {key: value for key, value in kept[group].items() if key != "seed"}
     return kept
 
 
@@ -102,7 +171,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     try:
-        print_table(table(arms(read_runs(parser.parse_args().folder))))
+        folder = parser.parse_args().folder
+        named = arms(read_runs(folder))
+        print_table(table(named))
+        scores_chart(named).savefig(folder / "scores.png", dpi=150)
+        if (curves := curves_chart(named)) is not None:
+            curves.savefig(folder / "curves.png", dpi=150)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -24,6 +24,7 @@ from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.types import UserError, did_you_mean
 
 TARGETS = ("gen2embed.", "lightning.", "torch.optim.", "transformers.optimization.")  # what a `_target_` may name
+FREE = {"batch.weights"}  # mappings whose keys are the user's
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -51,7 +52,7 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
 def _check_keys(node: Any, default: Any, path: str) -> None:
     if isinstance(node, dict) and "_target_" in node:
         check_call(node, path)
-    elif isinstance(node, dict):
+    elif isinstance(node, dict) and path not in FREE:
         known = default if isinstance(default, dict) else {}
         for key, value in node.items():
             if key not in known:

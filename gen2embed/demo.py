@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from gen2embed.report import print_table, write_json
+from gen2embed.report import write_json
+from gen2embed.tables import print_table
 from gen2embed.types import UserError
 
 ARMS = {  # key in the results: (label, run's folder)

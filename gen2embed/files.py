@@ -19,18 +19,35 @@ def is_hub_id(path: str | Path) -> bool:
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a temporary name beside its own, then rename it."""
+    """Write a file under a temporary name beside its own, then rename it; the disk has it when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with unfinished.open("xb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        put_in_place(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def put_in_place(unfinished: Path, path: Path) -> None:
+    """Rename a file or folder to its own name, beside it. It is on the disk before, and its name is afterwards."""
+    for written in [unfinished, *unfinished.rglob("*")]:
+        _fsync(written)
+    if path.is_dir():
+        shutil.rmtree(path)
+    unfinished.replace(path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def replace_folder(path: Path, write: Callable[[Path], object]) -> None:

@@ -47,7 +47,6 @@ def backward_cached(
             states.append(random_state())
             embedded.append(embed(chunk))
         inputs = [torch.cat(embedded), *([learned()] if learned else [])]
-    torch.clear_autocast_cache()  # it holds casts of the weights that were made without a graph
 
     # 2. the loss, and its gradient with respect to the embeddings
     for tensor in inputs:

@@ -22,6 +22,8 @@ SQUARES = {"low": 128, "clip": 336, "mid_low": 448, "mid": 672, "mid_high": 768,
 ALIASES = {"random": "clamp"}  # the reference's name
 POLICIES = (*SQUARES, "clamp", "original")
 
+HEADERS_FROM = 5000  # pictures; the headers of fewer are read without a bar
+
 CLAMP_LONGEST, CLAMP_SHORTEST, CLAMP_RATIO = 992, 336, 2  # pixels, pixels, long side to short side
 
 
@@ -101,7 +103,8 @@ def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
     """
     paths = sorted({picture.source for picture in pictures if isinstance(picture.source, Path)})
     states = []
-    with ThreadPoolExecutor(16) as pool, progress("checking pictures", len(paths), shown=len(paths) >= 5000) as advance:
+    long = len(paths) >= HEADERS_FROM
+    with ThreadPoolExecutor(16) as pool, progress("checking pictures", len(paths), shown=long) as advance:
         for path, state in zip(paths, pool.map(_state, paths), strict=True):
             states.append((path, state))
             advance()

@@ -30,6 +30,8 @@ from gen2embed.losses import InfoNCE
 from gen2embed.sync import Sync
 from gen2embed.types import UserError
 
+SHOWN = ("loss", "accuracy")  # beside the progress bar
+
 
 class ContrastiveModule(LightningModule):
     """Trains what of the embedder's backbone requires a gradient, and what the loss learns.
@@ -52,6 +54,7 @@ class ContrastiveModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint has what is trained, not the base
         self.model, self.loss = embedder.backbone.full, loss
         self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.embedder, self.gradient_clip = embedder, gradient_clip
@@ -75,7 +78,10 @@ class ContrastiveModule(LightningModule):
         norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
         scheduler.step()  # type: ignore[union-attr]
         metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
-        self.log_dict({**metrics, "step": float(self.global_step)}, prog_bar=True, batch_size=len(batch))
+        if self.loss.log_scale is not None:
+            metrics["temperature"] = 1 / self.loss.scale().detach()
+        for name, value in {**metrics, "step": float(self.global_step)}.items():
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(batch))
 
     def accumulate(self, batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
         """Accumulate the gradient of the global batch, of which `batch` is this rank's share: steps 1 to 5.
@@ -122,6 +128,26 @@ class ContrastiveModule(LightningModule):
             f"the loss is {value.item()} at step {self.global_step}: {said}; look at these rows, lower "
             "optim.optimizer.lr, or train in higher precision"
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained alone: the base is where it was loaded from."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in self._trained_names()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise `UserError` unless the checkpoint has what is trained here, and nothing else."""
+        if "state_dict" not in checkpoint:  # the strategy has loaded it
+            return
+        there, here = set(checkpoint["state_dict"]), set(self._trained_names())
+        if there != here:
+            raise UserError(
+                f"the checkpoint does not fit: {len(here - there)} trained weights are missing in it and "
+                f"{len(there - here)} are left over, such as {min(there ^ here)}; choose another output_dir, or "
+                "resume=never to start over"
+            )
+
+    def _trained_names(self) -> list[str]:
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer(self.trained)

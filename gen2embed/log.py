@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.text import Text
 
 log = logging.getLogger("gen2embed")
 console = Console(stderr=True)  # messages and progress; results go to standard output
+DRAWN = 0.1  # seconds between two changes of a bar, so that a step may be as short as it likes
 
 
 def quieten_libraries() -> None:
@@ -27,17 +29,27 @@ def quieten_libraries() -> None:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f}/s")
+        mean = task.completed / task.elapsed if task.elapsed else 0.0  # until, or if, there are two looks to compare
+        return Text(f"{task.finished_speed or task.speed or mean:,.0f}/s")
 
 
 @contextmanager
 def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar with count, rate and remaining time; yields `advance(steps=1, description=None)`."""
+    """A bar with count, rate and remaining time; yields `advance(steps=1, description=None)`.
+
+    Within another one, its bar is drawn below while it lasts.
+    """
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not shown) as bar:
         task = bar.add_task(title, total=total)
+        waiting, drawn = 0, time.monotonic()
 
         def advance(steps: int = 1, description: str | None = None) -> None:
-            bar.update(task, advance=steps, description=description)
+            nonlocal waiting, drawn
+            waiting += steps
+            if description is not None or time.monotonic() - drawn > DRAWN:
+                bar.update(task, advance=waiting, description=description)
+                waiting, drawn = 0, time.monotonic()
 
         yield advance
+        bar.update(task, advance=waiting)

@@ -23,7 +23,7 @@ from rich.table import Table
 from gen2embed.config import check, register_resolvers
 from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
-from gen2embed.report import print_table
+from gen2embed.tables import print_table
 
 SCRIPTS = ("mine.py", "train.py", "eval.py")  # in the order in which one needs what another leaves
 LEFT = {"mine.py": "clusters.parquet", "train.py": "adapter/adapter_model.safetensors", "eval.py": "results.json"}

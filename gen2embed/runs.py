@@ -16,12 +16,14 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import images, report
+from gen2embed import images, report, tables
+from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
@@ -45,7 +47,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def checked(cfg: DictConfig) -> None:
-            if TorchElasticEnvironment.detect() and "${now:" in plain(cfg, resolve=False)["output_dir"]:
+            together = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
+            if together and "${now:" in plain(cfg, resolve=False)["output_dir"]:
                 raise UserError(
                     "processes that start together need one folder, and the default's time differs between them; set "
                     "output_dir=..."
@@ -72,21 +75,36 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     return decorate
 
 
+def started_together() -> int:
+    """How many processes torchrun or Slurm started for this run; 1 where this one starts the others, if any."""
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else 1
+
+
 def make_trainer(cfg: DictConfig) -> Trainer:
     """The trainer of `cfg.trainer` with its logger and callbacks.
 
     Raises `UserError` for what Lightning refuses, and where the processes would not be the trainer's ranks.
     """
     try:
+        # Lightning's own requeueing would save in the middle of a step; a job that Slurm starts again goes on by itself
+        slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
         callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
-        trainer = instantiate(cfg.trainer, _partial_=True)(logger=instantiate(cfg.logger) or False, callbacks=callbacks)
-    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
+        make = instantiate(cfg.trainer, _partial_=True)
+        trainer = make(
+            logger=instantiate(cfg.logger) or False,
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            plugins=[CheckpointFiles(), *slurm, *(make.keywords.get("plugins") or [])],
+        )
+    except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
     ranks = trainer.num_devices * trainer.num_nodes
-    if TorchElasticEnvironment.detect() and (started := int(os.environ["WORLD_SIZE"])) != ranks:
+    if (started := started_together()) not in (1, ranks):
         raise UserError(
-            f"torchrun started {started} processes, and trainer.devices and num_nodes make {ranks} ranks; make them "
-            "equal, with strategy=ddp"
+            f"{started} processes were started together, and trainer.devices and num_nodes make {ranks} ranks; make "
+            "them equal, with strategy=ddp"
         )
     if ranks > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
@@ -96,15 +114,20 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     return trainer
 
 
-def start(cfg: DictConfig, trainer: Trainer) -> Path:
-    """Make the run's folder; rank 0 leaves the resolved configuration in it, and speaks for all ranks."""
+def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
+    """Make the run's folder; rank 0 speaks for all ranks, and leaves the configuration there unless it must wait."""
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if trainer.is_global_zero:
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    else:
+    if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.ERROR)
+    elif leave:
+        leave_config(cfg)
     return folder
+
+
+def leave_config(cfg: DictConfig) -> None:
+    """Leave the resolved configuration in the run's folder."""
+    OmegaConf.save(cfg, Path(cfg.output_dir) / "config.yaml", resolve=True)
 
 
 def read_data(folder: Path) -> PairSource:
@@ -126,9 +149,9 @@ def check_sources(cfg: DictConfig) -> None:
         check_path(cfg.checkpoint)
 
 
-def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
-    """Read the benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
-    made = instantiate(cfg.benchmark, _convert_="all") or {}
+def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None) -> list[Benchmark]:
+    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+    made = instantiate(chosen, _convert_="all") or {}
     benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
     for benchmark in benchmarks:
         images.check(benchmark.pictures, benchmark.roots)
@@ -141,18 +164,18 @@ def make_benchmarks(cfg: DictConfig) -> list[Benchmark]:
     return benchmarks
 
 
-def make_embedder(cfg: DictConfig, trainer: Trainer) -> Embedder:
-    """The model of `cfg`, with its checkpoint, on the trainer's device.
+def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = None) -> Embedder:
+    """The model of `cfg`, with a checkpoint or that of `cfg`, on the trainer's device.
 
     With a checkpoint, what the command line does not choose of prompt and resolution is what the checkpoint carries.
     """
-    chosen = _chosen()
-    sources: dict[str, Any] = {"adapter": cfg.checkpoint}
-    if cfg.checkpoint and find_adapter(cfg.checkpoint) is None:
-        sources = {"path": cfg.checkpoint}
+    chosen, checkpoint = _chosen(), checkpoint or cfg.checkpoint
+    sources: dict[str, Any] = {"adapter": checkpoint}
+    if checkpoint and find_adapter(checkpoint) is None:
+        sources = {"path": checkpoint}
     return instantiate(cfg.model, _partial_=True)(
-        prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not cfg.checkpoint else None,
-        resolution=instantiate(cfg.resolution) if "resolution" in chosen or not cfg.checkpoint else None,
+        prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not checkpoint else None,
+        resolution=instantiate(cfg.resolution) if "resolution" in chosen or not checkpoint else None,
         device=str(trainer.strategy.root_device),
         **sources,
     )
@@ -209,7 +232,7 @@ def evaluate_and_report(
         report.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
         if benchmark.name == "mmeb":
             report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
-        report.print_table(report.score_table(evaluation.scores))
+        tables.print_table(tables.score_table(evaluation.scores))
         every[benchmark.name] = evaluation.scores
     report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:

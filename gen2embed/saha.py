@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from gen2embed.search import nearest
-from gen2embed.types import UserError
+from gen2embed.search import check_vectors, nearest
+from gen2embed.types import Advance, UserError, unseen
 
 
 class Lists:
@@ -105,9 +105,13 @@ def mine_clusters(
         in a cluster.
     found: the 2*K*m nearest candidates of each query, or all there are; None searches them here.
     """
-    check(queries, candidates, positive, top_k, pool_multiplier, query_ids)
+    if top_k < 1 or pool_multiplier < 1:
+        raise UserError(f"top_k and pool_multiplier are at least 1; got {top_k} and {pool_multiplier}")
+    check_rows(queries, candidates, positive, query_ids, top_k)
     if found is None:
         found = nearest(queries, candidates, 2 * top_k * pool_multiplier)
+    else:
+        check_vectors(queries, "queries")
     return group(found, queries, np.asarray(positive), top_k, pool_multiplier, classification, query_ids)
 
 
@@ -119,8 +123,12 @@ def group(
     pool_multiplier: int,
     classification: bool = False,
     query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    advance: Advance = unseen,
 ) -> list[list[int]]:
-    """`mine_clusters` after its search. found: the top candidates of each query, most similar first."""
+    """`mine_clusters` after its search.
+
+    found: the top candidates of each query, most similar first. advance: is told of rows that are used, or done with.
+    """
     owners = Lists(positive, int(max(found.max(), positive.max())) + 1)
     _, ids = np.unique(np.arange(len(queries)) if query_ids is None else query_ids, return_inverse=True)
     rows_of_query = Lists(ids, len(ids))
@@ -144,25 +152,24 @@ def group(
         if not used[anchor] and len(members := cluster(anchor, used, top_k * pool_multiplier)) > 1:
             clusters.append(members)
             used[members] = True
+            advance(len(members))
     reused = np.zeros(len(queries), bool)
     for anchor in map(int, np.flatnonzero(~used)):
         if not reused[anchor] and len(members := cluster(anchor, reused, 2 * top_k * pool_multiplier)) > 1:
             clusters.append(members)
             reused[members] = True
+        advance(1)
     return clusters
 
 
-def check(
+def check_rows(
     queries: np.ndarray,
     candidates: np.ndarray,
     positive: Sequence[int] | np.ndarray,
-    top_k: int,
-    pool_multiplier: int,
     query_ids: Sequence[int] | np.ndarray | None,
+    top_k: int,
 ) -> None:
-    """Raise `UserError` for what cannot be mined."""
-    if top_k < 1 or pool_multiplier < 1:
-        raise UserError(f"top_k and pool_multiplier are at least 1; got {top_k} and {pool_multiplier}")
+    """Raise `UserError` for rows that cannot be mined. What vectors hold is checked where they are searched."""
     lengths = {"queries": len(queries), "positive": len(positive)}
     if query_ids is not None:
         lengths["query_ids"] = len(query_ids)
@@ -173,11 +180,5 @@ def check(
     if top_k >= len(queries):
         most = len(queries) - 1
         raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
-    for name, vectors in (("queries", queries), ("candidates", candidates)):
-        largest = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))  # no mask as large as the vectors
-        if not np.isfinite(largest).all():
-            raise UserError(f"{name} hold values that are not finite")
-        if not largest.all():
-            raise UserError(f"{name} hold a vector of zeros, the first in row {int(largest.argmin())}")
     if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
         raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")

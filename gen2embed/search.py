@@ -4,7 +4,8 @@
        `count` + SPARE stay.
     2. Summed in any order, a float32 inner product is off by at most b = gamma(d) |q| |c| (Higham, Accuracy and
        Stability of Numerical Algorithms, section 3.1). What lies within 2 b of its neighbour in the ranking is scored
-       again in float64, in one fixed order of summation.
+       again: first in float32 sums of `PARTS` products, so that gamma(d) becomes gamma(PARTS), and what even then is
+       within 2 b in float64, in one fixed order of summation.
     3. A query with more than SPARE near-ties at the cut is ranked again: float64 inner products give its cut, and all
        candidates within the float64 bound of it are scored in the fixed order.
 
@@ -27,11 +28,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gen2embed.products import PARTS, error_bounds, exact_scores, short_sums
 from gen2embed.types import UserError
 
 SPARE = 64  # candidates beyond the cut that are kept for near-ties
-CHECKED = 16384  # vectors looked at together for values that cannot be searched
-ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+CHECKED = 4096  # vectors looked at together for values that cannot be searched
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def check_vectors(vectors: Float[np.ndarray, "n d"], name: str) -> float:
     """The largest norm; raises `UserError` for what has no nearest neighbours."""
     largest = 0.0
     for start in range(0, len(vectors), CHECKED):
-        norms = np.linalg.norm(vectors[start : start + CHECKED].astype(np.float32), axis=1)
+        block = np.asarray(vectors[start : start + CHECKED], np.float32)
+        norms = np.sqrt(np.einsum("nd,nd->n", block, block))  # no other array as large as the block
         for bad, what in ((~np.isfinite(norms), "holds values that are not finite"), (norms == 0, "is zero")):
             if bad.any():
                 raise UserError(
@@ -116,16 +118,11 @@ def check_vectors(vectors: Float[np.ndarray, "n d"], name: str) -> float:
     return largest
 
 
-def exact_scores(query: Float[np.ndarray, " d"], rows: Float[np.ndarray, "p d"]) -> Float[np.ndarray, " p"]:
-    """Float64 inner products, each summed in the one order that d defines: halves onto halves."""
-    products = rows.astype(np.float64)
-    products *= query.astype(np.float64)
-    width = products.shape[1]
-    while width > 1:
-        half = (width + 1) // 2
-        products[:, : width - half] += products[:, half:width]
-        width = half
-    return products[:, 0].copy()
+def _near(scores: Float[np.ndarray, " p"], bound: float) -> Int[np.ndarray, " r"]:
+    """Which of some scores, largest first, lie within twice the bound of one beside them."""
+    close = np.zeros(len(scores) + 1, bool)
+    close[1:-1] = scores[:-1] - scores[1:] <= 2 * bound
+    return np.flatnonzero(close[1:] | close[:-1])
 
 
 class Exact:
@@ -158,7 +155,9 @@ class Exact:
                 cuts = scores[:, count - 1] - 2 * bounds
                 tied = (scores[:, -1] >= cuts) & (scores.shape[1] < len(self.candidates))
                 rows = np.flatnonzero(~tied)
-                settled = pool.map(self._settle, block[rows], scores[rows], indices[rows], bounds[rows], cuts[rows])
+                tight = error_bounds(block, self.largest, PARTS, torch.float32)
+                several = (block, scores, indices, bounds, tight, cuts)
+                settled = pool.map(self._settle, *(its[rows] for its in several))
                 for row, ranked in zip(rows, settled, strict=True):
                     found[start + row] = ranked[:count]
                 if tied.any():
@@ -177,24 +176,23 @@ class Exact:
             best, whose = torch.cat([best, scores], 1), torch.cat([whose, indices + start], 1)
             best, kept = best.topk(min(count, best.shape[1]), dim=1)
             whose = whose.gather(1, kept)
-        return best.double().cpu().numpy(), whose.cpu().numpy(), self._bounds(queries, dtype)
-
-    def _bounds(self, queries: np.ndarray, dtype: torch.dtype) -> Float[np.ndarray, " n"]:
-        """By how much an inner product in `dtype` can be off; the smallest normal number is for what underflows."""
-        terms = queries.shape[1] + 2  # two for rounding the factors to `dtype`
-        gamma = terms * ROUNDING[dtype] / (1 - terms * ROUNDING[dtype])
-        norms = np.linalg.norm(queries.astype(np.float64), axis=1) * self.largest
-        return 1.01 * gamma * norms + terms * torch.finfo(dtype).smallest_normal
+        return (
+            best.double().cpu().numpy(),
+            whose.cpu().numpy(),
+            error_bounds(queries, self.largest, queries.shape[1], dtype),
+        )
 
     def _settle(
-        self, query: np.ndarray, scores: np.ndarray, indices: np.ndarray, bound: float, cut: float
+        self, query: np.ndarray, scores: np.ndarray, indices: np.ndarray, bound: float, tight: float, cut: float
     ) -> Int[np.ndarray, " p"]:
-        """Step 2: those that can be above the cut, in their order."""
+        """Step 2: those that can be above the cut, in their order. bound, tight: of either kind of float32 sums."""
         within = int(np.searchsorted(-scores, -cut, side="right"))
         scores, indices = scores[:within].copy(), indices[:within]
-        close = np.zeros(within + 1, bool)
-        close[1:-1] = scores[:-1] - scores[1:] <= 2 * bound
-        near = np.flatnonzero(close[1:] | close[:-1])
+        near = _near(scores, bound)
+        scores[near] = short_sums(query, self.candidates[indices[near]])
+        order = np.argsort(-scores, kind="stable")
+        scores, indices = scores[order], indices[order]
+        near = _near(scores, tight)
         scores[near] = exact_scores(query, self.candidates[indices[near]])
         return indices[np.lexsort((indices, -scores))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,17 @@ Role = Literal["query", "candidate"]
 ROLES: tuple[Role, ...] = ("query", "candidate")
 
 Inputs = dict[str, Tensor]  # of a model, as a batch
+Advance = Callable[[int], object]  # is told how many steps of long work were done
 
 IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
 
 
 class UserError(ValueError):
     """Something that the user can mend: the message says what was wrong, what was got, and the remedy."""
+
+
+def unseen(steps: int) -> None:
+    """An `Advance` where nobody looks at the progress."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ def test_golden_adapter(golden, prompt, merged):
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_merged_is_unmerged(tmp_path, dora):
-    folder = trained(tmp_path, Lora(["q_proj", "v_proj", "down_proj", "qkv"], r=4, dora=dora))
+    folder = trained(tmp_path, Lora(["q_proj", "v_proj", "down_proj", "qkv"], r=4, dora=dora, vision=True))
     inputs = ["a red star", "what is it?", {"image": GOLDEN / "images" / "3.png"}]
     plain, unmerged, merged = (
         Embedder.from_pretrained(path, device="cpu", **options).encode(inputs)
@@ -100,6 +100,17 @@ def test_the_papers_targets_by_family(family, towers, tmp_path):
     config = backbone.full.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout, config.use_dora) == (8, 64, 0.1, True)
     assert config.init_lora_weights == "gaussian"
+
+
+def test_the_vision_tower_is_frozen_unless_chosen(tmp_path):
+    """Where a name is of both towers."""
+    make_checkpoint("llava_next", tmp_path)
+    for vision, towers in ((False, {"language"}), (True, {"language", "vision"})):
+        backbone = Embedder.from_pretrained(tmp_path, resolution="original", device="cpu").backbone
+        assert set(matched(Lora(["q_proj", "v_proj"], vision=vision).attach(backbone))) == towers
+    backbone = Embedder.from_pretrained(TINY, resolution="original", device="cpu").backbone
+    with pytest.raises(UserError, match=r"\['qkv'\] match no module .*, and with adapter.vision=true .*qkv"):
+        Lora(["qkv"]).attach(backbone)
 
 
 # --- what cannot be loaded ------------------------------------------------------------------------------------------
@@ -165,7 +176,7 @@ def test_an_adapter_that_does_nothing(tmp_path):
 
 
 def test_an_adapter_of_the_vision_tower_alone_does_something(tmp_path):
-    folder = trained(tmp_path, Lora(["qkv"], r=4))
+    folder = trained(tmp_path, Lora(["qkv"], r=4, vision=True))
     assert Embedder.from_pretrained(folder, device="cpu").encode("a dog").shape == (1, 128)
 
 

@@ -160,12 +160,14 @@ def test_bad_weights(weights, message):
 
 
 def test_clusters_larger_than_a_part():
-    with pytest.raises(UserError, match="batch.pairs=8 makes 4 pairs a rank, and there are clusters of 7; raise it"):
+    with pytest.raises(UserError, match=r"batch.pairs=8 makes 4 pairs a rank, and there are clusters of 7; raise it"):
         BatchPlan([list(range(7))], 41, 8, 0, 2)
 
 
 def test_a_subset_too_small_for_a_batch():
-    with pytest.raises(UserError, match="the subset b has too few rows for a batch of its own on 4 ranks: 3; set batch"):
+    with pytest.raises(
+        UserError, match="the subset b has too few rows for a batch of its own on 4 ranks: 3; set batch"
+    ):
         BatchPlan([], 35, 16, 0, 4, ["a"] * 32 + ["b"] * 3, mixed=False)
 
 
@@ -175,7 +177,10 @@ def test_a_subset_too_small_for_a_batch():
         ((100, 20, 8), "batch.pairs=20 cannot be split into whole clusters of 8 pairs; set it to 16 or 24"),
         ((100, 4, 8), "batch.pairs=4 cannot be split into whole clusters of 8 pairs; set it to 8"),
         ((100, 20, 1, 3), "batch.pairs=20 cannot be split on 3 ranks; set it to 18 or 21"),
-        ((100, 40, 8, 3), "batch.pairs=40 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24 or 48"),
+        (
+            (100, 40, 8, 3),
+            "batch.pairs=40 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24 or 48",
+        ),
         ((100, 1), "batch.pairs=1 must be between 2 and the number of training rows, 100"),
         ((100, 200, 8), "batch.pairs=200 must be between 2 and the number of training rows, 100"),
         ((100, 16, 1, 1, 0), "batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),

@@ -5,6 +5,7 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -560,6 +561,41 @@ def test_teacher_scores_are_a_column(run_script, tmp_path):
     write(tmp_path / "pairs.csv", [{**rows[0], "score": "high"}, *rows[1:]])
     outcome = run_script(*mine)
     assert "pairs.csv row 0: score is not a finite number but str 'high'" in " ".join(outcome.err.split())
+
+
+def test_a_rows_own_negatives(tmp_path):
+    """MMEB's columns: one, several, pictures, or none; off unless asked for."""
+    extra = [
+        {"neg_text": "wrong", "neg_image_path": ""},
+        {"neg_text": ["wrong", "worse"], "neg_image_path": None},
+        {"neg_text": "", "neg_image_path": ["a.png", "b.png"]},
+        {"neg_text": ["x", ""], "neg_image_path": ["", "b.png"]},
+        {"neg_text": "<|image_1|>", "neg_image_path": ["a.png", "b.png"]},
+        {"neg_text": "", "neg_image_path": ""},
+    ]
+    rows = [{**row, **more, "score": 0.5} for row, more in zip(PAIRS, extra, strict=False)]
+    for name in ("a", "b"):
+        Image.new("RGB", (28, 28)).save(tmp_path / f"{name}.png")
+    write(tmp_path / "pairs.jsonl", rows)
+    source = Files(path=tmp_path / "pairs.jsonl", negatives=True, teacher_column="score")
+    pairs = source.pairs()
+    assert [[str(item).replace(str(tmp_path) + "/", "") for item in pair.negatives] for pair in pairs] == [
+        ["text 'wrong'"],
+        ["text 'wrong'", "text 'worse'"],
+        ["picture a.png", "picture b.png"],
+        ["text 'x'", "picture b.png"],
+        ["picture a.png", "picture b.png"],
+        [],
+    ]
+    assert {pair.teacher_score for pair in pairs} == {0.5}
+    assert {picture.source.name for pair in pairs for picture in pair.pictures} >= {"a.png", "b.png"}
+    assert not any(pair.negatives for pair in replace(source, negatives=False).pairs())
+    write(tmp_path / "pairs.jsonl", [{**rows[0], "neg_text": ["a", "b", "c"], "neg_image_path": ["a.png", "b.png"]}])
+    with pytest.raises(UserError, match=r"pairs.jsonl row 0: 3 texts in neg_text and 2 names in neg_image_path; give"):
+        source.pairs()
+    write(tmp_path / "pairs.jsonl", [{**rows[0], "neg_text": 3}])
+    with pytest.raises(UserError, match="row 0: neg_text is not a text or a list of texts but int '3'"):
+        source.pairs()
 
 
 def test_train_and_evaluate_on_your_own_data(run_script, tmp_path):

@@ -44,7 +44,8 @@ def test_groups_are_complete():
 def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = {"model=base": ["model.path=some/model"], "data=pairs": ["data.path=my.csv"],
-            "benchmark=custom": ["benchmark.annotations=my.csv"]}.get(choice, [])  # fmt: skip
+            "benchmark=custom": ["benchmark.annotations=my.csv"],
+            "validation=custom": ["validation.benchmark.annotations=my.csv"]}.get(choice, [])  # fmt: skip
     cfg = composed(choice, *base, entry=entry)
     config.check(cfg, entry, [choice])
     group, _, name = choice.partition("=")

@@ -8,6 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,43 +20,53 @@ import torch.distributed as dist
 import zero_ranks
 from conftest import REPOSITORY, TINY
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from safetensors.torch import load_file
-from test_training import TARGETS, attached
-from torch import Tensor
+from steps import LORA, LOSSES, TARGETS, attached, cached, error, make_module, trained, varied_pairs, whole
 from zero_ranks import cases
 
 from gen2embed import Embedder, UserError
-from gen2embed.callbacks import SaveSteps
-from gen2embed.data.datamodules import Collate
+from gen2embed.callbacks import Agree, SaveSteps
+from gen2embed.data.datamodules import several_positives
 from gen2embed.encoder.adapter import Lora
 from gen2embed.files import replace_folder
-from gen2embed.lit import ContrastiveModule, describe
-from gen2embed.losses import InfoNCE
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.miners.shuffled import Random
+from gen2embed.presets import compose_shipped
+from gen2embed.runs import make_trainer
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
 from gen2embed.sync import _seed as seed_of
 
-ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True)  # qkv is the vision tower's, idle without pictures
-LOSS = InfoNCE(0.05)
+ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 
 
-def cached(pairs, sync):
-    """What a rank has after it accumulated its share."""
-    module = ContrastiveModule(attached(ADAPTER), LOSS, sync, 7, None, None)
-    module.manual_backward = Tensor.backward
-    batch = Collate(module.embedder.build, 3, 2)(pairs)
-    metrics = module.accumulate(batch)
-    gradients = {name: parameter.grad for name, parameter in module.model.named_parameters() if parameter.requires_grad}
-    return {**metrics, "gradients": gradients, "chunks": len(batch.chunks)}
+class Forgetful(Replicas):
+    """The mistakes: gradients that are not added up, and a learned temperature that every rank counts in full."""
+
+    @contextmanager
+    def whole_gradient(self, parameters):
+        yield
+
+    def shared(self, value):
+        return value
 
 
 def rank_main(rank, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    found = {name: cached(parts[rank], Replicas()) for name, parts in cases(world).items()}
+    found = {name: cached(make_module(attached(ADAPTER), Replicas()), parts[rank])
+             for name, parts in cases(world).items()}  # fmt: skip
+    pairs = varied_pairs(world)
+    for name, options in LOSSES.items():
+        module = make_module(attached(LORA), Replicas(), **options)
+        found[name] = cached(module, [pairs[:3], pairs[3:]][rank], known=several_positives(pairs))
+    module = make_module(attached(LORA), Forgetful(), learn_temperature=True)
+    found["mistakes"] = cached(module, [pairs[:3], pairs[3:]][rank], known=several_positives(pairs))
+    rows = replace(world, subsets=("shape", "t2i")).pairs()
+    for dtype in (torch.float64, torch.float32):
+        found[f"trained, {dtype}"] = trained(rows, dtype, 2, Replicas(), rank)
     Replicas().seed(7, 3)
     found["random"] = torch.rand(3)
     found["texts"] = Replicas().gather_texts([f"row {rank}"] * (rank + 1))
@@ -70,53 +83,49 @@ def two_ranks(world, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def whole(pairs, identical):
-    """The oracle: one process, one plain backward pass, no chunk apart from pictures and texts."""
-    embedder = attached(ADAPTER)
-    sides = [[embedder.embed([getattr(pair, side)], role) for pair in pairs]
-             for side, role in (("query", "query"), ("positive", "candidate"))]  # fmt: skip
-    queries, candidates = (torch.cat(side) for side in sides)
-    loss = LOSS(queries, candidates, identical, identical)
-    loss.backward()
-    gradients = {name: p.grad for name, p in embedder.backbone.full.named_parameters() if p.requires_grad}
-    return loss.detach(), describe(queries, candidates, identical)["accuracy"], gradients
-
-
-def same(pairs):
-    keys = [pair.positive.key for pair in pairs]
-    return torch.tensor([[a == b for b in keys] for a in keys])
-
-
-def error(found, expected):
-    """The largest difference, in units of the largest gradient."""
-    there = [name for name, gradient in expected.items() if gradient is not None]
-    scale = max(expected[name].abs().max() for name in there)
-    assert scale > 1e-4
-    return max((found[name] - expected[name]).abs().max() for name in there) / scale
-
-
 @pytest.mark.parametrize("case", ["texts here, pictures there", "identical positives", "no picture anywhere"])
 def test_the_ranks_gradient_is_the_whole_batch(two_ranks, world, case):
-    parts = cases(world)[case]
-    pairs = [*parts[0], *parts[1]]
-    loss, accuracy, expected = whole(pairs, same(pairs))
-    idle = [name for name, gradient in expected.items() if gradient is None]
-    assert bool(idle) == (case == "no picture anywhere")
+    """A rank without a picture, chunks that are not as many on each, the same positive on both, and an idle tower."""
+    here, there = cases(world)[case]
+    expected = whole(make_module(attached(ADAPTER)), [*here, *there])
     for found in (ranks[case] for ranks in two_ranks):
-        assert found["loss"].item() == pytest.approx(loss.item(), abs=1e-12)
-        assert found["accuracy"] == accuracy
-        assert error(found["gradients"], expected) < 1e-10
-        assert all(found["gradients"][name] is None for name in idle)  # an optimiser must leave them alone
+        assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-12)
+        assert found["accuracy"] == expected["accuracy"]
+        assert error(found, expected) < 1e-10
+        assert set(found["gradients"]) == set(expected["gradients"])  # an optimiser must leave the others alone
     assert two_ranks[0][case]["loss"] == two_ranks[1][case]["loss"]
-    if case == "texts here, pictures there":
-        assert two_ranks[0][case]["chunks"] != two_ranks[1][case]["chunks"]
-        assert any("visual" in name for name in expected)
+    assert any("visual" in name for name in expected["gradients"]) == (case != "no picture anywhere")
     if case == "identical positives":  # the same item on two ranks is no negative, and this is no small matter
-        apart = same(pairs)
-        apart[:4, 4:] = apart[4:, :4] = False
-        assert apart.sum() < same(pairs).sum()
-        *_, without = whole(pairs, apart)
-        assert error(without, expected) > 0.01
+        unmasked = whole(make_module(attached(ADAPTER), mask_identical=False), [*here, *there])
+        assert error(unmasked, expected) > 0.01
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_on_two_ranks(two_ranks, world, loss):
+    """Three pairs here and five there, with explicit negatives on both and a query whose two positives are apart."""
+    expected = whole(make_module(attached(LORA), **LOSSES[loss]), varied_pairs(world))
+    for found in (ranks[loss] for ranks in two_ranks):
+        assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-12)
+        assert error(found, expected) < 1e-10
+        assert ("loss.log_scale" in found["gradients"]) == LOSSES[loss].get("learn_temperature", False)
+
+
+def test_the_mistakes_are_wrong_and_do_not_show(two_ranks, world):
+    expected = whole(make_module(attached(LORA), learn_temperature=True), varied_pairs(world))
+    for found in (ranks["mistakes"] for ranks in two_ranks):
+        assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-12)
+        assert error(found, expected) > 0.1
+    twice = sum(ranks["mistakes"]["gradients"]["loss.log_scale"] for ranks in two_ranks)
+    assert twice.item() == pytest.approx(2 * expected["gradients"]["loss.log_scale"].item())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+def test_twenty_steps_on_two_ranks_are_those_on_one(two_ranks, world, dtype, bound):
+    """The largest difference of a weight; some move by hundredths, and AdamW enlarges what float32 rounds."""
+    alone = trained(replace(world, subsets=("shape", "t2i")).pairs(), dtype)
+    together = [ranks[f"trained, {dtype}"] for ranks in two_ranks]
+    assert torch.equal(*together)
+    assert (together[0] - alone).abs().max() < bound
 
 
 def test_each_rank_has_its_own_random_numbers(two_ranks):
@@ -149,12 +158,12 @@ TWO = ["strategy=ddp", "trainer.devices=2"]
 
 @pytest.fixture
 def launch(world, tmp_path):
-    def run(*args, by=()):
+    def run(*args, by=(), script="train.py"):
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         command = [
             sys.executable,
             *by,
-            str(REPOSITORY / "train.py"),
+            str(REPOSITORY / script),
             *SMALL,
             *TWO,
             f"data.folder={world.folder}",
@@ -237,6 +246,39 @@ def test_a_broken_step_ends_every_rank(launch):
     assert "Traceback" not in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("rows", r"error: the clusters .* were mined from other data: 48 rows .*, and these are 40 rows"),
+        ("step", "OSError: the disk of rank 1 is full"),
+    ],
+)
+def test_a_fault_on_one_rank_ends_all_with_its_cause(launch, tmp_path, monkeypatch, fault, message):
+    """Within a minute of when it happens: the timeout is half an hour."""
+    started = time.monotonic()
+    without = ["mining=random", "mining.top_k=7"]
+    monkeypatch.setenv("FAULT", fault)
+    outcome = launch(*without, script="tests/faults.py")
+    assert outcome.returncode != 0
+    assert re.search(message, " ".join(outcome.stderr.split())), outcome.stderr
+    assert time.monotonic() - started < 150  # with the start of two processes, on a busy machine
+    assert not list(tmp_path.rglob("adapter_model.safetensors"))
+
+
+def test_ranks_that_were_given_other_things_do_not_start():
+    given = [{"data": "48 rows"}, {"data": "40 rows"}]
+    module = make_module(attached(LORA))
+    for others, ends in ((given, True), (given[:1] * 2, False)):
+        module.sync = SimpleNamespace(gather_texts=lambda own, there=others: [json.dumps(its) for its in there])
+        if not ends:
+            Agree(given[0]).on_train_start(None, module)
+            continue
+        with pytest.raises(
+            UserError, match=r"rank 1 was given something else than rank 0, .*: data is '48 rows' there"
+        ):
+            Agree(given[0]).on_train_start(None, module)
+
+
 def under_torchrun(monkeypatch, processes):
     for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", processes), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
@@ -249,7 +291,10 @@ def under_torchrun(monkeypatch, processes):
             ["-m", *TWO, "seed=1,2"],
             r"a multirun uses one device, and here each of 2 ranks .* without -m, or choose",
         ),
-        (["strategy=ddp", "trainer.devices=3"], r"batch.pairs=16 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24"),
+        (
+            ["strategy=ddp", "trainer.devices=3"],
+            r"batch.pairs=16 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24",
+        ),
         ([*TWO, "trainer.strategy.timeout_seconds=0"], r"trainer.strategy.timeout_seconds is above 0; got 0"),
         (
             [*TWO, "trainer.strategy.timeout=9"],
@@ -281,7 +326,42 @@ def test_bad_ranks_under_torchrun(run_script, monkeypatch):
     outcome = run_script("train.py", *SMALL, *TWO)
     assert "error: processes that start together need one folder" in outcome.err
     outcome = run_script("train.py", *SMALL, "output_dir=run")
-    assert "error: torchrun started 2 processes, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+    assert "error: 2 processes were started together, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """As srun starts the second of two processes."""
+    job = {
+        "NTASKS": 2,
+        "NTASKS_PER_NODE": 2,
+        "JOB_NAME": "train",
+        "JOB_ID": 1234,
+        "PROCID": 1,
+        "LOCALID": 1,
+        "NODEID": 0,
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+
+def test_bad_ranks_under_slurm(run_script, slurm, monkeypatch):
+    outcome = run_script("train.py", *SMALL, *TWO)
+    assert "error: processes that start together need one folder" in outcome.err
+    outcome = run_script("train.py", *SMALL, "output_dir=run")
+    assert "error: 2 processes were started together, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    outcome = run_script("train.py", *SMALL, *TWO, "output_dir=run")
+    assert "error: the trainer cannot be made: You set `--ntasks=2`" in outcome.err
+
+
+def test_slurm_starts_the_ranks_and_requeues_by_itself(slurm, monkeypatch):
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=None))
+    trainer = make_trainer(compose_shipped("train", ["trainer=cpu", *TWO, "output_dir=x"]))
+    assert (trainer.global_rank, trainer.world_size) == (1, 2)
+    environment = trainer.strategy.cluster_environment
+    assert environment.creates_processes_externally
+    assert not environment.auto_requeue
 
 
 def test_a_rank_that_fails_ends_those_that_it_started():
@@ -316,7 +396,7 @@ def test_mining_is_awaited(world, tmp_path):
 
 def test_saving_on_the_way(tmp_path):
     embedder = attached(Lora(TARGETS, r=4), torch.float32)
-    module = ContrastiveModule(embedder, LOSS, OneRank(), 0, None, None)
+    module = make_module(embedder)
     callback = SaveSteps(tmp_path, 5)
     for step, rank in ((4, 0), (5, 1), (10, 0), (10, 0)):
         callback.on_train_batch_end(SimpleNamespace(global_step=step, is_global_zero=rank == 0), module)
@@ -361,6 +441,19 @@ def zero(world, tmp_path_factory):
             work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
             zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders])
     return zero_ranks.read(folder), folder
+
+
+def same(pairs):
+    keys = [pair.positive.key for pair in pairs]
+    return torch.tensor([[a == b for b in keys] for a in keys])
+
+
+def off(found, expected):
+    """The largest difference, in units of the largest gradient."""
+    there = [name for name, gradient in expected.items() if gradient is not None]
+    scale = max(expected[name].abs().max() for name in there)
+    assert scale > 1e-4
+    return max((found[name] - expected[name]).abs().max() for name in there) / scale
 
 
 def plain(adapter, sides_of):
@@ -417,7 +510,7 @@ def test_zero_gives_the_whole_batch(zero, expected, stage):
         for step, name in zip(found["steps"], SEQUENCE, strict=True):
             loss, gradients = expected[name]
             assert step["loss"] == pytest.approx(loss, abs=1e-5)
-            errors.append(error(step["gradients"], gradients).item())
+            errors.append(off(step["gradients"], gradients).item())
             assert abs(gradients["loss.log_scale"]) > 0.1
         for index in (0, 1, 4):
             its = expected[SEQUENCE[index]][1]
@@ -436,7 +529,7 @@ def test_zero_steps_by_the_bounded_gradient(zero, expected, stage):
     assert len(idle) == 6  # the vision tower's
     for found in (ranks[stage, "exact"] for ranks in zero[0]):
         moved = {name: (found["before"][name] - found["after"][name]) * norm(gradients) for name in gradients}
-        assert error(moved, gradients) < 2e-5
+        assert off(moved, gradients) < 2e-5
         assert all(moved[name].abs().max() == 0 for name in idle)  # nor by the gradient of the step before
 
 
@@ -455,7 +548,7 @@ def test_zero_trains_everything(zero, world):
     _, gradients = plain(zero_ranks.FULL, one_by_one([*here, *there]))
     assert sum("visual" in name for name in gradients) > 30
     for found in (ranks[3, "full"]["steps"][0]["gradients"] for ranks in zero[0]):
-        assert error(found, gradients) < 2e-5
+        assert off(found, gradients) < 2e-5
 
 
 @STAGES
@@ -464,7 +557,7 @@ def test_zero_replays_dropout(zero, stage):
     loss, gradients = plain(zero_ranks.DROPOUT, replayed([step["batch"] for step in steps]))
     for step in steps:
         assert step["loss"] == pytest.approx(loss, abs=1e-5)
-        assert error(step["gradients"], gradients) < 5e-5
+        assert off(step["gradients"], gradients) < 5e-5
 
 
 @STAGES
@@ -535,9 +628,9 @@ def test_zero_in_every_precision(world, tmp_path):
     for ranks in zero_ranks.read(tmp_path):
         for stage in zero_ranks.STAGES:
             for precision, run in ranks[stage, "precise"].items():
-                off = error(run["steps"][0]["gradients"], gradients).item()
-                print(stage, precision, f"{off:.1e}")
+                wrong = off(run["steps"][0]["gradients"], gradients).item()
+                print(stage, precision, f"{wrong:.1e}")
                 types = {parameter.dtype for parameter in run["after"].values()}
                 assert types == PRECISIONS[precision]
-                assert (off < 2e-5) == (precision == "32-true")
-                assert off < 0.2, (stage, precision)
+                assert (wrong < 2e-5) == (precision == "32-true")
+                assert wrong < 0.2, (stage, precision)

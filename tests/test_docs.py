@@ -57,7 +57,10 @@ def small(script, args):
     if script != "mine.py":
         out += ["bootstrap=10", *([] if "benchmark" in groups else ["benchmark.queries=2"])]
     if script != "eval.py":
-        out += ["mining.top_k=7", *([] if "data" in groups else ["data.rows=24", "data.subsets=[shape,t2i]"])]
+        out += [
+            *([] if "mining=none" in args else ["mining.top_k=7"]),
+            *([] if "data" in groups else ["data.rows=24", "data.subsets=[shape,t2i]"]),
+        ]
     if "experiment=miners" in args:
         out.append("hydra.sweeper.params.seed=0")
     if script == "train.py":

@@ -1,10 +1,14 @@
-"""The cached gradient is the gradient of the whole batch: in float64 to 1e-10, dropout included."""
+"""The cached gradient is the gradient of the whole batch, in float64 to 1e-10: of a small net, and of real models."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from steps import LORA, LOSSES, TARGETS, attached, cached, error, make_module, varied_pairs, whole
 from torch import nn
 
 from gen2embed import gradcache
+from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
 
@@ -35,7 +39,7 @@ def net(dropout=0.0):
     return Net(dropout).train()
 
 
-def gradients(model):
+def flat(model):
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
@@ -43,7 +47,7 @@ def plain(model, chunks):
     """One graph over all chunks: the chunks matter with dropout only, whose masks they draw in turn."""
     value = loss(torch.cat([model(chunk) for chunk in chunks]))
     value.backward()
-    return value, gradients(model)
+    return value, flat(model)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -59,7 +63,7 @@ def test_equals_the_full_batch(size, dropout):
     value = backward_cached(chunks, other, loss)
     assert gradient.abs().max() > 1e-3
     assert value.item() == pytest.approx(expected.item(), abs=1e-12)
-    assert (gradients(other) - gradient).abs().max() < 1e-10
+    assert (flat(other) - gradient).abs().max() < 1e-10
     assert torch.equal(torch.rand(1), after)  # the generator stands where one plain pass leaves it
 
 
@@ -72,15 +76,15 @@ def test_without_the_replayed_random_state_it_is_wrong(monkeypatch):
     torch.manual_seed(2)
     value = backward_cached(chunks, other, loss)
     assert value.item() == pytest.approx(expected.item(), abs=1e-12)  # the loss does not show it
-    assert (gradients(other) - gradient).abs().max() / gradient.abs().max() > 0.1
+    assert (flat(other) - gradient).abs().max() / gradient.abs().max() > 0.1
 
 
 def test_gradients_accumulate():
     model = net()
     backward_cached(data().split(3), model, loss)
-    once = gradients(model).clone()
+    once = flat(model).clone()
     backward_cached(data().split(3), model, loss)
-    assert torch.allclose(gradients(model), 2 * once)
+    assert torch.allclose(flat(model), 2 * once)
 
 
 def test_chunks_may_be_of_any_kind():
@@ -100,3 +104,100 @@ def test_chunks_may_be_of_any_kind():
     backward_cached(chunks, embed, loss)
     for parameter, gradient in zip((*model.parameters(), *other.parameters()), expected, strict=True):
         assert (parameter.grad - gradient).abs().max() < 1e-10
+
+
+# --- the step of a real model ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(world):
+    return varied_pairs(world)
+
+
+ADAPTERS = {
+    "lora": LORA,
+    "dora": replace(LORA, dora=True),
+    "vision": Lora((*TARGETS, "qkv"), r=4, dropout=0.0, vision=True),
+    "full": Full(),
+    "full, vision": Full(vision=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "loss", "chunk"),
+    [
+        *(("lora", loss, 3) for loss in LOSSES),
+        *((adapter, "all", 2) for adapter in ADAPTERS if adapter != "lora"),
+        ("dora", "identical", 1),
+        ("dora", "identical", 100),
+    ],
+)
+def test_the_step_is_the_full_batch(pairs, adapter, loss, chunk):
+    """In float64, with explicit negatives; chunks of texts and of pictures, the last ones smaller."""
+    plain, ours = (make_module(attached(ADAPTERS[adapter]), **LOSSES[loss]) for _ in range(2))
+    expected, found = whole(plain, pairs), cached(ours, pairs, chunk)
+    assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-10)
+    assert error(found, expected) < 1e-10
+    visual = [name for name in found["gradients"] if "visual" in name]
+    assert bool(visual) == ("vision" in adapter)
+    assert all(found["gradients"][name].any() for name in visual)
+    assert ("loss.log_scale" in found["gradients"]) == LOSSES[loss].get("learn_temperature", False)
+    if loss not in ("identical", "all"):
+        other = whole(make_module(attached(ADAPTERS[adapter])), pairs)
+        assert found["loss"].item() != pytest.approx(other["loss"].item(), abs=1e-4) or loss == "temperature"
+
+
+def test_metrics_are_those_of_the_batch(pairs):
+    module = make_module(attached(LORA))
+    expected, found = whole(module, pairs), cached(make_module(attached(LORA)), pairs)
+    for name in ("accuracy", "positive_similarity"):
+        assert found[name].item() == pytest.approx(expected[name].item(), abs=1e-7), name
+    assert found["negative_similarity"] < found["positive_similarity"]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_dropout_is_replayed_exactly(pairs, adapter, monkeypatch):
+    dropped = replace(ADAPTERS[adapter], dropout=0.3)
+    expected = whole(make_module(attached(dropped)), pairs, chunk=2)
+    found = cached(make_module(attached(dropped)), pairs, chunk=2)
+    assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-10)
+    assert error(found, expected) < 1e-10
+    without = whole(make_module(attached(ADAPTERS[adapter])), pairs)
+    assert found["loss"].item() != pytest.approx(without["loss"].item(), abs=1e-3)
+    monkeypatch.setattr(gradcache, "set_random_state", lambda state: None)
+    wrong = cached(make_module(attached(dropped)), pairs, chunk=2)
+    assert wrong["loss"] == found["loss"]  # nothing shows
+    assert error(wrong, expected) > 0.1
+
+
+def test_layers_that_are_computed_again_give_the_same_gradient(pairs):
+    """Gradient checkpointing, with dropout."""
+    adapter, found, calls = replace(LORA, dropout=0.3), [], []
+    for again in (False, True):
+        module = make_module(attached(adapter))
+        if again:
+            module.model.activation_checkpointing_enable({"use_reentrant": False})
+        layer = module.embedder.backbone.model.language_model.layers[0].mlp
+        count = layer.register_forward_pre_hook(lambda *_, counted=calls, which=again: counted.append(which))
+        found.append(cached(module, pairs))
+        count.remove()
+    assert calls.count(True) == 1.5 * calls.count(False) > 0  # without a graph, with one, and in its backward pass
+    assert error(found[1], found[0]) < 1e-10
+
+
+def test_mixed_precision_is_cached_right(pairs):
+    """bf16 autocast caches casts of the weights: those of the pass without a graph must not serve the other."""
+
+    def run(step):
+        module = make_module(attached(ADAPTERS["full"], torch.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            return step(module, pairs)
+
+    expected, plain, found = (
+        whole(make_module(attached(ADAPTERS["full"], torch.float32)), pairs),
+        run(whole),
+        run(cached),
+    )
+    assert set(found["gradients"]) == set(expected["gradients"])
+    assert 1e-4 < error(plain, expected) < 0.05  # rounding
+    assert error(found, expected) < 1.5 * error(plain, expected)

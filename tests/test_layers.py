@@ -7,12 +7,26 @@ import pytest
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "log", "files"),
-    1: ("prompts", "images", "metrics", "losses", "gradcache", "search", "peers"),
+    0: ("types", "log", "files", "products"),
+    1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
     4: ("evaluate", "lit", "miners", "tiny", "zero"),
-    5: ("callbacks", "report", "leaderboard", "config", "runs", "demo", "compare", "rehearsal", "mining_report"),
+    5: (
+        "callbacks",
+        "checkpoint",
+        "logger",
+        "resume",
+        "report",
+        "tables",
+        "leaderboard",
+        "config",
+        "runs",
+        "demo",
+        "compare",
+        "rehearsal",
+        "mining_report",
+    ),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

@@ -10,7 +10,7 @@ from hypothesis import given
 from gen2embed import UserError
 from gen2embed.miners.b3 import B3, mutual
 from gen2embed.miners.base import Subset
-from gen2embed.miners.saha import SaHa, TopK
+from gen2embed.miners.saha import SaHa, SaHaPaper, TopK
 
 MINERS = [SaHa, TopK, B3]
 
@@ -48,7 +48,9 @@ def may_not_meet(subset, a, b):
 @pytest.mark.parametrize("miner", MINERS)
 @given(subset=subsets, top_k=st.integers(1, 12))
 def test_guarantees(miner, subset, top_k):
-    clusters = miner(top_k=top_k).mine(subset)
+    told = []
+    clusters = miner(top_k=top_k).mine(subset, told.append)
+    check_told(told, subset, clusters)
     rows = [row for members in clusters for row in members]
     assert len(rows) == len(set(rows))  # no row twice, in a cluster or overall
     size = min(top_k + 1, len(set(subset.positive)))
@@ -61,6 +63,19 @@ def test_guarantees(miner, subset, top_k):
         if len(members) < size:
             assert all(any(may_not_meet(subset, row, member) for member in members) for row in outside)
     assert clusters == miner(top_k=top_k).mine(subset)
+
+
+def check_told(told, subset, clusters):
+    """Every row is told once, as the clusters come about."""
+    assert sum(told) == len(subset.queries)
+    assert min(told) >= 0
+    assert len(told) >= len(clusters)
+
+
+@given(subset=subsets, top_k=st.integers(1, 12))
+def test_the_papers_miner_tells_every_row(subset, top_k):
+    told = []
+    check_told(told, subset, SaHaPaper(top_k=top_k).mine(subset, told.append))
 
 
 @pytest.mark.parametrize("miner", MINERS)
@@ -179,12 +194,12 @@ def test_b3_without_its_library(monkeypatch):
         B3(top_k=3).mine(make(0, 20, 20))
 
 
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", [*MINERS, SaHaPaper])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": np.full((20, 8), np.nan, np.float32)}, "queries hold values that are not finite"),
-        ({"candidates": np.zeros((20, 8), np.float32)}, "candidates hold a vector of zeros, the first in row 0"),
+        ({"queries": np.full((20, 8), np.nan, np.float32)}, "row 0 of the queries holds values that are not finite"),
+        ({"candidates": np.zeros((20, 8), np.float32)}, "row 0 of the candidates is zero, and a neighbour of it means"),
         ({"positive": np.arange(19)}, "as many of each are needed; got 20 queries, 19 positive, 20 query_ids"),
         ({"queries": np.ones((1, 8), np.float32), "positive": np.zeros(1, int), "query_ids": np.zeros(1, int)},
          "one row cannot be mined: a cluster needs two"),

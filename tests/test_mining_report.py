@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -112,6 +113,8 @@ def test_figures(run_folder, pairs):
     assert (b["rows"], b["clusters"], b["covered"], b["sizes"], b["full"]) == (4, 1, 3, (3, 3, 3), 1)
     assert a["similarity"] == pytest.approx((0.15 + 0.25 + 0.15) / 3)
     assert b["owner_similarity"] == pytest.approx(0.7)
+    wider = replace(run, manifest={**run.manifest, "settings": {"top_k": 5}})
+    assert [facts(wider, subset)["full"] for subset in run.subsets] == [0, 1]  # b has two labels: no two rows can join
     assert (a["clashes"], b["clashes"]) == (1, 1)  # a 0 and 1 share a positive, b 0 and 2, too
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from gen2embed.encoder.store import EmbeddingStore
 from gen2embed.miners import approximate
 from gen2embed.miners.neighbours import find_neighbours
 from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.saha import SaHaPaper
+from gen2embed.miners.saha import SaHa, SaHaPaper
 from gen2embed.peers import Peers
 from gen2embed.search import Search, nearest
 
@@ -252,3 +253,16 @@ def test_a_rank_that_fails_ends_the_others(mine, tmp_path):
     assert outcome.returncode == 1
     assert "error: several ranks share embeddings through the store" in " ".join(outcome.stderr.split())
     assert "Traceback" not in outcome.stderr
+
+
+def test_subsets_are_not_compared_with_each_other(world, tiny, tmp_path, caplog):
+    """Another count of neighbours of the same subset is news, and another subset is none."""
+    pairs = replace(world, subsets=("shape", "t2i")).pairs()
+    search = Search(store=tmp_path)
+    with caplog.at_level("INFO"):
+        mine_pairs(tiny, Engine(), pairs, SaHa(top_k=2), [], search)
+        assert "no neighbours are reused" not in caplog.text
+        mine_pairs(tiny, Engine(), pairs, SaHa(top_k=1), [], search)
+    assert caplog.text.count("no neighbours are reused") == 2
+    assert "count is" in caplog.text
+    assert "subset is" not in caplog.text

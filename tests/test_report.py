@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from gen2embed import UserError, compare, demo, report
+from gen2embed import UserError, compare, demo, report, tables
 
 
 def score(value, chance=0.1):
@@ -36,14 +36,14 @@ def text(table):
 
 
 def test_score_table():
-    shown = text(report.score_table(SCORES))
+    shown = text(tables.score_table(SCORES))
     assert "50.0" in shown
     assert "45.0 - 55.0" in shown
     assert "2-7" in shown
     assert "only 2 tasks" in shown
     assert "three" not in shown
     assert "incomplete" in shown
-    whole = text(report.score_table(WHOLE))
+    whole = text(tables.score_table(WHOLE))
     assert "37.5" in whole
     assert "41.0" in whole
 
@@ -138,7 +138,7 @@ def runs(tmp_path):
 
 def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
     named = compare.arms(compare.read_runs(runs))
-    assert {arm: len(its) for arm, its in named.items()} == {"mining=a": 3, "mining=b": 3}
+    assert {arm: len(its) for arm, its in named.items()} == {("mining=a",): 3, ("mining=b",): 3}
     mean, half = compare.mean_interval([0.2, 0.3, 0.4])
     assert mean == pytest.approx(0.3)
     assert half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # Student's t with 2 degrees of freedom
@@ -147,6 +147,26 @@ def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "30.0 ± 24.8" in shown
     assert "50.0 ± 0.0" in shown
+    assert (runs / "scores.png").stat().st_size > 5000
+    assert not (runs / "curves.png").exists()  # nothing was logged
+
+
+def test_compare_draws_what_was_logged(runs, monkeypatch):
+    """The mean over seeds at the steps that all of them have; seeds of the data may follow the run's."""
+    for number, folder in enumerate(sorted(path for path in runs.iterdir() if path.is_dir())):
+        lines = ["loss,step,world/x", f"{number}.0,10,", f"{number}.5,20,", *["9,30,"] * (number == 0), ",0,0.5"]
+        (folder / "metrics.csv").write_text("\n".join(lines))
+        results = json.loads((folder / "results.json").read_text())
+        results["manifest"]["config"]["data"] = {"seed": number}
+        (folder / "results.json").write_text(json.dumps(results))
+    named = compare.arms(compare.read_runs(runs))
+    assert set(named) == {("mining=a",), ("mining=b",)}
+    (axes,) = compare.curves_chart(named).axes
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert drawn == [[[10, 1], [20, 1.5]], [[10, 4], [20, 4.5]]]
+    monkeypatch.setattr("sys.argv", ["compare", str(runs)])
+    compare.main()
+    assert (runs / "curves.png").stat().st_size > 5000
 
 
 def test_compare_refuses(runs, tmp_path, monkeypatch):

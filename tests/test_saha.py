@@ -1,6 +1,7 @@
 """SaHa against the reference's clusters and against the paper's words in plain loops."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -26,12 +27,17 @@ def test_golden_clusters(name):
     assert clusters == golden["groups"]
 
 
+def dot(a, b):
+    """Rounded once, so equal vectors tie whatever the order of summation."""
+    return math.fsum(a.astype(float) * b.astype(float))
+
+
 def naive(queries, candidates, positive, top_k, multiplier, classification, ids):
     """Both phases, from the words of the algorithm."""
     rows = range(len(queries))
 
     def walk(anchor, taken, limit):
-        ranked = sorted(range(len(candidates)), key=lambda c: (-float(queries[anchor] @ candidates[c]), c))
+        ranked = sorted(range(len(candidates)), key=lambda c: (-dot(queries[anchor], candidates[c]), c))
         own = {positive[row] for row in rows if ids[row] == ids[anchor]}
         owners = []
         for candidate in ranked[: 2 * top_k * multiplier]:
@@ -40,11 +46,11 @@ def naive(queries, candidates, positive, top_k, multiplier, classification, ids)
             present = {ids[row] for row in owners}
             free = [row for row in rows if positive[row] == candidate and row not in taken and ids[row] not in present]
             if free:
-                owners.append(max(free, key=lambda row: (float(queries[row] @ queries[anchor]), -row)))
+                owners.append(max(free, key=lambda row: (dot(queries[row], queries[anchor]), -row)))
             if len(owners) == limit:
                 break
         if not classification:
-            owners.sort(key=lambda row: float(queries[row] @ queries[anchor]))
+            owners.sort(key=lambda row: dot(queries[row], queries[anchor]))
         return owners[:top_k]
 
     clusters, used = [], set()
@@ -67,18 +73,30 @@ def unit(rng, count, size=8):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def ties_at_the_cut(queries, candidates, pool):
+    """Of how many queries the last candidate in the pool and the first one out of it are equally similar."""
+    ranked = [sorted(-dot(query, candidate) for candidate in candidates) for query in queries]
+    return sum(pool < len(scores) and scores[pool - 1] == scores[pool] for scores in ranked)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_against_loops(seed):
-    """Both kinds of subset; positives that recur, equal queries, and queries with several positives."""
+    """Both kinds of subset; positives that recur, equal queries, queries with several positives, equal candidates."""
     rng = np.random.default_rng(seed)
-    rows, distinct = int(rng.integers(20, 60)), int(rng.integers(5, 40))
+    classification, several, equal = seed % 2 > 0, seed % 4 > 1, seed % 8 > 3
+    top_k, multiplier, rows = int(rng.integers(1, 6)), int(rng.integers(1, 4)), int(rng.integers(20, 60))
+    pool = 2 * top_k * multiplier
+    distinct = pool + int(rng.integers(1, 20)) if equal else int(rng.integers(5, 40))
     queries, candidates, positive = unit(rng, rows), unit(rng, distinct), rng.integers(distinct, size=rows)
     queries[rng.integers(rows, size=4)] = queries[rng.integers(rows, size=4)]
-    ids = rng.integers(rows // 2, size=rows) if seed % 4 > 1 else np.arange(rows)
-    arguments = (queries, candidates, positive, int(rng.integers(1, 6)), int(rng.integers(1, 4)), bool(seed % 2), ids)
+    if equal:
+        candidates = candidates[rng.integers(1 + distinct // 3, size=distinct)]
+    ids = rng.integers(rows // 2, size=rows) if several else np.arange(rows)
+    arguments = (queries, candidates, positive, top_k, multiplier, classification, ids)
     clusters = mine_clusters(*arguments)
     assert clusters == naive(*arguments)
     assert max(map(len, clusters)) > 1
+    assert (ties_at_the_cut(queries, candidates, pool) > 0) == equal
 
 
 def test_rows_of_one_query_never_meet():
@@ -107,8 +125,9 @@ def test_nearest_breaks_ties_by_index():
         ({"positive": np.zeros(9, int)}, "as many of each are needed; got 10 queries, 9 positive"),
         ({"query_ids": [1]}, "got 10 queries, 10 positive, 1 query_ids"),
         ({"positive": np.full(10, 7)}, "positive holds indices outside of the 7 candidates"),
-        ({"queries": np.full((10, 2), np.nan)}, "queries hold values that are not finite"),
-        ({"candidates": np.eye(7, 2)}, "candidates hold a vector of zeros, the first in row 2"),
+        ({"queries": np.full((10, 2), np.nan)}, "row 0 of the queries holds values that are not finite"),
+        ({"queries": np.full((10, 2), np.nan), "found": np.ones((10, 5), int)}, "row 0 of the queries holds values"),
+        ({"candidates": np.eye(7, 2)}, "row 2 of the candidates is zero, and a neighbour of it"),
         ({"queries": np.ones((1, 2)), "positive": [0]}, "one row cannot be mined: a cluster needs two"),
     ],
 )

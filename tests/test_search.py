@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from gen2embed import UserError
-from gen2embed.search import SPARE, Exact, Search, exact_scores, nearest
+from gen2embed.products import PARTS, error_bounds, exact_scores, short_sums
+from gen2embed.search import SPARE, Exact, Search, nearest
 
 BLOCKS = [Search(block=7), Search(block=4096), Search(), Search(memory_gib=1e-4)]
 
@@ -39,6 +40,16 @@ def test_scores_are_sums_of_exact_products():
     assert exact_scores(query.astype(np.float16), half).tolist() == [
         fsum((query.astype(np.float16).astype(float) * row.astype(float)).tolist()) for row in half
     ]
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 1536])
+def test_short_sums_are_as_good_as_said(width):
+    """And the bound is no idle one: it is a hundredth of that of one long sum."""
+    query, rows = unit(0, 1, width)[0], unit(1, 200, width)
+    off = np.abs(short_sums(query, rows) - exact_scores(query, rows)).max()
+    tight, loose = (error_bounds(query[None], 1.0, terms, torch.float32)[0] for terms in (PARTS, width))
+    assert off <= tight
+    assert width < 1000 or (0.005 * tight < off and tight < 0.02 * loose)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

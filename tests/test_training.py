@@ -1,5 +1,6 @@
-"""Mining and training on real models: the step is the full batch's, the adapter alone moves, and runs repeat."""
+"""Mining and training on real models: the adapter alone moves, and runs repeat."""
 
+import csv
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import torch
 from checkpoints import make_checkpoint
 from conftest import TINY, folders
 from safetensors.torch import load_file, save_file
+from steps import TARGETS, attached, cached, load, make_module
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, Item, UserError
@@ -20,81 +22,14 @@ from gen2embed.data.clusters import SCHEMA, check_miner, data_fingerprint, read_
 from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import Full, Lora, save
 from gen2embed.encoder.engine import Engine
-from gen2embed.gradcache import backward_cached
-from gen2embed.losses import InfoNCE
 from gen2embed.miners.run import mine_pairs
 from gen2embed.miners.saha import SaHaPaper
 from gen2embed.miners.shuffled import Random
-
-TARGETS = ("q_proj", "v_proj", "down_proj")
 
 
 @pytest.fixture(scope="module")
 def pairs(world):
     return replace(world, subsets=("shape", "t2i", "change")).pairs()
-
-
-def load(path=TINY, **options):
-    return Embedder.from_pretrained(path, **{"resolution": "original", "device": "cpu", **options})
-
-
-def attached(adapter, dtype=torch.float64):
-    """A fresh embedder with an adapter whose weights are all away from zero, in training mode."""
-    embedder = load()
-    torch.manual_seed(0)
-    embedder = replace(embedder, backbone=adapter.attach(embedder.backbone))
-    embedder.backbone.full.to(dtype).train()
-    for name, parameter in embedder.backbone.full.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    return embedder
-
-
-def step(embedder, pairs, chunk, cached=True):
-    """Loss and gradients by parameter of one batch."""
-    batch = Collate(embedder.build, chunk, chunk)(pairs)
-    loss = InfoNCE(0.05)
-    identical = batch.positives[:, None] == batch.positives
-
-    def value(everything):
-        return loss(*everything[batch.order].chunk(2), identical, identical)
-
-    torch.manual_seed(1)
-    if cached:
-        result = backward_cached(batch.chunks, embedder.embed_inputs, value)
-    else:
-        result = value(torch.cat([embedder.embed_inputs(inputs) for inputs in batch.chunks]))
-        result.backward()
-    parameters = embedder.backbone.full.named_parameters()
-    return result.item(), {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-@pytest.mark.parametrize("dora", [False, True])
-def test_the_cached_step_is_the_full_batch(pairs, chunk, dora):
-    """On the shipped model in float64, texts and pictures of two sizes, with dropout 0."""
-    some = [pairs[index] for index in (0, 3, 24, 25, 26, 50, 51)]
-    plain = attached(Lora(TARGETS, r=4, dropout=0.0, dora=dora))
-    cached = attached(Lora(TARGETS, r=4, dropout=0.0, dora=dora))
-    expected, gradients = step(plain, some, 100, cached=False)
-    value, found = step(cached, some, chunk)
-    assert value == pytest.approx(expected, abs=1e-10)
-    assert set(found) == set(gradients)
-    assert all("lora" in name for name in found)
-    scale = max(gradient.abs().max() for gradient in gradients.values())
-    assert scale > 1e-4
-    assert max((found[name] - gradients[name]).abs().max() for name in found) / scale < 1e-10
-
-
-def test_dropout_is_replayed_exactly(pairs):
-    some = [pairs[index] for index in (0, 24, 25, 50)]
-    adapter = Lora(TARGETS, r=4, dropout=0.3)
-    expected, gradients = step(attached(adapter, torch.float32), some, 2, cached=False)
-    value, found = step(attached(adapter, torch.float32), some, 2)
-    other, _ = step(attached(replace(adapter, dropout=0.0), torch.float32), some, 2)
-    assert value == pytest.approx(expected, abs=1e-6) != pytest.approx(other, abs=1e-3)
-    scale = max(gradient.abs().max() for gradient in gradients.values())
-    assert max((found[name] - gradients[name]).abs().max() for name in found) / scale < 1e-5
 
 
 def test_collate_keeps_the_pairs_together(pairs, tiny):
@@ -180,15 +115,6 @@ def test_adapters_that_do_not_fit(tmp_path):
     save_file(renamed, tmp_path / "adapter" / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"does not fit .*: 6 weights are missing and 6 are left over"):
         Embedder.from_pretrained(tmp_path / "adapter")
-
-
-def test_adapters_on_the_vision_tower_are_trained(pairs):
-    """Nothing of the vision tower may be skipped once an adapter sits in it."""
-    embedder = attached(Lora(["qkv", "q_proj"], r=4, dropout=0.0), torch.float32)
-    _, gradients = step(embedder, [pairs[index] for index in (24, 25, 50)], 2)
-    visual = [gradient for name, gradient in gradients.items() if "visual" in name]
-    assert visual
-    assert all(gradient.abs().max() > 0 for gradient in visual)
 
 
 # --- clusters -------------------------------------------------------------------------------------------------------
@@ -326,7 +252,7 @@ def test_the_base_does_not_move(pairs, tiny):
     before = {name: p.clone() for name, p in embedder.backbone.full.named_parameters() if not p.requires_grad}
     trained = [p for p in embedder.backbone.full.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
-    step(embedder, pairs[:4], 2)
+    cached(make_module(embedder), pairs[:4])
     optimizer.step()
     after = dict(embedder.backbone.full.named_parameters())
     assert len(before) > 50
@@ -341,6 +267,60 @@ def test_multirun_over_miners_and_seeds(train, tmp_path):
         manifest = json.loads((tmp_path / "sweep" / job / "results.json").read_text())["manifest"]
         kinds.append((manifest["config"]["mining"]["_target_"].rpartition(".")[2], manifest["seed"]))
     assert kinds == [("Random", 1), ("Random", 2), ("SaHaPaper", 1), ("SaHaPaper", 2)]
+
+
+def test_the_best_of_the_validation_is_kept(train, tmp_path):
+    """The rate is so high that the second step spoils what the first has; the last is kept where that is asked for."""
+    wild = ["optim.optimizer.lr=0.3", "optim.scheduler.num_warmup_steps=0", "adapter.dropout=0", "trainer.max_steps=3",
+            "validation=world", "validation.every_n_steps=2", "validation.benchmark.subsets=[shape]",
+            "validation.benchmark.queries=16", "trainer.log_every_n_steps=1", f"validation.benchmark.folder={tmp_path}",
+            "callbacks.steps.every_n_steps=1"]  # fmt: skip
+    for keep in ("best", "last"):
+        outcome = train(*wild, f"validation.keep={keep}", f"output_dir={keep}")
+        assert outcome.code == 0, outcome.err
+        with (tmp_path / keep / "metrics.csv").open() as lines:
+            logged = {
+                row["step"]: float(row["validation/mean"]) for row in csv.DictReader(lines) if row["validation/mean"]
+            }
+        assert set(logged) == {"2", "3"}  # every second step, and the last
+        best = max(("2", "3"), key=lambda step: (logged[step], -int(step)))
+        expected = best if keep == "best" else "3"
+        kept, on_the_way = (
+            weights(tmp_path / keep),
+            load_file(tmp_path / keep / f"steps/{expected}/adapter_model.safetensors"),
+        )
+        assert all(torch.equal(kept[name], on_the_way[name]) for name in on_the_way)
+        assert (f"the adapter is that of step {best}, the best" in " ".join(outcome.err.split())) == (keep == "best")
+
+
+def test_training_in_half_precision(run_script, world, tmp_path):
+    losses = {}
+    for precision, dtype in (("32-true", "float32"), ("bf16-mixed", "float32"), ("bf16-true", "bfloat16")):
+        outcome = run_script(
+            "train.py", folders(world)[0], "data.rows=24", "data.subsets=[t2i]", "mining=none", "batch.pairs=6",
+            "benchmark=none", "adapter.dropout=0", "trainer.max_steps=2", "trainer.log_every_n_steps=1",
+            f"trainer.precision={precision}", f"output_dir={precision}",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        trained = weights(tmp_path / precision)
+        assert {tensor.dtype for tensor in trained.values()} == {getattr(torch, dtype)}
+        assert all(tensor.any() for tensor in trained.values())  # lora_B began at zero
+        with (tmp_path / precision / "metrics.csv").open() as lines:
+            losses[precision] = float(next(csv.DictReader(lines))["loss"])
+    assert len(set(losses.values())) == 3
+    assert max(losses.values()) == pytest.approx(min(losses.values()), rel=0.1)
+
+
+def test_the_options_of_loss_and_batches(train, tmp_path):
+    """All at once, as the command line has them."""
+    outcome = train("loss.mask_known=true", "loss.mask_margin=0.1", "loss.dims=[32,128]", "loss.learn_temperature=true",
+                    "batch.weights={shape: 1, t2i: 3}", "batch.gradient_checkpointing=true", "optim=cosine",
+                    "trainer.log_every_n_steps=1", "output_dir=run")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"weight, t2i +│ 3", outcome.out)
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert 0 < abs(float(rows[2]["temperature"]) - 0.02) < 0.001
+    assert {"gradient_norm", "pairs_per_second", "memory_gib", "negative_similarity"} <= set(rows[0])
 
 
 def test_training_on_batches_of_one_subset(train, tmp_path):
@@ -387,6 +367,15 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
         (["batch.pairs=20"], r"batch.pairs=20 cannot be split into whole clusters of 8 pairs; set it to 16 or 24"),
         (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
         (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
+        (
+            ["batch.weights={shape: 1, t2j: 1}"],
+            r"batch.weights has no subset t2j; choose from shape, t2i \(did you mean",
+        ),
+        (["batch.weights={shape: 1, t2i: 1}", "batch.temperature=2"], r"batch.weights and batch.temperature both say"),
+        (["batch.temperature=0"], r"batch.temperature is above 0; got 0"),
+        (["loss.dims=[256]"], r"loss.dims=\[256\] go beyond the model's vectors of 128 elements"),
+        (["validation=world", "validation.every_n_steps=0"], r"validation.every_n_steps is at least 1; got 0"),
+        (["validation=world", "validation.keep=first"], r"validation.keep is best or last; got first"),
         (["batch.chunk=0"], r"batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
         (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from test_training import TARGETS, attached
+from steps import TARGETS, attached
 from torch.utils.data import DataLoader, IterableDataset
 
 from gen2embed import Item
@@ -27,8 +27,8 @@ from gen2embed.zero import Zero
 
 STAGES = (1, 2, 3)
 SEED = 7
-DORA = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True)  # qkv is the vision tower's, idle without pictures
-DROPOUT = Lora((*TARGETS, "qkv"), r=4, dropout=0.3)
+DORA = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
+DROPOUT = Lora((*TARGETS, "qkv"), r=4, dropout=0.3, vision=True)
 FULL = Full(vision=True)
 STEPS, KEPT = 3, 2  # of the run that is continued, and after how many
 

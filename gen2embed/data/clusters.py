@@ -42,8 +42,11 @@ class Clusters:
         return self.manifest["settings"]["top_k"] + 1
 
 
-def data_fingerprint(pairs: Sequence[Pair]) -> str:
-    """A digest of the rows: subset, number, texts, and the pictures' names below any root."""
+def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
+    """A digest of the rows: subset, number, texts, and the pictures' names below any root.
+
+    negatives: with their explicit negatives, which decide a loss, but no cluster.
+    """
 
     def side(item: Item) -> list[str]:
         return [part if isinstance(part, str) else f"\0{Path(str(part)).name}" for part in item.parts]
@@ -51,6 +54,7 @@ def data_fingerprint(pairs: Sequence[Pair]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs:
         row = [pair.subset, pair.row, side(pair.query), side(pair.positive)]
+        row += [side(item) for item in pair.negatives] if negatives else []
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 
@@ -61,8 +65,8 @@ def write_clusters(path: Path, table: pa.Table, manifest: dict[str, Any]) -> Non
     write_atomic(path, lambda file: pq.write_table(described, file))
 
 
-def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
-    """Read clusters of these very pairs; raises `UserError` for those of other data."""
+def read_table(path: Path, pairs: Sequence[Pair]) -> tuple[pa.Table, dict[str, Any]]:
+    """The table and the manifest of clusters of these very pairs; raises `UserError` for those of other data."""
     if not path.is_file():
         raise UserError(f"the clusters {path} do not exist; mine them with mine.py")
     table = pq.read_table(path)
@@ -76,6 +80,12 @@ def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
             f"{', '.join(manifest['subsets'])} (fingerprint {manifest['data']}), and these are {len(pairs)} rows "
             f"(fingerprint {here}); mine again"
         )
+    return table, manifest
+
+
+def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
+    """Read clusters of these very pairs; raises `UserError` for those of other data."""
+    table, manifest = read_table(path, pairs)
     position = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
     members: dict[int, list[int]] = {}
     for cluster, subset, row in zip(*(table[name].to_pylist() for name in ("cluster", "subset", "row")), strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -99,7 +99,11 @@ def several_positives(pairs: Iterable[Pair]) -> dict[str, list[int]]:
 
 
 class PairDataModule(LightningDataModule):
-    """Serves a rank's batches for ever; the trainer's `max_steps` ends it."""
+    """Serves a rank's batches for ever; the trainer's `max_steps` ends it.
+
+    A batch is a step of the optimiser, so a resumed run goes on with the batch after its steps, whatever its workers
+    had prepared.
+    """
 
     def __init__(self, pairs: Sequence[Pair], share: Share, collate: Collate, workers: int = 0) -> None:
         super().__init__()
@@ -112,3 +116,10 @@ class PairDataModule(LightningDataModule):
             collate_fn=self.collate,
             num_workers=self.workers,
         )
+
+    def state_dict(self) -> dict[str, int]:
+        assert self.trainer is not None
+        return {"batches": self.trainer.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.share = replace(self.share, first=state_dict["batches"])

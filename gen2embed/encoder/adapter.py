@@ -7,6 +7,7 @@ the base model that it was trained with.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Lora:
     """LoRA (Hu et al., 2021, arXiv 2106.09685), or DoRA (Liu et al., 2024, arXiv 2402.09353).
 
     target_modules: ends of module names; those that match nothing in a backbone are left out, but one must match.
+    vision: match modules of the vision tower, too.
     """
 
     target_modules: Sequence[str]
@@ -47,6 +49,7 @@ class Lora:
     alpha: int = 64
     dropout: float = 0.1
     dora: bool = False
+    vision: bool = False
 
     def attach(self, backbone: Backbone) -> Backbone:
         """Raises `UserError`, with the names that there are, if no target matches.
@@ -58,19 +61,23 @@ class Lora:
                 parameter.requires_grad_("lora_" in name)
             log.info("the checkpoint's own adapter is trained further; the settings of adapter=... are not used")
             return backbone
-        modules = backbone.full.named_modules()
-        linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
-        matched = sorted(set(self.target_modules) & linear)
+        linear: dict[bool, set[str]] = {False: set(), True: set()}  # of the vision tower, or not
+        for name, module in backbone.full.named_modules():
+            if isinstance(module, nn.Linear):
+                linear[is_vision(name)].add(name.rpartition(".")[2])
+        there = linear[False] | (linear[True] if self.vision else set())
+        matched = sorted(set(self.target_modules) & there)
         if not matched:
             raise UserError(
-                f"adapter.target_modules={list(self.target_modules)} match no module of {backbone.name}; "
-                f"its linear layers are {', '.join(sorted(linear))}"
+                f"adapter.target_modules={list(self.target_modules)} match no module of {backbone.name}; its linear "
+                f"layers are {', '.join(sorted(there))}, and with adapter.vision=true {', '.join(sorted(linear[True]))}"
             )
         config = peft.LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=matched,
+            exclude_modules=None if self.vision else VISION,
             init_lora_weights="gaussian",
             use_dora=self.dora,
         )
@@ -177,9 +184,12 @@ def matched(backbone: Backbone) -> dict[str, str]:
     return {tower: f"{', '.join(sorted(set(ends)))}: {len(ends)} modules" for tower, ends in sorted(towers.items())}
 
 
+VISION = r".*(visual|vision).*"  # names of what belongs to the vision tower
+
+
 def is_vision(name: str) -> bool:
     """Whether a module or parameter belongs to the vision tower."""
-    return "visual" in name or "vision" in name
+    return re.fullmatch(VISION, name) is not None
 
 
 WRAPPERS = {"model", "language_model"}  # what transformers put around the layers, in one version or another

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gen2embed.data.batches import apart
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
+from gen2embed.images import HEADERS_FROM
 from gen2embed.log import progress
 from gen2embed.peers import ALONE, Peers
 from gen2embed.types import Item, Role, UserError
@@ -52,11 +53,13 @@ class Engine:
     batch_size: items a forward pass.
     store: folder of embedding stores; None keeps vectors in memory only.
     shard_size: distinct items between two writes to the store.
+    shown: show a bar for long work.
     """
 
     batch_size: int = 32
     store: Path | None = None
     shard_size: int = 1024
+    shown: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.shard_size < 1:
@@ -72,15 +75,16 @@ class Engine:
         keys = [f"{role}:{item.key}" for item in items]
         distinct = dict(zip(keys, items, strict=True))
         store = EmbeddingStore.under(Path(self.store), model.fingerprint) if self.store else None
-        absent = (key for key in distinct if store is None or key not in store)
-        missing = sorted(absent, key=lambda key: _cost(distinct[key], key))
+        absent = {key: item for key, item in distinct.items() if store is None or key not in store}
+        missing = _by_cost(absent, shown=peers.rank == 0)
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
         if peers.count > 1 and store is None:
             raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
         peers.barrier()  # all see the same shards missing, before the first is written
         own, vectors = peers.share(shards), dict[str, np.ndarray]()
         computed = sum(map(len, own))
-        with progress(title, computed, shown=computed >= PROGRESS_FROM and peers.rank == 0) as advance:
+        shown = self.shown and computed >= PROGRESS_FROM and peers.rank == 0
+        with progress(title, computed, shown=shown) as advance:
             for shard in own:
                 its, rows = [distinct[key] for key in shard], list[np.ndarray]()
                 for part in apart(its, self.batch_size):
@@ -106,6 +110,16 @@ def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:
         raise UserError(
             f"the embedding of {items[bad[0]]} is not finite; try model.dtype=float32, and check the weights"
         )
+
+
+def _by_cost(items: Mapping[str, Item], shown: bool) -> list[str]:
+    """Their keys, in the order to embed them."""
+    costs = {}
+    with progress("measuring items", len(items), shown=shown and len(items) >= HEADERS_FROM) as advance:
+        for key, item in items.items():
+            costs[key] = _cost(item, key)
+            advance()
+    return sorted(items, key=costs.__getitem__)
 
 
 def _cost(item: Item, key: str) -> tuple[bool, int, int, str]:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gen2embed.log import log
+from gen2embed.log import progress
 from gen2embed.peers import Peers
-from gen2embed.search import Exact, Search, check_vectors, exact_scores
+from gen2embed.products import exact_scores
+from gen2embed.search import Exact, Search, check_vectors
 from gen2embed.types import UserError
 
 BLOCK = 65536  # candidates added to the index, and queries searched, at a time
@@ -54,7 +55,6 @@ class Approximate:
 def build_index(candidates: Float[np.ndarray, "m d"], path: Path) -> None:
     """Leave the index at `path`, unless it is there."""
     if not path.is_file():
-        log.info("indexing %s candidates for an approximate search", f"{len(candidates):,}")
         unfinished = path.with_name(f".{path.name}.unfinished")
         _faiss().write_index(_build(candidates), str(unfinished))
         unfinished.replace(path)
@@ -67,9 +67,13 @@ def _build(candidates: np.ndarray) -> Any:
     cells = max(1, min(round(4 * math.sqrt(many)), many // A_CELL))
     index = faiss.index_factory(width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
     sample = np.unique(np.linspace(0, many - 1, min(many, A_CELL * cells)).astype(int))
-    index.train(np.array(candidates[sample], np.float32))
-    for start in range(0, many, BLOCK):
-        index.add(np.array(candidates[start : start + BLOCK], np.float32))
+    with progress(f"training an index of {cells:,} cells", many) as advance:
+        index.train(np.array(candidates[sample], np.float32))
+        advance(0, "indexing candidates")
+        for start in range(0, many, BLOCK):
+            block = np.array(candidates[start : start + BLOCK], np.float32)
+            index.add(block)
+            advance(len(block))
     return index
 
 

@@ -23,8 +23,8 @@ import numpy as np
 from gen2embed.miners.base import Subset
 from gen2embed.miners.filters import Filters
 from gen2embed.miners.grouping import Grouping
-from gen2embed.saha import Lists, check
-from gen2embed.types import UserError
+from gen2embed.saha import Lists
+from gen2embed.types import Advance, UserError, unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,9 @@ class B3(Filters):
     def neighbours(self) -> int:
         return self.skip_ranks + self.window
 
-    def mine(self, subset: Subset) -> list[list[int]]:
-        check(subset.queries, subset.candidates, subset.positive, self.top_k, 1, subset.query_ids)
-        grouping = Grouping(subset, self.top_k, self)
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        subset.check(self.top_k)
+        grouping = Grouping(subset, self.top_k, self, advance)
         neighbours, starts = mutual(self._preferred(subset), subset.positive, len(subset.candidates))
         for rows in self._communities(neighbours, starts, len(subset.queries) // (self.top_k + 1)):
             if len(free := rows[grouping.free[rows]]):

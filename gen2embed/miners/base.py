@@ -7,7 +7,9 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from gen2embed.saha import check_rows
 from gen2embed.search import nearest
+from gen2embed.types import Advance, unseen
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Subset:
     classification: bool
     nearest: np.ndarray | None = None
     teacher: np.ndarray | None = None
+
+    def check(self, top_k: int) -> None:
+        """Raise `UserError` for rows that clusters of `top_k` + 1 cannot be made of."""
+        check_rows(self.queries, self.candidates, self.positive, self.query_ids, top_k)
 
     def top(self, count: int) -> np.ndarray:
         """(n, k) the candidates most similar to each query, most similar first, `count` of them or all there are."""
@@ -50,5 +56,5 @@ class Miner(Protocol):
     def neighbours(self) -> int:
         """It may follow from other settings."""
 
-    def mine(self, subset: Subset) -> list[list[int]]:
-        """Clusters of rows, the anchor first."""
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        """Clusters of rows, the anchor first. advance: is told of each row of the subset once, when it is done with."""

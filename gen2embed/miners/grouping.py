@@ -20,11 +20,13 @@ from gen2embed.miners.base import Subset
 from gen2embed.miners.filters import Apart, Filters
 from gen2embed.saha import Lists, nearest_owners
 from gen2embed.search import nearest
+from gen2embed.types import Advance, unseen
 
 
 class Grouping:
     """The clusters of a subset as they come about.
 
+    advance: is told of rows as they come into clusters, and at the end of those that are in none.
     barred: (n, r) candidates whose owners each anchor does not take. floor: how similar, at least, an owner's positive
     is to the anchor query.
     """
@@ -34,6 +36,7 @@ class Grouping:
         subset: Subset,
         top_k: int,
         filters: Filters,
+        advance: Advance = unseen,
         barred: np.ndarray | None = None,
         floor: float | None = None,
     ) -> None:
@@ -43,6 +46,7 @@ class Grouping:
         self.owners_of = Lists(subset.positive, len(subset.candidates))
         self.size = max(2, min(top_k + 1, len(np.unique(subset.positive[self.free]))))
         self.clusters: list[list[int]] = []
+        self.advance, self._used, self._told = advance, 0, 0
 
     def owners(self, members: list[int], pool: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Unused rows that may join, one for each of the first `limit` candidates of `pool` that have one: the most
@@ -63,7 +67,7 @@ class Grouping:
         members = [anchor]
         self._join(members, rows[~self.apart(np.array(members), rows)[0]])
         if len(members) > 1:
-            self.free[anchor] = False
+            self._use(members[:1])
             self.clusters.append(members)
 
     def finish(self) -> list[list[int]]:
@@ -77,6 +81,7 @@ class Grouping:
             rest.sort(key=lambda members: (-len(members), members[0]))
             for number, members in enumerate(rest):
                 self.free[members] = number >= kept
+            self._used = int(np.count_nonzero(~self.free))
             self._complete(rest[:kept])
             for members in rest[:kept]:
                 if len(members) == self.size:
@@ -84,7 +89,16 @@ class Grouping:
                 elif len(members) > 1:
                     smaller.append(members)
             rest = [[row] for row in np.flatnonzero(self.free).tolist()]
+        self.advance(len(self.free) - self._told)
         return full + smaller
+
+    def _use(self, rows: list[int]) -> None:
+        """Rows are free no more. A row of a dissolved cluster comes into another, and is not told again."""
+        self.free[rows] = False
+        self._used += len(rows)
+        if self._used > self._told:
+            self.advance(self._used - self._told)
+            self._told = self._used
 
     def _join(self, members: list[int], rows: np.ndarray) -> None:
         """Add those of `rows`, which all may meet the members, that may meet each other, until the cluster is full."""
@@ -97,7 +111,7 @@ class Grouping:
             if not barred[index]:
                 joined.append(row)
                 barred |= apart[index]
-        self.free[joined] = False
+        self._use(joined)
         members += joined
 
     def _complete(self, clusters: list[list[int]]) -> None:

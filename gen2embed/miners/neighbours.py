@@ -11,7 +11,6 @@ Every file is written to a temporary name and renamed, so whatever is there is w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,11 @@ from jaxtyping import Float, Int
 
 from gen2embed.encoder.store import Fingerprint, claim, digest, say_what_differs
 from gen2embed.files import write_atomic
+from gen2embed.log import progress
 from gen2embed.miners.approximate import Approximate, build_index
 from gen2embed.peers import ALONE, Peers
 from gen2embed.search import Exact, Search, check_vectors
-from gen2embed.types import UserError
+from gen2embed.types import Advance, UserError, unseen
 
 INDEX = "index.faiss"
 
@@ -45,7 +45,7 @@ def find_neighbours(
     count: int,
     decided_by: Fingerprint,
     peers: Peers = ALONE,
-    advance: Callable[[int], object] = lambda _: None,
+    advance: Advance = unseen,
 ) -> Neighbours:
     """The `count` nearest candidates of each query, or all there are; every one of `peers` searches its part.
 
@@ -103,7 +103,9 @@ def _recall(
     if kept and kept.is_file():
         return json.loads(kept.read_text())
     sample = np.unique(np.linspace(0, len(queries) - 1, min(search.sample, len(queries))).astype(int))
-    exact = Exact(candidates, search)(queries[sample], indices.shape[1])
+    with progress("measuring recall", len(sample)) as advance:
+        exact = Exact(candidates, search)(queries[sample], indices.shape[1])
+        advance(len(sample))
     shared = [len(np.intersect1d(a, b)) for a, b in zip(exact, indices[sample], strict=True)]
     measured = {f"recall@{indices.shape[1]}": round(float(np.sum(shared)) / exact.size, 6), "measured_on": len(sample)}
     if kept:

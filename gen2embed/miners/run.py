@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -66,14 +67,7 @@ def mine_pairs(
     Each of `peers` embeds and searches its part; rank 0 groups, and the others get None.
     Raises `UserError`, before anything is embedded, if a subset is too small for the miner.
     """
-    places: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        places.setdefault(pair.subset, []).append(index)
-    for name, indices in places.items():
-        if miner.top_k >= len(indices):
-            raise UserError(
-                f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(indices)} rows"
-            )
+    places = _places(pairs, miner)
     encoded: tuple[Encoded, ...] = ()
     queries = positives = torch.empty(len(pairs), 0)
     if miner.embeds:
@@ -92,7 +86,8 @@ def mine_pairs(
             if miner.neighbours:
                 arrays = subsets[name].queries, subsets[name].candidates
                 decided_by = {"embedding": model.fingerprint, "subset": name, **_digests(its)}
-                found = find_neighbours(search, *arrays, miner.neighbours, decided_by, peers, advance)
+                its_own = replace(search, store=search.store and Path(search.store) / quote(name, safe=""))
+                found = find_neighbours(its_own, *arrays, miner.neighbours, decided_by, peers, advance)
                 subsets[name], searched[name] = replace(subsets[name], nearest=found.indices), found.searched
     if peers.rank > 0:
         return None
@@ -101,11 +96,25 @@ def mine_pairs(
     with progress("grouping", len(pairs)) as advance:
         for name, subset in subsets.items():
             its = [pairs[index] for index in places[name]]
-            for members in miner.mine(subset):
+            for members in miner.mine(subset, advance):
                 rows += _rows(next(number), members, subset, [its[member] for member in members])
-            advance(len(its))
     manifest = {**describe(model, pairs, miner, search), "searched": searched}
     return Mined(pa.Table.from_pylist(rows, SCHEMA), manifest, encoded)
+
+
+def _places(pairs: Sequence[Pair], miner: Miner) -> dict[str, list[int]]:
+    """Where each subset's pairs are; raises `UserError` for a subset that is too small."""
+    places: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        places.setdefault(pair.subset, []).append(index)
+    for name, indices in places.items():
+        if len(indices) == 1:
+            raise UserError(f"subset {name} has one row, and a cluster needs two; add rows, or leave the subset out")
+        if miner.top_k >= len(indices):
+            raise UserError(
+                f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(indices)} rows"
+            )
+    return places
 
 
 def mine_once(

@@ -10,8 +10,8 @@ import numpy as np
 from gen2embed.miners.base import Subset
 from gen2embed.miners.filters import Filters
 from gen2embed.miners.grouping import Grouping
-from gen2embed.saha import check, group
-from gen2embed.types import UserError
+from gen2embed.saha import group
+from gen2embed.types import Advance, UserError, unseen
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,11 @@ class SaHaPaper:
     def neighbours(self) -> int:
         return 2 * self.top_k * self.pool_multiplier
 
-    def mine(self, subset: Subset) -> list[list[int]]:
-        arrays = (subset.queries, subset.candidates, subset.positive)
-        check(*arrays, self.top_k, self.pool_multiplier, subset.query_ids)
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        subset.check(self.top_k)
         return group(
             subset.top(self.neighbours), subset.queries, subset.positive,
-            self.top_k, self.pool_multiplier, subset.classification, subset.query_ids,
+            self.top_k, self.pool_multiplier, subset.classification, subset.query_ids, advance,
         )  # fmt: skip
 
 
@@ -65,12 +64,12 @@ class _Walk(Filters):
     def neighbours(self) -> int:
         return self.skip_ranks + 2 * self.top_k * self.pool_multiplier
 
-    def mine(self, subset: Subset) -> list[list[int]]:
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        subset.check(self.top_k)
         most = self.top_k * self.pool_multiplier
-        check(subset.queries, subset.candidates, subset.positive, self.top_k, self.pool_multiplier, subset.query_ids)
         found = subset.top(self.neighbours)
         barred = found[:, : self.skip_ranks] if self.skip_ranks else None
-        grouping = Grouping(subset, self.top_k, self, barred, self.min_similarity)
+        grouping = Grouping(subset, self.top_k, self, advance, barred, self.min_similarity)
         for anchor in range(len(subset.queries)):
             if grouping.free[anchor]:
                 rows, near = grouping.owners([anchor], found[anchor], most)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from gen2embed.miners.base import Subset
-from gen2embed.types import UserError
+from gen2embed.types import Advance, UserError, unseen
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Random:
     def neighbours(self) -> int:
         return 0
 
-    def mine(self, subset: Subset) -> list[list[int]]:
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
         rows = len(subset.queries)
+        advance(rows)
         order = np.random.default_rng(self.seed).permutation(rows).tolist()
         return [order[start : start + self.top_k + 1] for start in range(0, rows, self.top_k + 1)]

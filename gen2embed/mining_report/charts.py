@@ -27,6 +27,11 @@ def counts(values: np.ndarray) -> np.ndarray:
     return np.histogram(np.clip(values, BINS[0], BINS[-1]), BINS)[0]
 
 
+def short(count: int) -> str:
+    """A count that fits a legend."""
+    return f"{count:,}" if count < 100_000 else f"{count / 1000:,.0f}k"
+
+
 def similarities(groups: Mapping[str, np.ndarray], label: str) -> Draw:
     """Histograms of kept and skipped, as shares, so that groups of different sizes compare; own positives as a band."""
 
@@ -39,14 +44,16 @@ def similarities(groups: Mapping[str, np.ndarray], label: str) -> Draw:
                 axes.axvline(median, color=COLOURS[OWN], linestyle="--", linewidth=1.2, label="own positive")
             else:
                 filled: dict[str, Any] = {"fill": True, "alpha": 0.55} if name == "kept" else {"linewidth": 1.6}
-                axes.stairs(its / its.sum(), BINS, color=COLOURS[name], label=f"{name}, {its.sum():,}", **filled)
+                axes.stairs(its / its.sum(), BINS, color=COLOURS[name], label=f"{name}, {short(its.sum())}", **filled)
         present = np.flatnonzero(sum(drawn.values()))
         axes.set_xlim(BINS[max(present[0] - 1, 0)], BINS[min(present[-1] + 2, len(BINS) - 1)])
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes.set_xlabel(label)
+        axes.set_ylabel("share")
         axes.yaxis.set_major_formatter(PercentFormatter(1))  # with decimals where ticks need them
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 0.98), "borderaxespad": 0}
-        axes.legend(**above, frameon=False, fontsize=8, ncols=3, columnspacing=1, handlelength=1.4)
+        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.1, 1), "borderaxespad": 0}
+        axes.legend(**above, frameon=False, fontsize=8, ncols=3, columnspacing=0.8, handlelength=1.1, handletextpad=0.5)
 
     return draw
 
@@ -58,7 +65,7 @@ def sizes(values: np.ndarray) -> Draw:
         its = np.bincount(values)
         axes.bar(np.arange(len(its)), its, width=0.8, color=COLOURS["kept"])
         axes.set_xlim(0.4, len(its) - 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 4, 5, 8, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("rows in a cluster")
         axes.set_ylabel("clusters")
@@ -103,13 +110,13 @@ def _data_uri(draw: Draw, ink: str, axes_colour: str) -> str:
     style: Any = dict.fromkeys(names, ink)
     style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), axes_colour) | {"font.size": 9}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(4.4, 2.5))
-        figure.subplots_adjust(0.14, 0.19, 0.97, 0.89)  # a layout engine would draw everything twice
+        figure = Figure(figsize=(3.4, 2.4))
+        figure.subplots_adjust(0.21, 0.25, 0.95, 0.9)  # a layout engine would draw everything twice
         axes = figure.subplots()
         draw(axes)
         axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
-        figure.savefig(file, format="webp", dpi=160, transparent=True, pil_kwargs={"lossless": True})
+        figure.savefig(file, format="webp", dpi=200, transparent=True, pil_kwargs={"lossless": True})
     return data_uri(file.getvalue(), "image/webp")
 
 

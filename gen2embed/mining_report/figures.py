@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gen2embed.data.clusters import read_clusters
+from gen2embed.data.clusters import read_table
 from gen2embed.encoder.store import digest
 from gen2embed.types import Item, Pair, UserError
 
@@ -80,9 +80,9 @@ class Run:
 
 def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
     """Read what mine.py left in `folder`; raises `UserError` for no clusters, or for those of other rows."""
-    manifest = read_clusters(folder / "clusters.parquet", pairs).manifest
+    table, manifest = read_table(folder / "clusters.parquet", pairs)
     place = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
-    members = _columns(pq.read_table(folder / "clusters.parquet"), place)
+    members = _columns(table, place)
     skipped, sample = _read_skipped(folder / "skipped.parquet", manifest, place)
     names = list(dict.fromkeys(pair.subset for pair in pairs))
     code = {name: number for number, name in enumerate(names)}
@@ -174,13 +174,14 @@ def clashes(run: Run, subset: Subset) -> int:
 def facts(run: Run, subset: Subset) -> dict[str, Any]:
     """The figures of one subset."""
     top_k, sizes = run.manifest["settings"].get("top_k"), subset.sizes
+    most = len(np.unique(run.positives[subset.pairs]))  # rows of one positive do not meet
     kept = {column: values([subset], column)["kept"] for column in ("similarity", "owner_similarity")}
     return {
         "name": subset.name,
         "rows": len(subset.pairs),
         "clusters": len(sizes),
         "sizes": (int(sizes.min()), float(sizes.mean()), int(sizes.max())) if len(sizes) else None,
-        "full": int((sizes == top_k + 1).sum()) if top_k else None,
+        "full": int((sizes >= min(top_k + 1, most)).sum()) if top_k else None,
         "covered": subset.covered,
         **{column: float(its.mean()) if len(its) else None for column, its in kept.items()},
         "duplicates": duplicates(run, subset),

@@ -15,6 +15,7 @@ import numpy as np
 
 from gen2embed import images
 from gen2embed.files import write_atomic
+from gen2embed.log import progress
 from gen2embed.mining_report import charts
 from gen2embed.mining_report.figures import Run, Subset, facts, read_run, values
 from gen2embed.types import Pair, Picture
@@ -25,8 +26,8 @@ TEXT = 180  # characters shown of a text
 THUMBNAIL = 128  # pixels of a picture's longer side
 
 HISTOGRAMS = {
-    "similarity": ("Anchor to candidate", "similarity of the anchor's query to an owner's positive"),
-    "owner_similarity": ("Anchor to owner", "similarity of the anchor's query to an owner's query"),
+    "similarity": ("Anchor to candidate", "similarity of the anchor's query\nto an owner's positive"),
+    "owner_similarity": ("Anchor to owner", "similarity of the anchor's query\nto an owner's query"),
 }
 
 
@@ -39,16 +40,20 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
     run = read_run(folder, pairs)
     shown = [list(gallery(run, subset, seed)) for subset in run.subsets]
     images.check((picture for its in shown for rows in its for picture in _pictures(run, rows)), roots)
-    cards = [[_card(run, rows) for rows in its] for its in shown]
+    sections = []
+    with progress("drawing the report", len(run.subsets)) as advance:
+        for subset, its in zip(run.subsets, shown, strict=True):
+            cards = [_card(run, rows) for rows in its]
+            sections.append({"facts": facts(run, subset), "charts": _themed([subset]), "cards": cards})
+            advance()
     page = _template().render(
         run=run,
         seed=seed,
         members=MEMBERS,
         gallery=GALLERY,
-        facts=[facts(run, subset) for subset in run.subsets],
+        facts=[section["facts"] for section in sections],
         charts=_themed(run.subsets),
-        subset_charts=[_themed([subset]) for subset in run.subsets],
-        cards=cards,
+        sections=sections,
     )
     write_atomic(folder / "mining.png", lambda file: file.write(_overview(run)))
     # A text may hold half of a surrogate pair, which no file can.

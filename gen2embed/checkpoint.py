@@ -1,0 +1,128 @@
+"""The checkpoints of a run: each is whole or not there, the newest is found again, and old ones go.
+
+`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name, such as
+`best.ckpt`, stays, and no run goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from gen2embed.files import put_in_place, write_atomic
+from gen2embed.logger import CSVLogger
+from gen2embed.types import UserError
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it. Reads plain values and tensors only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write_atomic(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(  # type: ignore[override]
+        self, path: str | Path, map_location: Callable[..., Any] | str = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"the checkpoint {path} cannot be read: {first}; remove it to go on from an earlier one"
+            ) from error
+
+
+class Checkpoints(Checkpoint):  # which Lightning calls after all other callbacks
+    """Saves a checkpoint every n steps of the optimiser, and after the last; None saves that one alone.
+
+    keep: so many of the newest stay. None is removed before the next is whole.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int | None = 100, keep: int = 2) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(
+                "callbacks.checkpoints.every_n_steps is at least 1, or null for the last step alone; got "
+                f"{every_n_steps}"
+            )
+        if keep < 1:
+            raise UserError(f"callbacks.checkpoints.keep is at least 1; got {keep}")
+        self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Raise `UserError` if the ranks, each of which looked for the newest checkpoint, found different ones."""
+        first = trainer.strategy.broadcast(trainer.global_step)
+        if first != trainer.global_step:
+            raise UserError(
+                f"rank {trainer.global_rank} starts at step {trainer.global_step}, and rank 0 at step {first}: "
+                "output_dir must be a folder that all ranks share"
+            )
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step != trainer.max_steps and (not self.every_n_steps or step % self.every_n_steps):
+            return
+        _log_early(trainer)
+        self.save(trainer, f"step={step:06d}")
+        if trainer.is_global_zero:
+            for old in steps(self.folder)[: -self.keep]:
+                remove(old)
+
+    def save(self, trainer: Trainer, name: str) -> Path:
+        """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this.
+
+        For a callback that keeps the best: `trainer.checkpoint_callback.save(trainer, "best")`.
+        """
+        path = self.folder / f"{name}.ckpt"
+        unfinished = path.with_name(f".{path.name}")  # a strategy's folder of shards is not written at once
+        trainer.save_checkpoint(unfinished, weights_only=False)
+        if trainer.is_global_zero:
+            put_in_place(unfinished, path)
+        trainer.strategy.barrier()
+        return path
+
+
+def _log_early(trainer: Trainer) -> None:
+    """Log a step before its checkpoint: Lightning does it afterwards, and in between the run may die."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if not every or trainer.global_step % every:
+        return
+    metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger.log_early(metrics, trainer.global_step)
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints that a run can go on from, oldest first."""
+    return sorted((path for path in folder.glob("step=*.ckpt") if re.fullmatch(r"step=\d+", path.stem)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step="))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left unfinished."""
+    for path in folder.glob(".*.ckpt*"):
+        _delete(path)
+
+
+def remove(path: Path) -> None:
+    """A folder that is half removed must not look whole."""
+    _delete(path.rename(path.with_name(f".{path.name}.removed")))
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,83 @@
+"""metrics.csv, which goes on where a resumed run does."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import csv_logs
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from gen2embed.files import write_atomic
+
+METRICS = csv_logs.ExperimentWriter.NAME_METRICS_FILE
+
+
+class CSVLogger(csv_logs.CSVLogger):
+    """Lightning's, which would delete the earlier part of a run."""
+
+    _continues = False
+    _early: tuple[int | None, frozenset[str]] = (None, frozenset())
+
+    @rank_zero_only
+    def keep(self, step: int) -> None:
+        """Go on after `step`: drop the rows of later steps, and of the evaluation, which come again."""
+        self._continues = True
+        path = Path(self.log_dir) / METRICS
+        if path.is_file():
+            names, rows = _read(path)
+            _write(path, names, [row for row in rows if 1 <= int(row["step"]) <= step])
+
+    @rank_zero_only
+    def log_early(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log and save what Lightning is about to log for `step`, and ignore it then."""
+        self.log_metrics(dict(metrics), step)
+        self.save()
+        self._early = step, frozenset(metrics)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        early, names = self._early
+        if step is None or step != early or not names.issuperset(metrics):
+            super().log_metrics(dict(metrics), step)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> csv_logs.ExperimentWriter:
+        if self._experiment is None:
+            path = Path(self.log_dir) / METRICS
+            if not self._continues:
+                path.unlink(missing_ok=True)
+            self._experiment = _Writer(self.log_dir)
+            self._experiment.metrics_keys = _read(path)[0] if path.is_file() else []
+        return self._experiment  # type: ignore[return-value]
+
+
+class _Writer(csv_logs.ExperimentWriter):
+    """Writes rows at the end, and the whole file anew, at once, where a row has a new column."""
+
+    def _check_log_dir_exists(self) -> None:
+        """The file stays; `CSVLogger` decides."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        _write(path, fieldnames, _read(path)[1])
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows; a last line without an end was not written whole."""
+    whole, end, _ = path.read_text().rpartition("\n")
+    table = csv.DictReader(io.StringIO(whole + end))
+    return list(table.fieldnames or []), list(table)
+
+
+def _write(path: Path, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(names))
+    table.writeheader()
+    table.writerows(rows)
+    write_atomic(path, lambda file: file.write(text.getvalue().encode()))

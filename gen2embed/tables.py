@@ -1,0 +1,165 @@
+"""What a run says on the console: what is about to be done, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from gen2embed.data.batches import Share
+from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.datamodules import Collate
+from gen2embed.encoder.adapter import matched
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.engine import Engine
+from gen2embed.memory import graph_bytes, readable, state_bytes
+from gen2embed.types import Pair
+
+
+def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: Engine, folder: Path) -> Table:
+    """What is about to be evaluated."""
+    rows = _embedder_rows(embedder)
+    for benchmark in benchmarks:
+        sides = [[getattr(task, side) for task in benchmark.tasks] for side in ("queries", "candidates")]
+        queries, candidates = (sum(map(len, items)) for items in sides)
+        at = f", at resolution {benchmark.resolution}" if benchmark.resolution else ""
+        said = f"{benchmark.name}: {len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates{at}"
+        rows.append(("benchmark", said))
+    rows.append(("engine", f"batches of {engine.batch_size}, store {engine.store or 'none'}"))
+    return _two_columns("evaluation", [*rows, ("output", str(folder))])
+
+
+def training_table(
+    embedder: Embedder, share: Share, collate: Collate, pairs: Sequence[Pair], steps: int, folder: Path
+) -> Table:
+    """What is about to be trained, and how a batch comes about."""
+    parameters = list(embedder.backbone.full.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in parameters) - trained
+    plan = share.plan
+    held = len({row for members in plan.members for row in members})
+    own = plan.pairs // plan.ranks
+    chunks = [(own, collate.query_chunk, "queries"), (own, collate.candidate_chunk, "candidates")]
+    explicit = sum(len(pair.negatives) for pair in pairs)
+    more = f", and {explicit / len(pairs):.1f} of its own each pair" if explicit else ""
+    rows = [
+        *_embedder_rows(embedder),
+        ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
+        *((f"  adapter, {tower}", modules) for tower, modules in matched(embedder.backbone).items()),
+        ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
+        *((f"  weight, {name}", f"{weight:.3g}") for name, weight in (plan.weights or {}).items()),
+        ("batch", f"{plan.pairs} pairs a step, of {'mixed subsets' if plan.mixed else 'one subset'}"),
+        ("  negatives", f"{plan.pairs - 1} a query{more}"),
+        ("  ranks", f"{plan.ranks}, with {own} pairs each"),
+        ("  chunks", "; ".join(f"{-(-n // size)} or more of at most {size} {what}" for n, size, what in chunks)),
+        ("  memory", _memory(embedder, share, collate, pairs)),
+        ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
+        ("output", str(folder)),
+    ]
+    return _two_columns("training", rows)
+
+
+def _memory(embedder: Embedder, share: Share, collate: Collate, pairs: Sequence[Pair]) -> str:
+    """An estimate of what a rank holds at least: its state, and the graph of the largest of some chunks."""
+    parameters = list(embedder.backbone.full.parameters())
+    weights, held = state_bytes(parameters)
+    some = next(iter(share))[: max(collate.query_chunk, collate.candidate_chunk)]
+    chunks = collate([pairs[row] for row in some]).chunks
+    embedder.backbone.full.train()
+    graph = max(graph_bytes(partial(embedder.embed_inputs, chunk), parameters) for chunk in chunks)
+    embedder.backbone.full.eval()
+    said = {"weights": weights, "gradients and optimiser": held, "graph of a chunk": graph}
+    parts = ", ".join(f"{name} {readable(size)}" for name, size in said.items())
+    return f"about {readable(sum(said.values()))} a rank, beside inputs: {parts}"
+
+
+def cluster_table(table: pa.Table, pairs: Sequence[Pair]) -> Table:
+    """Clusters and coverage by subset."""
+    out = Table(title="clusters")
+    for name in ("subset", "rows", "clusters", "mean size", "covered", "to positives", "to owners"):
+        out.add_column(name, justify="left" if name == "subset" else "right")
+    for subset in dict.fromkeys(pair.subset for pair in pairs):
+        its = table.filter(pc.equal(table["subset"].cast(pa.string()), subset))
+        rows = sum(pair.subset == subset for pair in pairs)
+        clusters, covered = (pc.count_distinct(its[name]).as_py() for name in ("cluster", "row"))
+        owners = its.filter(pc.greater(its["position"], 0))
+        means = [pc.mean(owners[name]).as_py() for name in ("similarity", "owner_similarity")]
+        out.add_row(
+            subset,
+            f"{rows:,}",
+            f"{clusters:,}",
+            f"{its.num_rows / clusters:.1f}" if clusters else "-",
+            f"{100 * covered / rows:.0f} %",
+            *("-" if mean is None else f"{mean:.3f}" for mean in means),
+        )
+    return out
+
+
+def _embedder_rows(embedder: Embedder) -> list[tuple[str, str]]:
+    backbone, prompt, resolution = embedder.backbone, embedder.build.prompt, embedder.build.resolution
+    budget = [f"{key} {getattr(resolution, key)}" for key in ("min_pixels", "max_pixels") if getattr(resolution, key)]
+    size = f"{backbone.parameters / 1e6:,.1f} M parameters, {backbone.dtype}, {backbone.device}"
+    suffixes = ((role, kind, text) for role, texts in prompt.suffix.items() for kind, text in texts.items())
+    return [
+        ("model", f"{backbone.name}, {size}"),
+        ("prompt", f"convention {prompt.convention}"),
+        *((f"  system, {role}", repr(text)) for role, text in prompt.system.items()),
+        *((f"  suffix, {role}, {kind}", repr(text)) for role, kind, text in suffixes),
+        ("resolution", ", ".join([resolution.policy, *budget, f"backend {resolution.backend}"])),
+    ]
+
+
+def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def score_table(scores: Mapping[str, Any]) -> Table:
+    """Tasks, groups and the overall average, in percent."""
+    table = Table(title=f"{scores['benchmark']}: precision@1 in percent")
+    for name in ("task", "queries", "candidates", "score", "95 % interval", "pessimistic", "chance"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for group, average in scores["groups"].items():
+        members = {name: task for name, task in scores["tasks"].items() if task["group"] == group}
+        for name, task in members.items():
+            size = task["candidates"]
+            table.add_row(
+                name,
+                str(task["queries"]),
+                str(size) if isinstance(size, int) else f"{size[0]}-{size[1]}",
+                *_cells(task),
+            )
+        if members:
+            table.add_row(group, "", "", *_average_cells(average, len(members)), style="bold", end_section=True)
+    for name, average in scores["averages"].items():
+        table.add_row(name, "", "", *(_cells(average) if average else ["-", "incomplete", "", ""]), style="bold")
+    table.add_row("overall", "", "", *_average_cells(scores["overall"], len(scores["tasks"])), style="bold")
+    return table
+
+
+def _cells(score: Mapping[str, Any]) -> list[str]:
+    low, high = score["ci95"]
+    interval = f"{100 * low:.1f} - {100 * high:.1f}"
+    return [
+        f"{100 * score['precision@1']:.1f}",
+        interval,
+        *(f"{100 * score[key]:.1f}" for key in ("pessimistic", "chance")),
+    ]
+
+
+def _average_cells(average: Mapping[str, Any] | None, present: int) -> list[str]:
+    return _cells(average) if average else ["-", f"only {present} tasks", "", ""]
+
+
+def print_table(table: Table) -> None:
+    """To standard output, wide enough where that is no terminal."""
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
