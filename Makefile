@@ -29,7 +29,7 @@ demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world
 	$(RUN) -m gen2embed.demo outputs/demo
 
 test: setup ## the default tests: offline, on a CPU, minutes
-	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --cov
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup --cov
 
 test-slow: setup ## the tests marked slow
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m slow

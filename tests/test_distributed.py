@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -74,12 +73,29 @@ def rank_main(rank, world, folder):
     dist.destroy_process_group()
 
 
+def made_once(tmp_path_factory, name, make):
+    """A folder that `make` fills, once for all of pytest's workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, done = shared / name, shared / f"{name}.done"
+    with FileLock(shared / f"{name}.lock"):
+        if not done.is_file():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def two_ranks(world, tmp_path_factory):
     """What two real processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
     world.pairs()  # drawn before they start
-    torch.multiprocessing.spawn(rank_main, (world, folder), nprocs=2)
+
+    def make(folder):
+        torch.multiprocessing.spawn(rank_main, (world, folder), nprocs=2)
+
+    folder = made_once(tmp_path_factory, "ranks", make)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -428,18 +444,14 @@ SEQUENCE = ["identical positives", *["texts here, pictures there"] * 3, "no pict
 @pytest.fixture(scope="module")
 def zero(world, tmp_path_factory):
     """What two processes found with every stage; and the folder that they worked in."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "zero"
-    with FileLock(shared / "zero.lock"):  # once for all workers
-        if not (folder / "trained" / "results.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
-            continued = partial(zero_ranks.continued, folder=folder)
-            work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
-            zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders])
+
+    def make(folder):
+        folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
+        continued = partial(zero_ranks.continued, folder=folder)
+        work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
+        zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders])
+
+    folder = made_once(tmp_path_factory, "zero", make)
     return zero_ranks.read(folder), folder
 
 

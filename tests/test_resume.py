@@ -51,6 +51,9 @@ WHERE = {  # a kill can be, and the steps that have such a place
 }
 
 
+pytestmark = pytest.mark.xdist_group("resume")  # one worker has the processes that runs are forked from
+
+
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
     """Run train.py in forks of one process, which has imported everything; returns the exit codes of the ranks."""
