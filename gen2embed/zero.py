@@ -15,13 +15,10 @@ rank reached: the vision tower, in a batch without a picture.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -99,20 +96,8 @@ class Zero(Ranks, DeepSpeedStrategy):
             self.deepspeed_engine.destroy()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """A folder with a shard of each rank's, under a temporary name beside its own until it is whole."""
-        path = Path(self.broadcast(filepath))
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        if self.is_global_zero:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self.barrier()
-        super().save_checkpoint(checkpoint, unfinished, storage_options)
-        self.barrier()
-        if self.is_global_zero:
-            for written in (*unfinished.rglob("*"), unfinished):
-                _flush(written)
-            shutil.rmtree(path, ignore_errors=True)
-            unfinished.rename(path)
-            _flush(path.parent)
+        """A folder with a shard of each rank's, whole on every rank when this returns."""
+        super().save_checkpoint(checkpoint, filepath, storage_options)
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -187,11 +172,3 @@ def _forget_trace(coordinator: Any) -> None:
 def fillers() -> tuple[Item, Item]:
     """A text and a picture that cost little."""
     return Item.of("text"), Item.of("", Image.new("RGB", (56, 56)))
-
-
-def _flush(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

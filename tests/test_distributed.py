@@ -226,7 +226,7 @@ def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path
     assert len(list(tmp_path.rglob("results.json"))) == 1
     assert {"adapter", "config.yaml", "clusters.parquet", "metrics.csv"} <= {path.name for path in folder.iterdir()}
     assert re.search(r"ranks +│ 2, with 8 pairs each", outcome.stdout)
-    assert outcome.stdout.count("negatives a query") == outcome.stdout.count("precision@1 in percent") == 1
+    assert outcome.stdout.count("pairs a step") == outcome.stdout.count("precision@1 in percent") == 1
     final = load_file(folder / "adapter/adapter_model.safetensors")
     assert_close(final, alone(tmp_path / "alone"))
     assert not (tmp_path / "alone/steps").exists()  # off unless asked for
@@ -249,7 +249,7 @@ def test_ranks_that_start_together(launch, alone, tmp_path):
     by = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
     outcome = launch("output_dir=run", by=by)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.count("negatives a query") == outcome.stdout.count("precision@1 in percent") == 1
+    assert outcome.stdout.count("pairs a step") == outcome.stdout.count("precision@1 in percent") == 1
     assert_close(load_file(tmp_path / "run/adapter/adapter_model.safetensors"), alone(tmp_path / "alone"))
 
 
@@ -265,7 +265,11 @@ def test_a_broken_step_ends_every_rank(launch):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("rows", r"error: the clusters .* were mined from other data: 48 rows .*, and these are 40 rows"),
+        pytest.param(
+            "rows",
+            r"error: the clusters .* were mined from other data: 48 rows .*, and these are 40 rows",
+            marks=pytest.mark.slow,
+        ),
         ("step", "OSError: the disk of rank 1 is full"),
     ],
 )
@@ -447,7 +451,7 @@ def zero(world, tmp_path_factory):
 
     def make(folder):
         folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
-        continued = partial(zero_ranks.continued, folder=folder)
+        continued = partial(zero_ranks.continued, folder=folder, stages=[3])  # the others are slow
         work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
         zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders])
 
@@ -563,27 +567,32 @@ def test_zero_trains_everything(zero, world):
         assert off(found, gradients) < 2e-5
 
 
-@STAGES
-def test_zero_replays_dropout(zero, stage):
-    steps = [ranks[stage, "continued"][0]["steps"][0] for ranks in zero[0]]
+def check_continued(found, folder, stage):
+    """Dropout is replayed, and a run that goes on from a checkpoint ends with the bits of one that did not stop."""
+    steps = [ranks[stage, "continued"][0]["steps"][0] for ranks in found]
     loss, gradients = plain(zero_ranks.DROPOUT, replayed([step["batch"] for step in steps]))
     for step in steps:
         assert step["loss"] == pytest.approx(loss, abs=1e-5)
         assert off(step["gradients"], gradients) < 5e-5
-
-
-@STAGES
-def test_zero_goes_on_to_the_bit(zero, stage):
-    found, folder = zero
     for whole_run, continued in (ranks[stage, "continued"] for ranks in found):
-        lengths = [len(run["steps"]) for run in (whole_run, continued)]
-        assert lengths == [zero_ranks.STEPS, zero_ranks.STEPS - zero_ranks.KEPT]
+        left = zero_ranks.STEPS - zero_ranks.KEPT
+        assert [len(run["steps"]) for run in (whole_run, continued)] == [zero_ranks.STEPS, left]
         after = whole_run["after"]
         assert max((after[name] - before).abs().max() for name, before in whole_run["before"].items()) > 1e-3
         assert all(torch.equal(continued["after"][name], tensor) for name, tensor in after.items())
     kept = folder / "kept" / f"stage{stage}.ckpt"
     assert sum(file.stat().st_size for file in kept.rglob("*")) < 1e6  # of 5.6 MB: what is frozen is not in it
-    assert not list(kept.parent.glob(".*"))
+
+
+def test_zero_replays_dropout_and_goes_on_to_the_bit(zero):
+    check_continued(*zero, 3)
+
+
+@pytest.mark.slow
+def test_zero_goes_on_in_the_other_stages(world, tmp_path):
+    zero_ranks.start(world, tmp_path, {"continued": partial(zero_ranks.continued, folder=tmp_path)}, ())
+    for stage in (1, 2):
+        check_continued(zero_ranks.read(tmp_path), tmp_path, stage)
 
 
 def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):

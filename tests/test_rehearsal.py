@@ -59,7 +59,8 @@ def test_settings_of_the_paper():
         one = composed("train.py", f"paper_train_{size}_one_gpu")
         assert cfg["batch"] == one["batch"]
         assert cfg["batch"] | {"chunk": None} == {
-            "pairs": 2048, "mixed": True, "chunk": None, "query_chunk": 4, "candidate_chunk": 4, "workers": 8
+            "pairs": 2048, "mixed": True, "chunk": None, "query_chunk": 4, "candidate_chunk": 4, "workers": 8,
+            "weights": None, "temperature": None, "gradient_checkpointing": False,
         }  # fmt: skip
         trainer = cfg["trainer"]
         assert (trainer["devices"], trainer["max_steps"], trainer["log_every_n_steps"]) == (8, 1500, 2)

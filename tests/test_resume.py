@@ -37,7 +37,7 @@ STEPS, EPOCH, EVERY = 8, 3, 2  # steps, batches of an epoch of the plan, steps f
 SMALL = [
     "trainer=cpu", "data.rows=6", "data.subsets=[shape,t2i]", "mining=random", "mining.top_k=1", "batch.pairs=4",
     "batch.chunk=3", "benchmark=none", "adapter.target_modules=[q_proj,v_proj]", "optim.scheduler.num_warmup_steps=2",
-    f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=1", "~callbacks.progress",
+    f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=1", "~callbacks.progress", "~callbacks.speed",
     f"callbacks.checkpoints.every_n_steps={EVERY}", "engine.store=null",
 ]  # fmt: skip
 TWO = ["strategy=ddp", "trainer.devices=2", "trainer.strategy.timeout_seconds=60"]

@@ -173,8 +173,10 @@ class Keep(Callback):
             trainer.save_checkpoint(self.path)  # in place of the first
 
 
-def continued(stage, world, rank, folder):
+def continued(stage, world, rank, folder, stages=STAGES):
     """With dropout and momentum: a run, and one that begins where a checkpoint of it was left."""
+    if stage not in stages:
+        return None
     optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01)
     path = folder / "kept" / f"stage{stage}.ckpt"
     runs = []
