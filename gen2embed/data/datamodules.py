@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -78,11 +79,14 @@ class Collate:
             rows=[f"{pair.subset} row {pair.row}" for pair in pairs],
         )
 
+    @cached_property
+    def _most(self) -> int:
+        return max(map(len, self.known.values()), default=1)
+
     def _known(self, pair: Pair) -> list[int]:
-        most = max(map(len, self.known.values()), default=1)
         its = list(self.known.get(pair.query.key, ())) if self.known else []
         its = its or [number(pair.positive)]
-        return its + its[-1:] * (most - len(its))
+        return its + its[-1:] * (self._most - len(its))
 
 
 def number(item: Item) -> int:
