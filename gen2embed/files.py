@@ -33,7 +33,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def put_in_place(unfinished: Path, path: Path) -> None:
-    """Rename a file or folder to its own name, beside it. It is on the disk before, and its name is afterwards."""
+    """Rename a file or folder on the same disk. It is written there before, and its name is afterwards."""
     for written in [unfinished, *unfinished.rglob("*")]:
         _fsync(written)
     if path.is_dir():
@@ -57,8 +57,7 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
         written = Path(unfinished) / path.name
         written.mkdir()
         write(written)
-        shutil.rmtree(path, ignore_errors=True)
-        written.rename(path)
+        put_in_place(written, path)
 
 
 def digest_files(paths: Iterable[Path]) -> str:
