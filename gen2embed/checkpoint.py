@@ -1,7 +1,7 @@
 """The checkpoints of a run: each is whole or not there, the newest is found again, and old ones go.
 
-`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name, such as
-`best.ckpt`, stays, and no run goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts.
+`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name stays, and no run
+goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts.
 """
 
 from __future__ import annotations
@@ -77,10 +77,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
                 remove(old)
 
     def save(self, trainer: Trainer, name: str) -> Path:
-        """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this.
-
-        For a callback that keeps the best: `trainer.checkpoint_callback.save(trainer, "best")`.
-        """
+        """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this."""
         path = self.folder / f"{name}.ckpt"
         unfinished = path.with_name(f".{path.name}")  # a strategy's folder of shards is not written at once
         trainer.save_checkpoint(unfinished, weights_only=False)
