@@ -100,10 +100,6 @@ class Zero(Ranks, DeepSpeedStrategy):
         super().save_checkpoint(checkpoint, filepath, storage_options)
         self.barrier()
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        self.lightning_module.strict_loading = False  # type: ignore[union-attr]  # frozen weights are not in it
-        return super().load_checkpoint(checkpoint_path, weights_only)
-
 
 class Sharded(Replicas):
     """How the ranks of `Zero` make one gradient."""
