@@ -76,15 +76,15 @@ class Engine:
         distinct = dict(zip(keys, items, strict=True))
         store = EmbeddingStore.under(Path(self.store), model.fingerprint) if self.store else None
         absent = {key: item for key, item in distinct.items() if store is None or key not in store}
-        missing = _by_cost(absent, shown=peers.rank == 0)
+        shown = self.shown and peers.rank == 0
+        missing = _by_cost(absent, shown)
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
         if peers.count > 1 and store is None:
             raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
         peers.barrier()  # all see the same shards missing, before the first is written
         own, vectors = peers.share(shards), dict[str, np.ndarray]()
         computed = sum(map(len, own))
-        shown = self.shown and computed >= PROGRESS_FROM and peers.rank == 0
-        with progress(title, computed, shown=shown) as advance:
+        with progress(title, computed, shown=shown and computed >= PROGRESS_FROM) as advance:
             for shard in own:
                 its, rows = [distinct[key] for key in shard], list[np.ndarray]()
                 for part in apart(its, self.batch_size):
