@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -22,6 +23,7 @@ from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.packing import Limit
 from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
 from gen2embed.log import log
@@ -38,9 +40,11 @@ from gen2embed.runs import (
     make_trainer,
     start,
 )
+from gen2embed.shortcuts import keep, sample_chunks, take
 from gen2embed.sync import sync_of
 from gen2embed.types import Pair, UserError
 
+SAMPLED = 32  # pairs whose chunks are looked at before training
 MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it
 
 
@@ -56,7 +60,7 @@ def main(cfg: DictConfig) -> None:
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
-    check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.query_chunk, batch.candidate_chunk)
+    check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.chunk, batch.chunk_tokens)
     benchmarks = make_benchmarks(cfg, cfg.benchmark) if trainer.is_global_zero else []
     validation = make_benchmarks(cfg, cfg.validation.benchmark) if cfg.validation else []
     if trainer.is_global_zero:
@@ -95,12 +99,20 @@ def fine_tune(
     embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
     if batch.gradient_checkpointing:
         embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
-    loss = instantiate(cfg.loss)
-    module = ContrastiveModule(embedder, loss, sync_of(trainer.strategy), cfg.seed, **instantiate(cfg.optim))
-    known = several_positives(pairs) if loss.mask_known else {}
-    collate = Collate(embedder.build, batch.query_chunk, batch.candidate_chunk, known)
+    loss, sync = instantiate(cfg.loss), sync_of(trainer.strategy)
+    trained = replace(embedder, packing=False) if sync.lockstep else embedder
+    shortcuts, why = take(instantiate(cfg.shortcuts), trained, lockstep=sync.lockstep)
+    limit = Limit(batch.chunk_tokens or embedder.budget, batch.chunk)
+    prepare = partial(trained.prepare, limit=limit, share=shortcuts.share)
+    collate = Collate(prepare, several_positives(pairs) if loss.mask_known else {})
+    sampled = sample_chunks(trained, collate, [pairs[row] for row in next(iter(share))[:SAMPLED]])
+    kept, why["keep_graphs"] = keep(shortcuts.keep_graphs, sampled, trained.backbone, trainer.num_devices)
     if trainer.is_global_zero:
-        tables.print_table(tables.training_table(embedder, share, collate, pairs, trainer.max_steps, folder))
+        shown = (trained, share, pairs, limit, sampled, why, trainer.max_steps, folder)
+        tables.print_table(tables.training_table(*shown))
+    module = ContrastiveModule(
+        trained, loss, sync, cfg.seed, **instantiate(cfg.optim), shortcuts=replace(shortcuts, keep_graphs=kept)
+    )
     trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
     module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     return embedder

@@ -10,6 +10,8 @@ A contrastive loss couples all embeddings of a batch, but it depends on the para
 
 The sum of what step 3 accumulates is the gradient of the whole batch, exactly: the second pass is the first one again,
 dropout included. A learned temperature, on which the loss depends by itself, is treated as one more embedding.
+
+Where there is memory for the graphs of some chunks, step 1 keeps them, and step 3 has them at once.
 """
 
 from __future__ import annotations
@@ -32,20 +34,23 @@ def backward_cached(
     loss: Callable[..., Float[Tensor, ""]],
     backward: Callable[[Tensor], object] = Tensor.backward,
     learned: Callable[[], Tensor] | None = None,
+    kept: int = 0,
 ) -> Float[Tensor, ""]:
     """Accumulate the gradient of `loss(all embeddings)` into the parameters behind `embed`; returns the loss.
 
     chunks: what `embed` takes, in the order in which `loss` expects their rows.
     backward: how a scalar is back-propagated (Lightning's `manual_backward`).
     learned: what else the loss takes, as its second argument, and depends on parameters; None for nothing.
+    kept: chunks whose graphs are kept, the first ones; the gradient is the same to the bit.
     """
-    # 1. embeddings without a graph
+    # 1. embeddings, but for `kept` chunks without a graph
     states: list[RandomState] = []
     embedded: list[Tensor] = []
-    with torch.no_grad():
-        for chunk in chunks:
-            states.append(random_state())
+    for at, chunk in enumerate(chunks):
+        states.append(random_state())
+        with torch.set_grad_enabled(at < kept):
             embedded.append(embed(chunk))
+    with torch.no_grad():
         inputs = [torch.cat(embedded), *([learned()] if learned else [])]
 
     # 2. the loss, and its gradient with respect to the embeddings
@@ -55,12 +60,15 @@ def backward_cached(
         value = loss(*inputs)
     gradient, *others = torch.autograd.grad(value, inputs)
 
-    # 3. each chunk again, with a graph
+    # 3. each chunk with a graph, those without one again
     rows = gradient.split([len(part) for part in embedded])
     with unchanged_random_state():
-        for chunk, state, row in zip(chunks, states, rows, strict=True):
-            set_random_state(state)
-            backward((embed(chunk) * row).sum())
+        for at, (chunk, state, row) in enumerate(zip(chunks, states, rows, strict=True)):
+            if at >= kept:
+                set_random_state(state)
+                embedded[at] = embed(chunk)
+            backward((embedded[at] * row).sum())
+            embedded[at] = row  # lets go of the graph
     if learned:
         backward(learned() * others[0])
     return value.detach()

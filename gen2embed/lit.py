@@ -1,6 +1,6 @@
 """The LightningModule: one manually optimised, gradient-cached, contrastive step on any number of ranks.
 
-    1. Embed every chunk of this rank's pairs without a graph (`gradcache`, step 1).
+    1. Embed every chunk of this rank's pairs (`gradcache`, step 1), what a frozen vision tower makes of pictures once.
     2. Gather the embeddings of all ranks, of which the own ones carry a gradient (`sync`).
     3. Compute the loss of the whole batch, and its gradient with respect to the own embeddings (`gradcache`, step 2).
     4. Embed every chunk again, and back-propagate its part of that gradient (`gradcache`, step 3).
@@ -13,7 +13,9 @@ Random numbers depend on seed, step and rank alone, so a step is the same in a r
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,9 +26,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gen2embed.data.datamodules import TrainingBatch
+from gen2embed.encoder.dora import norms_once
 from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.packing import Limit
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
+from gen2embed.shortcuts import NONE, Shortcuts
 from gen2embed.sync import Sync
 from gen2embed.types import UserError
 
@@ -40,6 +45,7 @@ class ContrastiveModule(LightningModule):
     gradient_clip: largest norm of the gradient; None does not clip.
     sync: how the ranks train together; what is logged is of the global batch, the same on every rank.
     seed: of the ranks' random streams.
+    shortcuts: those to take (`shortcuts.take`).
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class ContrastiveModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
         gradient_clip: float | None = 1.0,
+        shortcuts: Shortcuts = NONE,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -58,7 +65,7 @@ class ContrastiveModule(LightningModule):
         self.model, self.loss = embedder.backbone.full, loss
         self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.embedder, self.gradient_clip = embedder, gradient_clip
-        self.sync, self.seed = sync, seed
+        self.sync, self.seed, self.shortcuts = sync, seed, shortcuts
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
 
     def transfer_batch_to_device(
@@ -89,7 +96,8 @@ class ContrastiveModule(LightningModule):
         Returns its loss and what `describe` tells.
         Raises `UserError`, with the rows that it comes from, if the loss is not finite.
         """
-        batch = self.sync.align(batch, self.embedder.build)
+        embedder, shortcuts = self.embedder, self.shortcuts
+        batch = self.sync.align(batch, partial(embedder.prepare, limit=Limit(embedder.budget)))
         pairs, metrics = len(batch), dict[str, Tensor]()
         positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
         numbers = torch.cat([positives, negatives])
@@ -108,13 +116,16 @@ class ContrastiveModule(LightningModule):
             return value
 
         learned = None if self.loss.log_scale is None else lambda: self.sync.shared(self.loss.scale())
-        with self.sync.whole_gradient(self.trained):
+        once = norms_once(self.model) if shortcuts.norms_once else nullcontext()
+        with self.sync.whole_gradient(self.trained), once:
+            features = embedder.see(batch.pictures) if shortcuts.vision_once else None
             value = backward_cached(
                 batch.chunks,
-                self.embedder.embed_inputs,
+                lambda chunk: embedder.embed_chunk(chunk, batch.pictures, features),
                 loss,
                 lambda scalar: self.manual_backward(scalar * self.sync.factor),
                 learned,
+                shortcuts.keep_graphs or 0,
             )
         return {"loss": value, **metrics}
 

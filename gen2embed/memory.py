@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,17 @@ def graph_bytes(embed: Callable[[], Tensor], parameters: Iterable[nn.Parameter])
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         embed()
     return sum(kept.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a GPU, else on the machine or within the limit of its control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
+    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, int(most) - int(used.read_text()))
+    return max(0, free)
 
 
 def readable(size: float) -> str:

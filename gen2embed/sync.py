@@ -32,16 +32,20 @@ from torch.nn import Parameter
 
 from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.peers import ALONE, Peers
-from gen2embed.types import Inputs, Item, Role, UserError
+from gen2embed.types import Item, Prepared, Role, UserError
+
+Prepare = Callable[[Sequence[tuple[Item, Role]]], Prepared]
 
 
 class Sync(Protocol):
     """What a training step asks of the other ranks.
 
     factor: what a rank multiplies a scalar by before it back-propagates it, where the reduction takes a mean.
+    lockstep: ranks share weights, so that all run the same modules in the same order.
     """
 
     factor: float
+    lockstep: bool
 
     def gather(self, own: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
         """The rows of all ranks, rank by rank; the own ones are the tensor itself, in the graph."""
@@ -56,8 +60,8 @@ class Sync(Protocol):
     def shared(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The value, which every rank has; its gradient is a rank's part, so that all add up to the whole."""
 
-    def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
-        """The batch in chunks that all ranks can run side by side. build: inputs of items in a role."""
+    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+        """The batch in chunks that all ranks can run side by side."""
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
         """Bound the norm of the gradient, unless `largest` is None, step and forget it; returns what the norm was."""
@@ -74,6 +78,7 @@ class OneRank:
     """A single process: there is nothing to wait for."""
 
     factor = 1.0
+    lockstep = False
 
     def gather(self, own: Tensor) -> Tensor:
         return own
@@ -88,7 +93,7 @@ class OneRank:
     def shared(self, value: Tensor) -> Tensor:
         return value
 
-    def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
+    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
         return batch
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:

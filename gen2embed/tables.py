@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from rich.table import Table
 
 from gen2embed.data.batches import Share
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import matched
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
-from gen2embed.memory import graph_bytes, readable, state_bytes
+from gen2embed.encoder.packing import Limit
+from gen2embed.memory import readable, state_bytes
+from gen2embed.shortcuts import Sampled
 from gen2embed.types import Pair
 
 
@@ -31,23 +32,35 @@ def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: E
         at = f", at resolution {benchmark.resolution}" if benchmark.resolution else ""
         said = f"{benchmark.name}: {len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates{at}"
         rows.append(("benchmark", said))
-    rows.append(("engine", f"batches of {engine.batch_size}, store {engine.store or 'none'}"))
+    tokens = engine.batch_tokens or embedder.budget
+    rows.append(("engine", f"batches of {tokens:,} tokens, store {engine.store or 'none'}"))
     return _two_columns("evaluation", [*rows, ("output", str(folder))])
 
 
 def training_table(
-    embedder: Embedder, share: Share, collate: Collate, pairs: Sequence[Pair], steps: int, folder: Path
+    embedder: Embedder,
+    share: Share,
+    pairs: Sequence[Pair],
+    limit: Limit,
+    sampled: Sampled,
+    shortcuts: Mapping[str, str],
+    steps: int,
+    folder: Path,
 ) -> Table:
-    """What is about to be trained, and how a batch comes about."""
+    """What is about to be trained, and how a batch comes about. shortcuts: which are taken, and why, in words."""
     parameters = list(embedder.backbone.full.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in parameters) - trained
     plan = share.plan
     held = len({row for members in plan.members for row in members})
     own = plan.pairs // plan.ranks
-    chunks = [(own, collate.query_chunk, "queries"), (own, collate.candidate_chunk, "candidates")]
     explicit = sum(len(pair.negatives) for pair in pairs)
     more = f", and {explicit / len(pairs):.1f} of its own each pair" if explicit else ""
+    most = f" and {limit.rows} items" if limit.rows else ""
+    chunks = f"about {math.ceil(sampled.chunks * own / sampled.pairs)} of at most {limit.tokens:,} tokens{most}"
+    weights, state = state_bytes(parameters)
+    said = {"weights": weights, "gradients and optimiser": state, "graph of a chunk": sampled.graph}
+    parts = ", ".join(f"{name} {readable(size)}" for name, size in said.items())
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
@@ -57,26 +70,13 @@ def training_table(
         ("batch", f"{plan.pairs} pairs a step, of {'mixed subsets' if plan.mixed else 'one subset'}"),
         ("  negatives", f"{plan.pairs - 1} a query{more}"),
         ("  ranks", f"{plan.ranks}, with {own} pairs each"),
-        ("  chunks", "; ".join(f"{-(-n // size)} or more of at most {size} {what}" for n, size, what in chunks)),
-        ("  memory", _memory(embedder, share, collate, pairs)),
+        ("  chunks", chunks),
+        ("  memory", f"about {readable(sum(said.values()))} a rank, beside inputs and kept graphs: {parts}"),
+        *((f"  {name.replace('_', ' ')}", why) for name, why in shortcuts.items()),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),
     ]
     return _two_columns("training", rows)
-
-
-def _memory(embedder: Embedder, share: Share, collate: Collate, pairs: Sequence[Pair]) -> str:
-    """An estimate of what a rank holds at least: its state, and the graph of the largest of some chunks."""
-    parameters = list(embedder.backbone.full.parameters())
-    weights, held = state_bytes(parameters)
-    some = next(iter(share))[: max(collate.query_chunk, collate.candidate_chunk)]
-    chunks = collate([pairs[row] for row in some]).chunks
-    embedder.backbone.full.train()
-    graph = max(graph_bytes(partial(embedder.embed_inputs, chunk), parameters) for chunk in chunks)
-    embedder.backbone.full.eval()
-    said = {"weights": weights, "gradients and optimiser": held, "graph of a chunk": graph}
-    parts = ", ".join(f"{name} {readable(size)}" for name, size in said.items())
-    return f"about {readable(sum(said.values()))} a rank, beside inputs: {parts}"
 
 
 def cluster_table(table: pa.Table, pairs: Sequence[Pair]) -> Table:
@@ -111,6 +111,7 @@ def _embedder_rows(embedder: Embedder) -> list[tuple[str, str]]:
         ("prompt", f"convention {prompt.convention}"),
         *((f"  system, {role}", repr(text)) for role, text in prompt.system.items()),
         *((f"  suffix, {role}, {kind}", repr(text)) for role, kind, text in suffixes),
+        ("rows", f"padded: {embedder.why_padded}" if embedder.why_padded else "packed"),
         ("resolution", ", ".join([resolution.policy, *budget, f"backend {resolution.backend}"])),
     ]
 

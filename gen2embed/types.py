@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -157,3 +157,40 @@ class RankingTask:
     def items(self) -> Iterator[Item]:
         yield from self.queries
         yield from self.candidates
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a model embeds in one pass.
+
+    rows: vectors that come out. pictured: whether its items have pictures, as all or none have.
+    pictures: the digests of those that `inputs` refer to, in the order in which their tokens stand.
+    """
+
+    inputs: Inputs
+    rows: int
+    pictured: bool
+    pictures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Items made ready for a model.
+
+    order: everything[order] puts the chunks' rows in the order of the items; equal items may share a row.
+    pictures: by digest, each distinct picture as the model's vision tower takes it.
+    """
+
+    chunks: list[Chunk]
+    order: Tensor
+    pictures: dict[str, Inputs]
+
+    def pin_memory(self) -> Self:
+        """For the loader: in memory that a GPU reads while it computes."""
+        chunks = [replace(chunk, inputs=_pinned(chunk.inputs)) for chunk in self.chunks]
+        pictures = {digest: _pinned(inputs) for digest, inputs in self.pictures.items()}
+        return replace(self, chunks=chunks, pictures=pictures)
+
+
+def _pinned(inputs: Inputs) -> Inputs:
+    return {name: tensor.pin_memory() for name, tensor in inputs.items()}

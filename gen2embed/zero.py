@@ -15,7 +15,7 @@ rank reached: the vision tower, in a batch without a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from gen2embed.data.datamodules import TrainingBatch
-from gen2embed.sync import Ranks, Replicas, Sync
-from gen2embed.types import Inputs, Item, Role, UserError
+from gen2embed.sync import Prepare, Ranks, Replicas, Sync
+from gen2embed.types import Chunk, Item, UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
@@ -105,7 +105,7 @@ class Sharded(Replicas):
     """How the ranks of `Zero` make one gradient."""
 
     def __init__(self, strategy: Zero) -> None:
-        self.strategy, self.factor = strategy, float(strategy.world_size)
+        self.strategy, self.factor, self.lockstep = strategy, float(strategy.world_size), strategy.zero_stage_3
 
     @contextmanager
     def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
@@ -124,23 +124,25 @@ class Sharded(Replicas):
                 for parameter in idle:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def align(self, batch: TrainingBatch, build: Callable[[Sequence[Item], Role], Inputs]) -> TrainingBatch:
+    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
         """Chunks of texts, then chunks of pictures, as many as the rank has that has most of each."""
-        kinds = [[at for at, has in enumerate(batch.pictured) if has == pictures] for pictures in (False, True)]
+        kinds = [[at for at, its in enumerate(batch.chunks) if its.pictured == pictured] for pictured in (False, True)]
         most = torch.tensor([len(its) for its in kinds], device=batch.order.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        numbered = torch.arange(len(batch.order)).split([len(chunk["input_ids"]) for chunk in batch.chunks])
-        chunks, rows = [], []
+        sizes = [chunk.rows for chunk in batch.chunks]
+        numbered = torch.arange(sum(sizes)).split(sizes)
+        chunks, rows, pictures = list[Chunk](), list[Tensor](), dict(batch.pictures)
         for its, count, item in zip(kinds, most.tolist(), fillers(), strict=True):
             chunks += [batch.chunks[at] for at in its]
             rows += [numbered[at] for at in its]
             if missing := count - len(its):
-                chunks += [build([item], "candidate")] * missing
+                filler = prepare([(item, "candidate")])
+                chunks += filler.chunks * missing
                 rows += [torch.tensor([-1])] * missing
+                pictures |= filler.pictures
         before = torch.cat(rows)  # what each row was
         order = before.argsort(stable=True)[(before < 0).sum() :].to(batch.order.device)[batch.order]
-        pictured = [index >= int(most[0]) for index in range(len(chunks))]
-        return replace(batch, chunks=chunks, pictured=pictured, order=order)
+        return replace(batch, chunks=chunks, order=order, pictures=pictures)
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
         optimizer.step()  # bounds the norm, as configured, and forgets the gradient

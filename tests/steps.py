@@ -7,17 +7,21 @@ from functools import partial
 import torch
 from conftest import TINY
 from torch import Tensor
+from transformers.models.qwen2_vl import modeling_qwen2_vl
 
 from gen2embed import Embedder, Item
 from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.datamodules import Collate, several_positives
 from gen2embed.encoder.adapter import Lora
+from gen2embed.encoder.packing import Limit
 from gen2embed.lit import ContrastiveModule, describe
 from gen2embed.losses import InfoNCE
+from gen2embed.shortcuts import NONE, Shortcuts
 from gen2embed.sync import OneRank
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = Lora(TARGETS, r=4, dropout=0.0)
+EVERY = Shortcuts(keep_graphs=2)
 LOSSES = {
     "plain": {"mask_identical": False},
     "identical": {},
@@ -43,24 +47,41 @@ def load(path=TINY, **options):
     return Embedder.from_pretrained(path, **{"resolution": "original", "device": "cpu", **options})
 
 
+def in_double(model):
+    """Make a Qwen2-VL compute in float64 all over: transformers rounds to float32 on its way."""
+
+    def norm(self, hidden):
+        return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def rotate(q, k, cos, sin):
+        cos, sin = cos.unsqueeze(-2).to(q), sin.unsqueeze(-2).to(q)
+        return tuple(side * cos + modeling_qwen2_vl.rotate_half(side) * sin for side in (q, k))
+
+    for module in model.modules():
+        if type(module) is modeling_qwen2_vl.Qwen2VLRMSNorm:
+            module.forward = partial(norm, module)
+    modeling_qwen2_vl.apply_rotary_pos_emb_vision = rotate
+
+
 def attached(adapter, dtype=torch.float64, path=TINY):
     """A fresh embedder with an adapter whose weights are all away from zero, in training mode."""
     embedder = load(path)
     torch.manual_seed(0)
     embedder = replace(embedder, backbone=adapter.attach(embedder.backbone))
     embedder.backbone.full.to(dtype).train()
+    if dtype == torch.float64:
+        in_double(embedder.backbone.full)
     for name, parameter in embedder.backbone.full.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     return embedder
 
 
-def make_module(embedder, sync=None, **loss):
+def make_module(embedder, sync=None, shortcuts=NONE, **loss):
     """A module that runs a step by itself, without a trainer."""
     dtype = embedder.backbone.dtype
-    module = ContrastiveModule(
-        embedder, InfoNCE(**{"temperature": 0.05, **loss}).to(dtype), sync or OneRank(), 7, None, None
-    )
+    loss = InfoNCE(**{"temperature": 0.05, **loss}).to(dtype)
+    module = ContrastiveModule(embedder, loss, sync or OneRank(), 7, None, None, shortcuts=shortcuts)
     module.manual_backward = Tensor.backward
     return module.train()
 
@@ -69,9 +90,15 @@ def gradients(module):
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
+def collating(embedder, chunk, known=None, share=False):
+    """Chunks of at most so many items."""
+    return Collate(partial(embedder.prepare, limit=Limit(10_000, chunk), share=share), known or {})
+
+
 def cached(module, pairs, chunk=3, known=None):
     """What a rank has after it accumulated its share: loss and metrics, and gradients by name."""
-    collate = Collate(module.embedder.build, chunk, chunk, several_positives(pairs) if known is None else known)
+    known = several_positives(pairs) if known is None else known
+    collate = collating(module.embedder, chunk, known, module.shortcuts.share)
     torch.manual_seed(1)
     metrics = module.accumulate(collate(pairs))
     return {**metrics, "gradients": gradients(module)}
@@ -89,8 +116,8 @@ def whole(module, pairs, chunk=None):
         sides = [torch.cat([embedder.embed([item], role) for item in items])
                  for items, role in (([pair.query for pair in pairs], "query"), (candidates, "candidate"))]  # fmt: skip
     else:
-        batch = Collate(embedder.build, chunk, chunk)(pairs)
-        embedded = torch.cat([embedder.embed_inputs(inputs) for inputs in batch.chunks])[batch.order]
+        batch = collating(embedder, chunk)(pairs)
+        embedded = torch.cat([embedder.embed_chunk(its, batch.pictures) for its in batch.chunks])[batch.order]
         sides = embedded.split([len(pairs), len(candidates)])
     identical = torch.tensor([[a.key == b.positive.key for a in candidates] for b in pairs])
     known = torch.tensor([[any(other.query.key == b.query.key and other.positive.key == a.key for other in pairs)
@@ -110,24 +137,11 @@ def error(found, expected):
     return float(max((found[name] - expected[name]).abs().max() for name in expected) / scale)
 
 
-def exact_norm(norm, hidden):
-    """RMSNorm; transformers' own rounds to float32."""
-    return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
-
-
 def trained(pairs, dtype, ranks=1, sync=None, rank=0, steps=20):
-    """What `steps` of AdamW on the batches of a plan leave, as one long vector.
-
-    In float64, items are embedded one by one: Qwen2-VL rotates its vision tower in float32, whatever its weights are.
-    """
+    """What `steps` of AdamW on the batches of a plan leave, as one long vector."""
     module = make_module(attached(LORA, dtype), sync, learn_temperature=True)
-    chunk = 3
-    if dtype == torch.float64:
-        chunk = 1
-        for norm in (its for its in module.modules() if type(its).__name__ == "Qwen2VLRMSNorm"):
-            norm.forward = partial(exact_norm, norm)
     plan = BatchPlan([list(range(row, row + 4)) for row in range(0, len(pairs), 4)], len(pairs), 8, 3, ranks)
-    collate = Collate(module.embedder.build, chunk, chunk, several_positives(pairs))
+    collate = collating(module.embedder, 3, several_positives(pairs))
     optimizer = torch.optim.AdamW(module.trained, lr=1e-3, weight_decay=0.0)
     before = torch.cat([parameter.detach().flatten() for parameter in module.trained])
     for rows in itertools.islice(Share(plan, rank), steps):

@@ -17,7 +17,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.encoder.backbone import _attention
-from gen2embed.encoder.embedder import as_item
+from gen2embed.encoder.given import as_item
 from gen2embed.encoder.tokens import PromptTokenizer
 from gen2embed.images import Resolution
 from gen2embed.presets import load_preset

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.encoder.embedder import as_item
+from gen2embed.encoder.given import as_item
 from gen2embed.encoder.pooling import last_token
 from gen2embed.images import Resolution
 

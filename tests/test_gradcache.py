@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from steps import LORA, LOSSES, TARGETS, attached, cached, error, make_module, varied_pairs, whole
+from steps import EVERY, LORA, LOSSES, TARGETS, attached, cached, error, make_module, varied_pairs, whole
 from torch import nn
 
 from gen2embed import gradcache
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
+from gen2embed.shortcuts import NONE, take
 
 ROWS = 10
 OWN = torch.eye(ROWS // 2, dtype=torch.bool)
@@ -114,6 +115,11 @@ def pairs(world):
     return varied_pairs(world)
 
 
+def taken(wanted, module):
+    """Those that the module may take."""
+    return take(wanted, module.embedder, lockstep=False)[0]
+
+
 ADAPTERS = {
     "lora": LORA,
     "dora": replace(LORA, dora=True),
@@ -123,18 +129,28 @@ ADAPTERS = {
 }
 
 
+SHORTCUTS = {
+    "none": NONE,
+    **{name: replace(NONE, **{name: True}) for name in ("share", "vision_once", "norms_once")},
+    "keep_graphs": replace(NONE, keep_graphs=2),
+    "every": EVERY,
+}
+
+
 @pytest.mark.parametrize(
-    ("adapter", "loss", "chunk"),
+    ("adapter", "loss", "chunk", "shortcuts"),
     [
-        *(("lora", loss, 3) for loss in LOSSES),
-        *((adapter, "all", 2) for adapter in ADAPTERS if adapter != "lora"),
-        ("dora", "identical", 1),
-        ("dora", "identical", 100),
+        *(("lora", loss, 3, "every") for loss in LOSSES),
+        *((adapter, "all", 2, "every") for adapter in ADAPTERS if adapter != "lora"),
+        *(("dora", "all", 3, shortcuts) for shortcuts in SHORTCUTS),
+        ("dora", "identical", 1, "every"),
+        ("dora", "identical", 100, "every"),
     ],
 )
-def test_the_step_is_the_full_batch(pairs, adapter, loss, chunk):
+def test_the_step_is_the_full_batch(pairs, adapter, loss, chunk, shortcuts):
     """In float64, with explicit negatives; chunks of texts and of pictures, the last ones smaller."""
     plain, ours = (make_module(attached(ADAPTERS[adapter]), **LOSSES[loss]) for _ in range(2))
+    ours.shortcuts = taken(SHORTCUTS[shortcuts], ours)
     expected, found = whole(plain, pairs), cached(ours, pairs, chunk)
     assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-10)
     assert error(found, expected) < 1e-10

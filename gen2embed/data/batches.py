@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from gen2embed.data.rows import known_names
-from gen2embed.types import Item, UserError
+from gen2embed.types import UserError
 
 LOOK_AHEAD = 64  # clusters that are passed over for one that fits
 
@@ -162,20 +162,13 @@ class Share:
         return (batch[self.rank] for batch in self.plan.after(self.first))
 
 
-def apart(items: Sequence[Item], size: int) -> Iterator[list[int]]:
-    """Indices of `items` in parts of at most `size`, in order, none of which mixes items with and without pictures."""
-    for with_pictures in (False, True):
-        group = [index for index, item in enumerate(items) if bool(item.pictures) == with_pictures]
-        yield from (group[start : start + size] for start in range(0, len(group), size))
-
-
 def check_sizes(
-    rows: int, pairs: int, cluster: int = 1, ranks: int = 1, query_chunk: int = 1, candidate_chunk: int = 1
+    rows: int, pairs: int, cluster: int = 1, ranks: int = 1, chunk: int | None = None, chunk_tokens: int | None = None
 ) -> None:
     """Raise `UserError` unless batches of `pairs` out of `rows`, in clusters, on ranks and in chunks, are possible."""
-    for name, chunk in (("query_chunk", query_chunk), ("candidate_chunk", candidate_chunk)):
-        if chunk < 1:
-            raise UserError(f"batch.{name}, which batch.chunk sets too, is at least 1; got {chunk}")
+    for name, size in (("chunk", chunk), ("chunk_tokens", chunk_tokens)):
+        if size is not None and size < 1:
+            raise UserError(f"batch.{name} is at least 1, or null; got {size}")
     if not 2 <= pairs <= rows:
         raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")
     unit = cluster * ranks

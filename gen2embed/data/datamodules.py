@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,24 +14,19 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gen2embed.data.batches import Share, apart
-from gen2embed.types import Inputs, Item, Pair, Role
+from gen2embed.data.batches import Share
+from gen2embed.types import Item, Pair, Prepared, Role
 
 
-@dataclass
-class TrainingBatch:
-    """A batch of n pairs, with e explicit negatives, as chunks of inputs.
+@dataclass(frozen=True)
+class TrainingBatch(Prepared):
+    """A batch of n pairs, with e explicit negatives, in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
 
-    pictured: of each chunk, whether its items have pictures.
-    order: everything[order] puts the chunks' rows in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
     positives, negatives: a number of each, equal for the same items, on every rank.
     known: the numbers of all positives of each query; of fewer than k, the last is repeated.
     rows: where each pair comes from, for messages.
     """
 
-    chunks: list[Inputs]
-    pictured: list[bool]
-    order: Int[Tensor, " 2n+e"]
     positives: Int[Tensor, " n"]
     negatives: Int[Tensor, " e"]
     known: Int[Tensor, "n k"]
@@ -44,35 +40,19 @@ class TrainingBatch:
 class Collate:
     """Makes a `TrainingBatch` of pairs.
 
-    build: inputs of items in a role. Chunks are of at most so many rows.
+    prepare: chunks of items, each in its role.
     known: of queries with several positives, by their key: the numbers of those (`several_positives`).
     """
 
-    build: Callable[[Sequence[Item], Role], Inputs]
-    query_chunk: int
-    candidate_chunk: int
+    prepare: Callable[[Sequence[tuple[Item, Role]]], Prepared]
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[Pair]) -> TrainingBatch:
         negatives = [item for pair in pairs for item in pair.negatives]
-        sides: list[tuple[Role, list[Item], int]] = [
-            ("query", [pair.query for pair in pairs], self.query_chunk),
-            ("candidate", [*(pair.positive for pair in pairs), *negatives], self.candidate_chunk),
-        ]
-        chunks: list[Inputs] = []
-        pictured: list[bool] = []
-        placed: list[int] = []
-        for offset, (role, items, chunk) in zip((0, len(pairs)), sides, strict=True):
-            by_length = sorted(range(len(items)), key=lambda index: sum(map(len, items[index].texts)))
-            for part in apart([items[index] for index in by_length], chunk):
-                chosen = [by_length[index] for index in part]
-                chunks.append(self.build([items[index] for index in chosen], role))
-                pictured.append(bool(items[chosen[0]].pictures))
-                placed += [offset + index for index in chosen]
+        items: list[tuple[Item, Role]] = [(pair.query, "query") for pair in pairs]
+        items += [(item, "candidate") for item in (*(pair.positive for pair in pairs), *negatives)]
         return TrainingBatch(
-            chunks=chunks,
-            pictured=pictured,
-            order=torch.tensor(placed).argsort(),
+            **vars(self.prepare(items)),
             positives=torch.tensor([number(pair.positive) for pair in pairs]),
             negatives=torch.tensor([number(item) for item in negatives], dtype=torch.int64),
             known=torch.tensor([self._known(pair) for pair in pairs]),
@@ -119,6 +99,8 @@ class PairDataModule(LightningDataModule):
             batch_sampler=self.share,
             collate_fn=self.collate,
             num_workers=self.workers,
+            pin_memory=torch.cuda.is_initialized(),
+            worker_init_fn=start_worker,
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -127,3 +109,9 @@ class PairDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.share = replace(self.share, first=state_dict["batches"])
+
+
+def start_worker(_: int) -> None:
+    """How a worker process of a loader begins."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it is one of several, and was forked
+    torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many

@@ -5,6 +5,7 @@ Everything is loaded by Hugging Face's own classes, from a hub id or a local fol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from gen2embed.types import UserError
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 REMOVED = ("phi3_v",)  # microsoft/Phi-3.5-vision-instruct: its remote code is of transformers 4
+SEEING = re.compile(r"visual|vision|projector|connector")  # in names of what a picture goes through before the layers
+CAUSAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "smolvlm")  # model types that never look ahead
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -63,6 +66,33 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
+
+    @property
+    def budget(self) -> int:
+        """Tokens that the device runs well in one pass."""
+        return 4096 if self.device.type == "cuda" else 512
+
+    @property
+    def frozen_vision(self) -> bool:
+        """Whether the vision tower makes the same of a picture in every pass."""
+        seeing = [(name, module) for name, module in self.model.named_modules() if SEEING.search(name)]
+        dropout = [module.p for _, module in seeing if isinstance(module, nn.Dropout)]
+        dropout.append(getattr(self.full.config.vision_config, "attention_dropout", 0.0))
+        return not any(dropout) and not any(p.requires_grad for _, module in seeing for p in module.parameters())
+
+    def why_padded(self, longest: int) -> str | None:
+        """Why samples of at most `longest` tokens cannot be packed into one row, in words; None if they can.
+
+        A token must attend to all that came before it, and to nothing else.
+        """
+        window = getattr(self.full.config.get_text_config(), "sliding_window", None)
+        if self.model_type not in CAUSAL:
+            return f"a model of type {self.model_type} is not known to be causal"
+        if window is not None and window < longest:
+            return f"its tokens attend to the last {window} only, and model.max_length is {longest}"
+        if self.attention not in ("sdpa", "eager"):
+            return f"{self.attention} takes no mask"
+        return None
 
     @property
     def attention(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,24 @@ from PIL import Image
 from torch import Tensor
 
 from gen2embed import images
+from gen2embed.encoder import vision
 from gen2embed.encoder.adapter import base_of, card_differences, find_adapter, is_adapter, merge, read_card
 from gen2embed.encoder.adapter import load as load_adapter
 from gen2embed.encoder.backbone import Attention, Backbone, Dtype, load_backbone
+from gen2embed.encoder.chunks import Preparer
 from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.given import Input, as_item
 from gen2embed.encoder.inputs import InputBuilder
-from gen2embed.encoder.pooling import last_token
+from gen2embed.encoder.packing import visible
+from gen2embed.encoder.pooling import last_token, unit_vectors
+from gen2embed.encoder.vision import Features, Seen
 from gen2embed.images import Policy, Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
-from gen2embed.types import ROLES, Inputs, Item, Role, UserError
+from gen2embed.types import ROLES, Chunk, Inputs, Item, Role, UserError
 
 ROUNDING = 1e-6  # in an element of a unit vector, in single precision
-Input = str | Mapping[str, Any] | Item
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Embedder:
 
     backbone: Backbone
     build: InputBuilder
+    packing: bool = True
+    seen: Seen = field(default_factory=lambda: Seen(0), compare=False, repr=False)
 
     @classmethod
     def from_pretrained(
@@ -54,6 +60,8 @@ class Embedder:
         trust_remote_code: bool = False,
         attn_implementation: Attention = "sdpa",
         merge_adapter: bool = False,
+        packing: bool = True,
+        picture_cache_gib: float = 1.0,
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
 
@@ -68,6 +76,8 @@ class Embedder:
         dtype: auto is float32 on a CPU and bfloat16 on a GPU.
         max_length: in tokens; a longer input loses the end of its own text.
         attn_implementation: flash_attention_2 falls back to sdpa, with a line that says why, where it cannot run.
+        packing: put many inputs in one row of tokens, where the model allows it; the same vectors, faster.
+        picture_cache_gib: how much of what the vision tower made is kept for when a picture comes again.
 
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
@@ -89,18 +99,19 @@ class Embedder:
         if folder is not None:
             backbone = load_adapter(backbone, folder)
         build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
-        embedder = cls(backbone, build)
+        embedder = cls(backbone, build, packing, Seen(int(picture_cache_gib * 2**30)))
         if folder is not None:
             embedder._check_effect(folder)
         return replace(embedder, backbone=merge(backbone)) if folder is not None and merge_adapter else embedder
 
     def encode(
-        self, inputs: Sequence[Input] | Input, role: Role = "query", batch_size: int = 32
+        self, inputs: Sequence[Input] | Input, role: Role = "query", batch_tokens: int | None = None
     ) -> Float[Tensor, "n d"]:
         """Embed inputs in a role.
 
         inputs: each a text, a dict with `text` and/or `image` (a path or a PIL picture) and optional `instruction`, or
             an `Item`. A single one gives one row.
+        batch_tokens: of a forward pass; None leaves it to the device.
         Returns float32 unit vectors (n, d) on the CPU, in order; equal inputs are embedded once.
         """
         if role not in ROLES:
@@ -109,7 +120,7 @@ class Embedder:
             inputs = [inputs]
         items = [as_item(value) for value in inputs]
         images.check(picture for item in items for picture in item.pictures)
-        return Engine(batch_size).encode(self, items, role).vectors
+        return Engine(batch_tokens).encode(self, items, role).vectors
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""
@@ -120,9 +131,63 @@ class Embedder:
         device, dtype = self.backbone.device, self.backbone.dtype
         inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
-        pooled = last_token(hidden, inputs["attention_mask"])
-        at_least_single = torch.promote_types(pooled.dtype, torch.float32)
-        return torch.nn.functional.normalize(pooled.to(at_least_single), dim=-1)
+        return unit_vectors(last_token(hidden, inputs["attention_mask"]))
+
+    def embed_chunk(
+        self, chunk: Chunk, pictures: Mapping[str, Inputs], features: Mapping[str, Features] | None = None
+    ) -> Float[Tensor, "r d"]:
+        """Unit vectors of a chunk's rows; differentiable.
+
+        pictures: by digest, those of the chunk at least. features: what `see` made of them already.
+        """
+        if "ends" not in chunk.inputs:
+            return self.embed_inputs(chunk.inputs)
+        its = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
+        features = {**self.see(its), **(features or {})}
+        inputs = {name: tensor.to(self.backbone.device, non_blocking=True) for name, tensor in chunk.inputs.items()}
+        mask = visible(inputs["ends"])
+        if self.backbone.attention == "eager":
+            mask = torch.zeros_like(mask, dtype=self.backbone.dtype).masked_fill(~mask, -torch.inf)
+        hidden = self.backbone.model(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            attention_mask=mask,
+            mm_encoder_outputs=vision.join([features[digest] for digest in chunk.pictures]),
+            use_cache=False,
+        ).last_hidden_state
+        return unit_vectors(hidden[0, inputs["last"]])
+
+    def see(self, pictures: Mapping[str, Inputs]) -> dict[str, Features]:
+        """What the vision tower makes of each picture, by digest; that of a frozen one is kept for the next time."""
+        model = self.backbone.model
+        if not self.backbone.frozen_vision:
+            return dict(zip(pictures, vision.run(model, list(pictures.values())), strict=True))
+        kept = {digest: features for digest in pictures if (features := self.seen.get(digest))}
+        missing = [digest for digest in pictures if digest not in kept]
+        with torch.no_grad():
+            made = dict(zip(missing, vision.run(model, [pictures[digest] for digest in missing]), strict=True))
+        for digest, features in made.items():
+            self.seen.add(digest, features)
+        return {**kept, **made}
+
+    @cached_property
+    def prepare(self) -> Preparer:
+        """Makes chunks of items; needs no model."""
+        return Preparer(self.build, self.packs)
+
+    @property
+    def packs(self) -> bool:
+        return self.why_padded is None
+
+    @property
+    def why_padded(self) -> str | None:
+        """Why rows are padded, in words; None if they are packed."""
+        return self.backbone.why_padded(self.build.max_length) if self.packing else "packing is switched off"
+
+    @property
+    def budget(self) -> int:
+        """Tokens that the device runs well in one pass."""
+        return self.backbone.budget
 
     def at_resolution(self, policy: Policy) -> Embedder:
         """The same embedder with another resolution policy."""
@@ -175,19 +240,3 @@ def _chosen_prompt(prompt: str | Prompt | None, card: Mapping[str, Any]) -> Prom
     if prompt is None and "prompt" in card:
         return Prompt(**card["prompt"])
     return load_preset("prompt", prompt or "hierarchical")
-
-
-def as_item(value: Input) -> Item:
-    """An item of a text, a dict with text, image and instruction, or an item."""
-    if isinstance(value, Item):
-        return value
-    if isinstance(value, str):
-        return Item.of(value)
-    if not isinstance(value, Mapping):
-        raise UserError(f"an input is a text, a dict or an Item; got {type(value).__name__}")
-    if unknown := set(value) - {"text", "image", "instruction"}:
-        raise UserError(f"an input has text, image and instruction; got {', '.join(sorted(map(str, unknown)))}")
-    image = value.get("image")
-    if not isinstance(image, str | Path | Image.Image | None):
-        raise UserError(f"an image is a path or a PIL picture; got {type(image).__name__}")
-    return Item.of(value.get("text") or "", image, value.get("instruction"))

@@ -1,28 +1,38 @@
-"""The one loop that embeds items: distinct ones once, sorted by length, in shards that survive a kill."""
+"""The one loop that embeds items: distinct ones once, like ones side by side, in shards that survive a kill."""
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from gen2embed.data.batches import apart
+from gen2embed.data.datamodules import start_worker
+from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
 from gen2embed.images import HEADERS_FROM
-from gen2embed.log import progress
+from gen2embed.log import log, progress
 from gen2embed.peers import ALONE, Peers
-from gen2embed.types import Item, Role, UserError
+from gen2embed.types import Advance, Chunk, Inputs, Item, Prepared, Role, UserError
 
 PROGRESS_FROM = 256  # items; fewer are embedded without a bar
+TEXT_PART, PICTURED_PART = 512, 32  # items that are prepared, and share what they begin alike, at a time
+FEWEST_TOKENS = 64  # a forward pass; with less, memory is short for another reason
+MOST_WORKERS = 8
+Part = Sequence[tuple[Item, Role]]
 
 
 class Model(Protocol):
@@ -32,8 +42,16 @@ class Model(Protocol):
     def fingerprint(self) -> Fingerprint:
         """Everything that decides an embedding."""
 
-    def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
-        """Unit vectors of one batch, in which all items have pictures or none has."""
+    @property
+    def budget(self) -> int:
+        """Tokens that its device runs well in one pass."""
+
+    @property
+    def prepare(self) -> Callable[[Sequence[tuple[Item, Role]], Limit], Prepared]:
+        """Makes chunks of items; needs no model, and may run in another process."""
+
+    def embed_chunk(self, chunk: Chunk, pictures: Mapping[str, Inputs]) -> Float[Tensor, "r d"]:
+        """Unit vectors of a chunk's rows. pictures: by digest, those of the chunk at least."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +68,23 @@ class Encoded:
 class Engine:
     """How items become vectors.
 
-    batch_size: items a forward pass.
+    batch_tokens: of a forward pass; None leaves it to the device. Halved where memory does not suffice.
+    workers: processes that open pictures and tokenise texts; None is none on a CPU, which has enough to do.
     store: folder of embedding stores; None keeps vectors in memory only.
     shard_size: distinct items between two writes to the store.
     shown: show a bar for long work.
     """
 
-    batch_size: int = 32
+    batch_tokens: int | None = None
+    workers: int | None = None
     store: Path | None = None
     shard_size: int = 1024
     shown: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.shard_size < 1:
-            raise UserError(f"batch_size and shard_size are at least 1; got {self.batch_size} and {self.shard_size}")
+        for name in ("batch_tokens", "shard_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"engine.{name} is at least 1; got {value}")
 
     def encode(
         self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: Peers = ALONE
@@ -85,23 +106,80 @@ class Engine:
         own, vectors = peers.share(shards), dict[str, np.ndarray]()
         computed = sum(map(len, own))
         with progress(title, computed, shown=shown and computed >= PROGRESS_FROM) as advance:
-            for shard in own:
-                its, rows = [distinct[key] for key in shard], list[np.ndarray]()
-                for part in apart(its, self.batch_size):
-                    batch = [its[index] for index in part]
-                    with torch.inference_mode():
-                        rows.append(model.embed(batch, role).float().cpu().numpy())
-                    _check_finite(batch, rows[-1])
-                    advance(len(batch))
+            parts = [_cut([distinct[key] for key in shard]) for shard in own]
+            embedded = self._embed(model, [[(item, role) for item in its] for cut in parts for its in cut], advance)
+            for shard, cut in zip(own, parts, strict=True):
+                rows = np.concatenate(list(islice(embedded, len(cut))))
+                _check_finite([distinct[key] for key in shard], rows)
                 if store is not None:
-                    store.write(shard, np.concatenate(rows))
+                    store.write(shard, rows)
                 else:
-                    vectors |= zip(shard, np.concatenate(rows), strict=True)
+                    vectors |= zip(shard, rows, strict=True)
         if store is not None:
             store.await_shards(shards, peers)
         out = store.read(keys) if store is not None else np.stack([vectors[key] for key in keys])
         seconds = time.perf_counter() - started
         return Encoded(torch.from_numpy(out), computed, len(distinct) - len(missing), seconds)
+
+    def _embed(self, model: Model, parts: Sequence[Part], advance: Advance) -> Iterator[np.ndarray]:
+        """The vectors of each part, while worker processes prepare the next ones."""
+        tokens, done = self.batch_tokens or model.budget, 0
+        while done < len(parts):
+            try:
+                for prepared in self._prepared(model, parts[done:], Limit(tokens)):
+                    rows = _run(model, prepared)
+                    done += 1
+                    advance(len(rows))
+                    yield rows
+            except Exception as error:
+                if tokens <= FEWEST_TOKENS or not should_reduce_batch_size(error):
+                    raise
+                tokens //= 2
+                log.warning("memory did not suffice; going on with engine.batch_tokens=%d", tokens)
+                gc.collect()
+                torch.cuda.empty_cache()
+
+    def _prepared(self, model: Model, parts: Sequence[Part], limit: Limit) -> DataLoader[Prepared]:
+        on_gpu = torch.cuda.is_initialized()
+        workers = self.workers
+        if workers is None:
+            workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if on_gpu else 0
+        return DataLoader(
+            _Parts(model.prepare, parts, limit),
+            batch_size=None,
+            num_workers=min(workers, len(parts)),
+            pin_memory=on_gpu,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # leaves the global stream alone
+        )
+
+
+@dataclass(frozen=True)
+class _Parts(Dataset[Prepared]):
+    prepare: Callable[[Sequence[tuple[Item, Role]], Limit], Prepared]
+    parts: Sequence[Part]
+    limit: Limit
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> Prepared:
+        return self.prepare(self.parts[index], self.limit)
+
+
+@torch.no_grad()  # not inference_mode: a picture's features may serve a training step later
+def _run(model: Model, prepared: Prepared) -> np.ndarray:
+    rows = [model.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
+    return torch.cat(rows).float().cpu().numpy()[prepared.order]
+
+
+def _cut(items: Sequence[Item]) -> list[list[Item]]:
+    """Items, those without pictures first, in the parts that are prepared at a time."""
+    parts: list[list[Item]] = []
+    for pictured, size in ((False, TEXT_PART), (True, PICTURED_PART)):
+        its = [item for item in items if bool(item.pictures) == pictured]
+        parts += [its[start : start + size] for start in range(0, len(its), size)]
+    return parts
 
 
 def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:
@@ -122,10 +200,10 @@ def _by_cost(items: Mapping[str, Item], shown: bool) -> list[str]:
     return sorted(items, key=costs.__getitem__)
 
 
-def _cost(item: Item, key: str) -> tuple[bool, int, int, str]:
-    """Sorts items of like length together, those without pictures first; the key makes the order total."""
+def _cost(item: Item, key: str) -> tuple[bool, int, tuple[str, ...], tuple[str, ...], str]:
+    """Sorts items that begin alike side by side, those without pictures first; the key makes the order total."""
     area = sum(math.prod(_size(picture.source)) for picture in item.pictures)
-    return bool(item.pictures), area, sum(map(len, item.texts)), key
+    return bool(item.pictures), area, tuple(picture.key for picture in item.pictures), item.texts, key
 
 
 def _size(source: Path | Image.Image) -> tuple[int, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from itertools import repeat
 
 import torch
+from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from gen2embed import images
@@ -36,15 +38,33 @@ class InputBuilder:
 
         Either all items have pictures or none has: an image token without a picture may stand in a text.
         """
-        processor = self.processor
-        processed, expanded = self._process([item for item in items if item.pictures])
+        processed, expanded = self.process([self.open(item) for item in items if item.pictures])
         slots = iter(expanded)
         rows = [self.token_ids(item, role, [next(slots) for _ in item.pictures]) for item in items]
+        if processed and not all(item.pictures for item in items):
+            raise ValueError("items with and without pictures in one batch")
+        return self.pad(rows, processed)
+
+    def open(self, item: Item) -> list[Image.Image]:
+        """An item's pictures in their size."""
+        return [images.resize(images.load(picture), self.resolution.policy) for picture in item.pictures]
+
+    def process(self, pictures: Sequence[Sequence[Image.Image]]) -> tuple[Inputs, list[str]]:
+        """The pictures of each item as the family takes them, and what it puts into the slot of each."""
+        if not pictures:
+            return {}, []
+        processor = self.processor
+        options = getattr(processor, "images_kwargs", {})  # what the family's processor asks its image processor for
+        processed = processor.image_processor(images=pictures, return_tensors="pt", **options)
+        slots = [processor.replace_image_token(processed, index) for index in range(sum(map(len, pictures)))]
+        return {key: value for key, value in processed.items() if key not in processor.unused_input_names}, slots
+
+    def pad(self, rows: Sequence[Sequence[int]], processed: Inputs) -> Inputs:
+        """Inputs of a batch from each item's token ids, and of pictures what `process` made of them together."""
+        processor = self.processor
         inputs: Inputs = dict(processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
         if processed:
-            if not all(item.pictures for item in items):
-                raise ValueError("items with and without pictures in one batch")
-            inputs |= {key: value for key, value in processed.items() if key not in processor.unused_input_names}
+            inputs |= processed
             if processor.return_mm_token_type_ids:
                 # Gemma 3 attends both ways inside of a picture where `token_type_ids` says that there is one.
                 names = processor.model_input_names
@@ -54,33 +74,34 @@ class InputBuilder:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         return inputs
 
-    def _process(self, items: Sequence[Item]) -> tuple[Mapping[str, Any], list[str]]:
-        """The pictures as the family takes them, and what it puts into the slot of each."""
-        pictures = [[images.resize(images.load(p), self.resolution.policy) for p in item.pictures] for item in items]
-        if not pictures:
-            return {}, []
-        processor = self.processor
-        options = getattr(processor, "images_kwargs", {})  # what the family's processor asks its image processor for
-        processed = processor.image_processor(images=pictures, return_tensors="pt", **options)
-        count = sum(map(len, pictures))
-        return processed, [processor.replace_image_token(processed, index) for index in range(count)]
-
     def token_ids(self, item: Item, role: Role, slots: Sequence[str] | None = None) -> list[int]:
         """Token ids of one item, at most `max_length`.
 
         slots: what the family puts into each image slot; None works it out from the item's pictures.
         """
         if slots is None:
-            inputs = self([item], role)
-            return inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
-        pieces = list(render(item, role, self.prompt, self._template))
-        while len(ids := self._tokenize(pieces, slots)) > self.max_length:
+            _, slots = self.process([self.open(item)] if item.pictures else [])
+        return self.tokenize([(item, role, slots)])[0]
+
+    def tokenize(self, rows: Sequence[tuple[Item, Role, Sequence[str]]]) -> list[list[int]]:
+        """`token_ids` of many items, each in its role and with its slots, in one call of the tokenizer."""
+        rendered = [list(render(item, role, self.prompt, self._template)) for item, role, _ in rows]
+        written = self._write([(pieces, slots) for pieces, (_, _, slots) in zip(rendered, rows, strict=True)])
+        for at, ids in enumerate(written):
+            if len(ids) > self.max_length:
+                item, _, slots = rows[at]
+                written[at] = self._shortened(item, rendered[at], slots, ids)
+        return written
+
+    def _shortened(self, item: Item, pieces: list[Piece], slots: Sequence[str], ids: list[int]) -> list[int]:
+        while len(ids) > self.max_length:
             if not self._cut(pieces, len(ids) - self.max_length):
-                visual = len(ids) - len(self._tokenize(pieces, [""] * len(slots)))
+                visual = len(ids) - len(self._write([(pieces, [""] * len(slots))])[0])
                 raise UserError(
                     f"an input needs {len(ids)} tokens without any of its own text, {visual} of them visual, and "
                     f"max_length is {self.max_length}: {item}; raise max_length or choose a smaller resolution"
                 )
+            ids = self._write([(pieces, slots)])[0]
         return ids
 
     def _cut(self, pieces: list[Piece], excess: int) -> bool:
@@ -98,17 +119,17 @@ class InputBuilder:
                 break
         return left
 
-    def _tokenize(self, pieces: Sequence[Piece], slots: Sequence[str]) -> list[int]:
-        """Special tokens count as such only where the template or the processor wrote them."""
-        remaining = iter(slots)
+    def _write(self, rows: Sequence[tuple[Sequence[Piece], Sequence[str]]]) -> list[list[int]]:
+        """Token ids of pieces, each with its slots.
+
+        Special tokens count as such only where the template or the processor wrote them.
+        """
         parts = []
-        for piece in pieces:
-            text = piece.text
-            if piece.kind == "image":
-                text = next(remaining)
-            elif piece.kind == "marker":
-                text = self.processor.image_token
-            parts.append((text, piece.kind not in ("text", "prompt")))
+        for pieces, slots in rows:
+            instead = {"image": iter(slots), "marker": repeat(self.processor.image_token)}
+            texts = (next(instead[piece.kind]) if piece.kind in instead else piece.text for piece in pieces)
+            trusted = (piece.kind not in ("text", "prompt") for piece in pieces)
+            parts.append(list(zip(texts, trusted, strict=True)))
         return self._tokenizer(parts)
 
     @cached_property
@@ -127,7 +148,8 @@ class InputBuilder:
                 "the model has no chat template, which prompt.convention=native needs; use an instruct model"
             )
 
-        def apply(messages: list[dict]) -> str:  # the mixin's: SmolVLM's own asks its video processor, if for nothing
-            return ProcessorMixin.apply_chat_template(processor, messages, add_generation_prompt=True)
+        @cache  # of the stand-ins for texts there are few
+        def rendered(messages: str) -> str:  # the mixin's: SmolVLM's own asks its video processor, if for nothing
+            return ProcessorMixin.apply_chat_template(processor, json.loads(messages), add_generation_prompt=True)
 
-        return chat_template(apply, processor.image_token)
+        return chat_template(lambda messages: rendered(json.dumps(messages)), processor.image_token)

@@ -12,3 +12,8 @@ def last_token(hidden: Float[Tensor, "b l d"], attention_mask: Int[Tensor, "b l"
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = (attention_mask * (positions + 1)).argmax(dim=1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+
+
+def unit_vectors(pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """At least in single precision."""
+    return torch.nn.functional.normalize(pooled.to(torch.promote_types(pooled.dtype, torch.float32)), dim=-1)

@@ -48,17 +48,25 @@ class PromptTokenizer:
         special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         return cls(twin, names, ids, special, names.get(str(tokenizer.bos_token)))
 
-    def __call__(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
-        """parts: each a text, and whether its special tokens count.
+    def __call__(self, rows: Iterable[Iterable[tuple[str, bool]]]) -> list[list[int]]:
+        """rows: of each, its parts: a text, and whether its special tokens count.
 
-        The tokenizer's own additions are left out where the parts begin with its BOS, as `apply_chat_template` does.
+        The tokenizer's own additions are left out where a row begins with its BOS, as `apply_chat_template` does.
         """
-        text = "".join(
-            self.special.sub(lambda match: self.names[match[0]], part) if trusted else part for part, trusted in parts
-        )
-        begun = self.bos is not None and text.startswith(self.bos)
-        encoding = self.twin.encode(text, add_special_tokens=not begun)
-        return [self.ids.get(index, index) for index in encoding.ids]
+        texts = [
+            "".join(
+                self.special.sub(lambda match: self.names[match[0]], part) if trusted else part
+                for part, trusted in parts
+            )
+            for parts in rows
+        ]
+        ids: list[list[int]] = [[]] * len(texts)
+        for begun in (False, True):
+            its = [at for at, text in enumerate(texts) if (self.bos is not None and text.startswith(self.bos)) == begun]
+            encoded = self.twin.encode_batch_fast([texts[at] for at in its], add_special_tokens=not begun)
+            for at, encoding in zip(its, encoded, strict=True):
+                ids[at] = [self.ids.get(index, index) for index in encoding.ids]
+        return ids
 
     def starts(self, text: str) -> list[int]:
         """Where each token of a text begins, in characters."""
