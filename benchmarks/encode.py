@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from rich.table import Table
 from rivals import ORIGINAL, Reference, SentenceTransformers
+from torch import Tensor
 from yardstick import (
     OURS,
     REFERENCE,
@@ -39,11 +40,17 @@ from yardstick import (
     update_speed,
 )
 
-from gen2embed import Embedder
+from gen2embed import Embedder, Item
 from gen2embed.encoder.engine import Engine
 from gen2embed.report import git_commit, write_json
+from gen2embed.types import Role
 
 WORKS = ("pictures", "texts", "labels", "mix")
+
+
+def ours(embedder: Embedder, drawn: tuple[list[Item], Role]) -> Tensor:
+    """An engine of its own for every run: nothing is kept between two."""
+    return Engine(store=None, shown=False).encode(embedder, *drawn).vectors
 
 
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
@@ -65,18 +72,18 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         schemes = {
             REFERENCE: lambda drawn: reference.encode(*drawn),
             RIVAL: lambda drawn: theirs.encode(*drawn),
-            OURS: lambda drawn: Engine(store=None, shown=False).encode(embedder, *drawn).vectors,
+            OURS: partial(ours, embedder),
         }
         seconds, vectors = alternate(schemes, draw, args.rounds, device)
         some = items[: args.checked]
         truth = exact.encode(some, role, batch=1)
         apart = {name: (its[: len(some)] - truth).abs().max().item() for name, its in vectors.items()}
         found.append(Compared(f"encode_{work}", seconds, apart))
-        operations = floor(shape, items, role, embedder.build)
+        operations = sum(floor(shape, items, role, embedder.build))
         floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate})
         if args.profile:
             console.print(f"\nours, encode_{work}")
-            floors[-1]["profile"] = profile(lambda: schemes[OURS](draw()), operations, rate, device)
+            floors[-1]["profile"] = profile(partial(ours, embedder, draw()), operations, rate, device)
     return found, floors
 
 

@@ -9,7 +9,7 @@ caching (arXiv 2101.06983) over fixed chunks, queries before candidates, with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,3 @@ class SentenceTransformers:
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         pictures = [part["image"] for part in parts if part["type"] == "image"]
         return {"image": pictures[0], "text": text} if pictures else text
-
-
-Step = Callable[[Sequence[Pair]], Tensor]
