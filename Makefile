@@ -1,7 +1,7 @@
 # `make help` lists the targets. Every target sets up .venv first, unless it is up to date.
 .DEFAULT_GOAL := help
 PAPER := zero-shot-2b zero-shot-7b mine-2b train-2b train-7b train-2b-one-gpu train-7b-one-gpu evaluate-2b evaluate-7b
-.PHONY: help setup demo test test-slow lint typecheck reproduce-dry $(PAPER:%=reproduce-%) tiny clean
+.PHONY: help setup demo test test-slow lint typecheck bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -40,6 +40,12 @@ lint: setup ## ruff: rules and format
 
 typecheck: setup ## mypy
 	$(RUN) -m mypy
+
+bench: setup ## short forms of the benchmarks, on one CPU thread; outputs/bench/speed.json against the others
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/encode.py --short --output outputs/bench
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/train_step.py --short --output outputs/bench
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/memory.py --pairs 16 64 --chunks 8 --plain-pairs 16 --output outputs/bench
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/mining.py --parts compare --rows 2000 --output outputs/bench
 
 reproduce-zero-shot-2b: setup ## the paper: every prompt on the three benchmarks, Qwen2-VL-2B; ARGS="KEY=VALUE ..." adds overrides
 reproduce-zero-shot-7b: setup ## the paper: every prompt on the three benchmarks, Qwen2-VL-7B

@@ -1,0 +1,148 @@
+"""How fast items become vectors: the published method's scheme, sentence-transformers, and ours, on the same weights.
+
+    python benchmarks/encode.py                            # a quarter of an hour on one CPU thread
+    python benchmarks/encode.py --short --output outputs/bench
+    python benchmarks/encode.py --works texts --profile    # where the time of ours goes, beside the floor
+    python benchmarks/encode.py --gpu                      # the shape of Qwen2-VL-2B, random weights, bf16, one GPU
+
+The schemes take turns in one process. Seconds are of all CPU work, or between events on a GPU; ratios are medians over
+rounds. The difference is the largest, in an element of a unit vector, from the whole model in float32, item by item.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from rivals import ORIGINAL, Reference, SentenceTransformers
+from torch import Tensor
+from yardstick import (
+    OURS,
+    REFERENCE,
+    RIVAL,
+    SHAPES,
+    Compared,
+    alternate,
+    console,
+    draw_items,
+    floor,
+    matmul_rate,
+    profile,
+    proportions,
+    save_checkpoint,
+    show,
+    update_speed,
+)
+
+from gen2embed import Embedder, Item
+from gen2embed.encoder.engine import Engine
+from gen2embed.report import git_commit, write_json
+from gen2embed.types import Role
+
+WORKS = ("pictures", "texts", "labels", "mix")
+
+
+def ours(embedder: Embedder, drawn: tuple[list[Item], Role]) -> Tensor:
+    """An engine of its own for every run: nothing is kept between two."""
+    return Engine(store=None, shown=False).encode(embedder, *drawn).vectors
+
+
+def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
+    """Every work by every scheme; and of every work the floor, with a profile if asked for."""
+    shape, dtype = SHAPES[args.shape], getattr(torch, args.dtype)
+    embedder = Embedder.from_pretrained(
+        folder, prompt="hierarchical", resolution=ORIGINAL, dtype=args.dtype, device=args.device
+    )
+    common = (folder, embedder.build.prompt, args.batch)
+    reference = Reference.load(*common, args.dtype, args.device)
+    theirs = SentenceTransformers.load(*common, args.dtype, args.device)
+    exact = Reference.load(*common, "float32", args.device)
+    device = embedder.backbone.device
+    rate = matmul_rate(shape, device, dtype)
+    found, floors = [], []
+    for work in args.works:
+        draw = partial(draw_items, work, args.items, args.side)
+        items, role = draw()
+        schemes = {
+            REFERENCE: lambda drawn: reference.encode(*drawn),
+            RIVAL: lambda drawn: theirs.encode(*drawn),
+            OURS: partial(ours, embedder),
+        }
+        seconds, vectors = alternate(schemes, draw, args.rounds, device)
+        some = items[: args.checked]
+        truth = exact.encode(some, role, batch=1)
+        apart = {name: (its[: len(some)] - truth).abs().max().item() for name, its in vectors.items()}
+        found.append(Compared(f"encode_{work}", seconds, apart))
+        operations = sum(floor(shape, items, role, embedder.build))
+        floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate})
+        if args.profile:
+            console.print(f"\nours, encode_{work}")
+            floors[-1]["profile"] = profile(partial(ours, embedder, draw()), operations, rate, device)
+    return found, floors
+
+
+def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int, peak: float | None) -> None:
+    """Items a second, and the share of the device's peak that the floor's operations make."""
+    table = Table(title="the least that must be computed, over what the device can")
+    for column in ("work", "scheme", "items a second", "GFLOP of the floor", "share of the peak"):
+        table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
+    for compared, its in zip(found, floors, strict=True):
+        for name, seconds in compared.seconds.items():
+            median = statistics.median(seconds)
+            share = its["floor_operations"] / median / (peak or its["rate"])
+            its[name] = {"items_per_second": items / median, "share_of_peak": share}
+            floored = f"{its['floor_operations'] / 1e9:.1f}"
+            table.add_row(compared.work, name, f"{items / median:.1f}", floored, f"{share:.0%}")
+    console.print(table)
+    said = f"{peak / 1e12:.0f} TFLOP/s, as given" if peak else "that of a large product, as measured here"
+    console.print(f"the peak is {said}; what is computed twice, or for padding, does not count")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS)
+    parser.add_argument("--items", type=int, help="of each work; 64, or 512 with --gpu")
+    parser.add_argument("--side", type=int, help="of a picture, pixels; 224, or 448 with --gpu")
+    parser.add_argument("--rounds", type=int, help="5; 3 if --short")
+    parser.add_argument("--batch", type=int, default=16, help="of the others; ours finds its own")
+    parser.add_argument("--checked", type=int, default=64, help="items of each work that the truth is computed for")
+    parser.add_argument("--short", action="store_true", help="fewer rounds; writes speed.json")
+    parser.add_argument("--profile", action="store_true", help="where the time of ours goes")
+    parser.add_argument("--gpu", action="store_true", help="defaults for one GPU: cuda, shape 2b, bfloat16")
+    parser.add_argument("--peak", type=float, help="TFLOP/s; 989, an H100's dense bf16, on a GPU")
+    parser.add_argument("--device", help="cpu, or cuda with --gpu")
+    parser.add_argument("--shape", choices=SHAPES, help="small, or 2b with --gpu")
+    parser.add_argument("--dtype", help="float32, or bfloat16 with --gpu")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
+    args = parser.parse_args()
+    defaults = {"items": 64, "side": 224, "device": "cpu", "shape": "small", "dtype": "float32"}
+    if args.gpu:
+        defaults = {"items": 512, "side": 448, "device": "cuda", "shape": "2b", "dtype": "bfloat16"}
+    defaults["rounds"] = 3 if args.short else 5
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    peak = 1e12 * (args.peak or 989) if args.device == "cuda" or args.peak else None
+    shape = SHAPES[args.shape]
+    console.print(f"shape {args.shape}: {proportions(shape)}")
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(shape, Path(folder), getattr(torch, args.dtype), args.device)
+        found, floors = compare(args, Path(folder))
+    clock = "CPU seconds" if args.device == "cpu" else "GPU seconds"
+    show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
+    show_floors(found, floors, args.items, peak)
+    described = [compared.describe() for compared in found]
+    result = {"commit": git_commit(), "arguments": vars(args), "works": described, "floors": floors}
+    write_json(args.output / "encode.json", result)
+    if args.short:
+        update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What the speed benchmarks compare with: the published method's scheme, written plainly, and sentence-transformers.
+
+Both take the same weights, adapters, prompts and pictures as ours, from copies of their own.
+
+The reference's scheme: the whole model with logits on all tokens and all hidden states kept; batches of a fixed size in
+the given order; one processor call a sample, then padding; nothing is sorted, shared or left out. A step is gradient
+caching (arXiv 2101.06983) over fixed chunks, queries before candidates, with the inputs made inside the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import peft
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import transformer
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from torch import Tensor, nn
+from yardstick import TEMPERATURE
+
+from gen2embed import Item
+from gen2embed.encoder.adapter import Lora
+from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
+from gen2embed.images import Resolution
+from gen2embed.prompts import Prompt
+from gen2embed.types import Inputs, Pair, Role
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")  # of conf/adapter/paper.yaml those that Qwen2-VL has
+ORIGINAL = Resolution(policy="original")
+
+
+def loss_of(queries: Tensor, candidates: Tensor) -> Tensor:
+    """InfoNCE over the batch, as published (arXiv 2508.00955, section 4)."""
+    logits = queries @ candidates.T / TEMPERATURE
+    return nn.functional.cross_entropy(logits, torch.arange(len(queries), device=logits.device))
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+def dora(dropout: float) -> Lora:
+    """The paper's adapter: DoRA of rank 8."""
+    return Lora(TARGETS, dropout=dropout, dora=True)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained, by the path from the layers on, which is the same however the model is wrapped."""
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name[name.index("layers.") :]: found[name] for name in sorted(found)}
+
+
+def start(model: nn.Module, seed: int = 1) -> None:
+    """Give an adapter the weights of one that has been trained a while: B is 0 at first, and A has no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in trained(model).items():
+        if "magnitude" not in name:
+            drawn = torch.randn(parameter.shape, generator=generator) * 0.1 * parameter.shape[1] ** -0.5
+            parameter.data.copy_(drawn)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the gradients, which are then cleared."""
+    found = {}
+    for name, parameter in trained(model).items():
+        assert parameter.grad is not None, name
+        found[name], parameter.grad = parameter.grad.detach().clone(), None
+    return found
+
+
+def gradient_error(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
+    """The largest of all parameters' relative errors, in the Euclidean norm."""
+    assert set(found) == set(truth)
+    errors = [(found[name].double() - its.double()).norm() / its.double().norm() for name, its in truth.items()]
+    return torch.stack(errors).max().item()
+
+
+# --- the reference's scheme -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The whole model. chunk: samples a forward pass, of an encoding's batch and of a cached step's."""
+
+    backbone: Backbone
+    prompt: Prompt
+    chunk: int
+
+    @classmethod
+    def load(cls, folder: Path, prompt: Prompt, chunk: int, dtype: Dtype, device: str) -> Reference:
+        return cls(load_backbone(folder, ORIGINAL, dtype, device), prompt, chunk)
+
+    def adapted(self, dropout: float) -> Reference:
+        backbone = dora(dropout).attach(self.backbone)
+        start(backbone.full)
+        backbone.full.train()
+        return replace(self, backbone=backbone)
+
+    def prepare(self, items: Sequence[Item], role: Role) -> Inputs:
+        """One processor call a sample, then padding."""
+        processor = self.backbone.processor
+        samples = []
+        for item in items:
+            content, system = content_of(item, role, self.prompt), self.prompt.system.get(role)
+            messages = [{"role": "user", "content": content}]
+            if system:
+                messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+            text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            pictures = [part["image"] for part in content if part["type"] == "image"]
+            samples.append(processor(text=[text], images=pictures or None, return_tensors="pt"))
+        inputs = {}
+        for name in {name: None for sample in samples for name in sample}:
+            parts = [sample[name] for sample in samples if name in sample]
+            if name in ("pixel_values", "image_grid_thw"):
+                inputs[name] = torch.cat(parts)
+            else:
+                filler = processor.tokenizer.pad_token_id if name == "input_ids" else 0
+                inputs[name] = nn.utils.rnn.pad_sequence([part[0] for part in parts], True, filler)
+        return inputs
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        """The last token's final hidden state, normalised."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
+        hidden = self.backbone.full(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1]
+        last = inputs["attention_mask"].sum(1) - 1
+        return nn.functional.normalize(hidden[torch.arange(len(hidden), device=device), last].float(), dim=-1)
+
+    @torch.no_grad()
+    def encode(self, items: Sequence[Item], role: Role, batch: int | None = None) -> Tensor:
+        size = batch or self.chunk
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return torch.cat([self.embed(self.prepare(part, role)).cpu() for part in parts])
+
+    def step(self, pairs: Sequence[Pair]) -> Tensor:
+        """The gradient of a batch, cached; returns the loss."""
+        chunks = self._chunks(pairs)
+        states, embedded = [], []
+        with torch.no_grad():
+            for chunk in chunks:
+                states.append(_random_state(self.backbone.device))
+                embedded.append(self.embed(chunk))
+        everything = torch.cat(embedded).requires_grad_()
+        loss = loss_of(*everything.chunk(2))
+        loss.backward()
+        assert everything.grad is not None
+        for chunk, state, row in zip(chunks, states, everything.grad.split(list(map(len, embedded))), strict=True):
+            _set_random_state(self.backbone.device, state)
+            (self.embed(chunk) * row).sum().backward()
+        return loss.detach()
+
+    def plain_step(self, pairs: Sequence[Pair]) -> Tensor:
+        """The gradient of the batch in one graph: the truth, while dropout is 0."""
+        loss = loss_of(*torch.cat([self.embed(chunk) for chunk in self._chunks(pairs)]).chunk(2))
+        loss.backward()
+        return loss.detach()
+
+    def _chunks(self, pairs: Sequence[Pair]) -> list[Inputs]:
+        sides: list[tuple[Role, list[Item]]] = [
+            ("query", [pair.query for pair in pairs]),
+            ("candidate", [pair.positive for pair in pairs]),
+        ]
+        return [
+            self.prepare(items[start : start + self.chunk], role)
+            for role, items in sides
+            for start in range(0, len(items), self.chunk)
+        ]
+
+
+def content_of(item: Item, role: Role, prompt: Prompt) -> list[dict[str, Any]]:
+    """The user's message: the item's parts, and the suffix."""
+    parts: list[dict[str, Any]] = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part.source}
+        for part in item.parts
+    ]
+    if suffix := prompt.suffix.get(role, {}).get("image" if item.pictures else "text"):
+        parts.append({"type": "text", "text": suffix})
+    return parts
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+# --- sentence-transformers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SentenceTransformers:
+    """The library's own encoding and cached loss; its system prompt is level 1, and level 2 is part of the text."""
+
+    model: SentenceTransformer
+    prompt: Prompt
+    chunk: int
+
+    @classmethod
+    def load(cls, folder: Path, prompt: Prompt, chunk: int, dtype: Dtype, device: str) -> SentenceTransformers:
+        """Its processor would need torchvision for videos, so it gets ours, which leaves these out."""
+        processor = load_backbone(folder, ORIGINAL, "float32", "cpu").processor
+        with mock.patch.object(transformer.AutoProcessor, "from_pretrained", return_value=processor):
+            first = transformer.Transformer(
+                str(folder),
+                model_kwargs={"dtype": dtype, "attn_implementation": "sdpa"},
+                processing_kwargs={"chat_template": {"add_generation_prompt": True}},
+            )
+        pooling = Pooling(first.get_embedding_dimension(), pooling_mode="lasttoken")
+        return cls(SentenceTransformer(modules=[first, pooling, Normalize()], device=device), prompt, chunk)
+
+    def adapted(self, dropout: float) -> SentenceTransformers:
+        self.model.add_adapter(
+            peft.LoraConfig(
+                r=8,
+                lora_alpha=64,
+                lora_dropout=dropout,
+                target_modules=list(TARGETS),
+                init_lora_weights="gaussian",
+                use_dora=True,
+            )
+        )
+        start(self.model)
+        self.model.train()
+        return self
+
+    def encode(self, items: Sequence[Item], role: Role) -> Tensor:
+        return self.model.encode(
+            [self._input(item, role) for item in items],
+            prompt=self.prompt.system.get(role),
+            batch_size=self.chunk,
+            show_progress_bar=False,
+            convert_to_tensor=True,
+        ).cpu()
+
+    def step(self, pairs: Sequence[Pair]) -> Tensor:
+        loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / TEMPERATURE, mini_batch_size=self.chunk)
+        sides: list[tuple[Role, list[Item]]] = [
+            ("query", [pair.query for pair in pairs]),
+            ("candidate", [pair.positive for pair in pairs]),
+        ]
+        features = []
+        for role, items in sides:
+            inputs = [self._input(item, role) for item in items]
+            made = self.model.preprocess(inputs, prompt=self.prompt.system.get(role))
+            features.append({key: self._move(value) for key, value in made.items()})
+        value = loss(features, torch.empty(0))
+        value.backward()
+        return value.detach()
+
+    def _move(self, value: Any) -> Any:
+        return value.to(self.model.device) if isinstance(value, Tensor) else value
+
+    def _input(self, item: Item, role: Role) -> str | dict[str, Any]:
+        """As its users would give it: a text, or a picture and a text."""
+        parts = content_of(item, role, self.prompt)
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        pictures = [part["image"] for part in parts if part["type"] == "image"]
+        return {"image": pictures[0], "text": text} if pictures else text
