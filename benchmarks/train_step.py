@@ -28,13 +28,16 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from rivals import ORIGINAL, Reference, SentenceTransformers, dora, gradient_error, gradients, loss_of, start
+from rivals import ORIGINAL, Reference, SentenceTransformers, dora, gradient_error, gradients, start
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from yardstick import (
     OURS,
     REFERENCE,
     RIVAL,
     SHAPES,
+    TEMPERATURE,
     Compared,
     alternate,
     console,
@@ -52,34 +55,33 @@ from yardstick import (
 
 from gen2embed import Embedder
 from gen2embed.data.datamodules import Collate
-from gen2embed.gradcache import backward_cached
+from gen2embed.encoder.packing import Limit
+from gen2embed.encoder.vision import Seen
+from gen2embed.lit import ContrastiveModule
+from gen2embed.losses import InfoNCE
 from gen2embed.report import git_commit, write_json
+from gen2embed.shortcuts import Shortcuts, take
+from gen2embed.sync import OneRank
 from gen2embed.types import Pair
 
+ALL = 10**6  # chunks
 KEPT = f"{OURS}, graphs kept"
 WORKS = {"step_pictures": ("pictures", 0.0), "step_texts": ("texts", 0.0), "step_recipe": ("pictures", 0.1)}
 Step = Callable[[Sequence[Pair]], Tensor]
 
 
-def ours_step(embedder: Embedder, pairs: Sequence[Pair], chunk: int, keep: bool) -> Tensor:
+def ours_step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
     """The gradient of a batch, inputs and all, into the embedder's trained parameters; returns the loss.
 
-    keep: every chunk's graph from the first pass, instead of a second forward pass.
+    keep: of how many chunks the graphs are kept from the first pass, instead of a second one.
     """
-    batch = Collate(embedder.build, chunk, chunk)(pairs)
-
-    def loss(everything: Tensor) -> Tensor:
-        return loss_of(*everything[batch.order].chunk(2))
-
-    if not keep:
-        return backward_cached(batch.chunks, embedder.embed_inputs, loss)
-    parts = [embedder.embed_inputs(inputs) for inputs in batch.chunks]
-    everything = torch.cat([part.detach() for part in parts]).requires_grad_()
-    value = loss(everything)
-    (gradient,) = torch.autograd.grad(value, everything)
-    for part, row in zip(parts, gradient.split(list(map(len, parts))), strict=True):
-        (part * row).sum().backward()
-    return value.detach()
+    embedder = replace(embedder, seen=Seen(0))  # keeps no picture for the next step
+    shortcuts, _ = take(Shortcuts(keep_graphs=keep), embedder, lockstep=False)
+    plain = InfoNCE(TEMPERATURE, mask_identical=False)
+    module = ContrastiveModule(embedder, plain, OneRank(), 0, AdamW, LambdaLR, shortcuts=shortcuts)
+    module.manual_backward = Tensor.backward  # type: ignore[assignment]
+    prepare = partial(embedder.prepare, limit=Limit(embedder.budget), share=shortcuts.share)
+    return module.accumulate(Collate(prepare)(pairs))["loss"]
 
 
 def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedder, Reference, SentenceTransformers]:
@@ -115,8 +117,8 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         steps: dict[str, Step] = {
             REFERENCE: reference.step,
             RIVAL: theirs.step,
-            OURS: partial(_ours, embedder, args.chunk, False),
-            KEPT: partial(_ours, embedder, args.chunk, True),
+            OURS: partial(ours_step, embedder, keep=0),
+            KEPT: partial(ours_step, embedder, keep=ALL),
         }
         schemes = {scheme: partial(seeded, step, models[scheme]) for scheme, step in steps.items()}
         seconds, left = alternate(schemes, draw, args.rounds, device)
@@ -141,10 +143,6 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     return found, profiles
 
 
-def _ours(embedder: Embedder, chunk: int, keep: bool, pairs: Sequence[Pair]) -> Tensor:
-    return ours_step(embedder, pairs, chunk, keep)
-
-
 def measure_large(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A step's time and peak memory for each number of pairs, and each scheme; one that does not fit is said so."""
     embedder, reference, theirs = load(args, folder, 0.0)
@@ -152,8 +150,8 @@ def measure_large(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]
     steps: dict[str, tuple[Step, torch.nn.Module]] = {
         REFERENCE: (reference.step, reference.backbone.full),
         RIVAL: (theirs.step, theirs.model),
-        OURS: (partial(_ours, embedder, args.chunk, False), embedder.backbone.full),
-        KEPT: (partial(_ours, embedder, args.chunk, True), embedder.backbone.full),
+        OURS: (partial(ours_step, embedder, keep=0), embedder.backbone.full),
+        KEPT: (partial(ours_step, embedder, keep=ALL), embedder.backbone.full),
     }
     rows = []
     for count in args.many:
