@@ -24,6 +24,7 @@ from PIL import Image
 from gen2embed import Embedder
 from gen2embed.data.world import World
 from gen2embed.presets import PACKAGE
+from gen2embed.types import Chunk, Prepared
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -84,6 +85,21 @@ INPUTS = [  # of every kind and of different lengths
 def folders(world: World) -> list[str]:
     """Overrides that take training rows and tasks from the small world."""
     return [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
+
+
+class Fake:
+    """What the engine needs of an embedder, for one that embeds items by `embed(items, role)`, a token each."""
+
+    budget = 32
+
+    def prepare(self, items, limit):
+        parts = [items[start : start + limit.tokens] for start in range(0, len(items), limit.tokens)]
+        chunks = [Chunk({"items": part}, len(part), pictured=False) for part in parts]
+        return Prepared(chunks, torch.arange(len(items)), {})
+
+    def embed_chunk(self, chunk, pictures):
+        items = chunk.inputs["items"]
+        return self.embed([item for item, _ in items], items[0][1])
 
 
 @dataclass

@@ -183,8 +183,8 @@ def test_a_subset_too_small_for_a_batch():
         ),
         ((100, 1), "batch.pairs=1 must be between 2 and the number of training rows, 100"),
         ((100, 200, 8), "batch.pairs=200 must be between 2 and the number of training rows, 100"),
-        ((100, 16, 1, 1, 0), "batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
-        ((100, 16, 1, 1, 2, -1), "batch.candidate_chunk, which batch.chunk sets too, is at least 1; got -1"),
+        ((100, 16, 1, 1, 0), "batch.chunk is at least 1, or null; got 0"),
+        ((100, 16, 1, 1, 2, -1), "batch.chunk_tokens is at least 1, or null; got -1"),
     ],
 )
 def test_bad_sizes(arguments, message):

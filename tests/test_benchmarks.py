@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import Fake
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -50,7 +51,7 @@ def copy(public, tmp_path):
     return shutil.copytree(public, tmp_path / "public")
 
 
-class Given:
+class Given(Fake):
     """Embeds each text, or picture's name, as a vector drawn for it; some share one."""
 
     fingerprint = {"model": "given"}  # noqa: RUF012

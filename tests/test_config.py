@@ -97,7 +97,7 @@ def test_an_embedder_brings_its_prompt_and_pixel_budget_unless_told(entry):
         (["model.dtype=half"], "model.dtype='half' is not valid: Input should be 'auto', 'float32'"),
         (["prompt.convention=own"], "prompt.convention='own' is not valid: Input should be 'reference' or 'native'"),
         (["+prompt.system.passage=x"], "prompt.system.*passage.* is not valid: Input should be 'query' or 'candidate'"),
-        (["engine.batch_size=many"], "engine.batch_size='many' is not valid"),
+        (["engine.batch_tokens=many"], "engine.batch_tokens='many' is not valid"),
         (["seed=x"], "seed='x' is not valid"),
         (["prompt._target_=os.system"], "prompt._target_='os.system' is not allowed; a target starts with gen2embed"),
         (["prompt._target_=gen2embed.none"], "prompt._target_='gen2embed.none' names nothing that can be imported"),

@@ -322,8 +322,8 @@ def under_torchrun(monkeypatch, processes):
         ),
         (["trainer.devices=2"], r"training cannot use DDPStrategy; choose strategy=ddp for several devices"),
         (["callbacks.steps.every_n_steps=0"], r"callbacks.steps.every_n_steps is at least 1, or null for none; got 0"),
-        (["batch.candidate_chunk=0"], r"batch.candidate_chunk, which batch.chunk sets too, is at least 1; got 0"),
-        (["batch.query_chunk=x"], r"batch.query_chunk='x' is not valid"),
+        (["batch.chunk_tokens=0"], r"batch.chunk_tokens is at least 1, or null; got 0"),
+        (["shortcuts.keep_graphs=-1"], r"shortcuts.keep_graphs is a number of chunks, or null; got -1"),
     ],
 )
 def test_bad_ranks(run_script, world, args, message):
@@ -474,7 +474,7 @@ def off(found, expected):
 
 def plain(adapter, sides_of):
     """The oracle in float64: one process, one backward pass. sides_of: queries, candidates and equal ones."""
-    embedder, loss = zero_ranks.fresh(adapter), zero_ranks.learning().double()
+    (embedder, _), loss = zero_ranks.fresh(adapter, 3), zero_ranks.learning().double()
     embedder.backbone.full.double()
     queries, candidates, identical = sides_of(embedder)
     value = loss(queries, candidates, identical, identical)
@@ -498,7 +498,8 @@ def replayed(batches):
         parts = []
         for rank, batch in enumerate(batches):
             seed_of(zero_ranks.SEED, 0, rank)
-            parts.append(torch.cat([embedder.embed_inputs(chunk) for chunk in batch.chunks])[batch.order].chunk(2))
+            rows = torch.cat([embedder.embed_chunk(chunk, batch.pictures) for chunk in batch.chunks])
+            parts.append(rows[batch.order].chunk(2))
         queries, candidates = map(torch.cat, zip(*parts, strict=True))
         numbers = torch.cat([batch.positives for batch in batches])
         return queries, candidates, numbers[:, None] == numbers
@@ -553,9 +554,9 @@ def test_zero_aligns_chunks(zero):
     """Without it, stage 3 hangs: a rank would wait for weights that the other one does not use."""
     steps = [ranks[3, "exact"]["steps"][1] for ranks in zero[0]]
     assert [step["unaligned"] for step in steps] == [[False] * 2, [False, True, True, False, True]]
-    assert [step["batch"].pictured for step in steps] == [[False] * 2 + [True] * 3] * 2
+    assert [[chunk.pictured for chunk in step["batch"].chunks] for step in steps] == [[False] * 2 + [True] * 3] * 2
     for step in steps:
-        sizes = [len(chunk["input_ids"]) for chunk in step["batch"].chunks]
+        sizes = [chunk.rows for chunk in step["batch"].chunks]
         assert len(set(step["batch"].order.tolist())) == len(step["batch"].order) <= sum(sizes)
 
 

@@ -41,13 +41,13 @@ def test_golden_ids_and_vectors(golden, prompt):
 
 def test_golden_needs_one_dimensional_positions(golden, monkeypatch):
     """With the model's own M-RoPE positions on the same ids, rows with pictures differ and texts do not."""
-    embedder = load_golden("hierarchical")
-    build = type(embedder.build).__call__
+    embedder = load_golden("hierarchical", packing=False)
+    pad = type(embedder.build).pad
 
-    def without_positions(self, items, role):
-        return {key: value for key, value in build(self, items, role).items() if key != "position_ids"}
+    def without_positions(*args):
+        return {key: value for key, value in pad(*args).items() if key != "position_ids"}
 
-    monkeypatch.setattr(type(embedder.build), "__call__", without_positions)
+    monkeypatch.setattr(type(embedder.build), "pad", without_positions)
     cosine = (encode_rows(embedder, golden["rows"]) * golden["vectors"]["hierarchical"]).sum(-1)
     pictured = torch.tensor([bool(value["image"]) for value, _ in golden["rows"]])
     assert pictured.sum() == 16
@@ -89,11 +89,11 @@ def test_vectors_are_unit_and_differ(embedder):
     assert apart.min() > 1e-3
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_batch_size_and_order(embedder, batch_size):
+@pytest.mark.parametrize("tokens", [1, 120, 10_000])
+def test_batches_and_order(embedder, tokens):
     one = torch.cat([embedder.encode(value) for value in INPUTS])
-    torch.testing.assert_close(embedder.encode(INPUTS, batch_size=batch_size), one, atol=1e-5, rtol=0)
-    torch.testing.assert_close(embedder.encode(INPUTS[::-1], batch_size=batch_size), one.flip(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(embedder.encode(INPUTS, batch_tokens=tokens), one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embedder.encode(INPUTS[::-1], batch_tokens=tokens), one.flip(0), atol=1e-5, rtol=0)
 
 
 def test_padding_side(embedder, monkeypatch):
@@ -101,17 +101,17 @@ def test_padding_side(embedder, monkeypatch):
     monkeypatch.setattr(embedder.backbone.tokenizer, "padding_side", "left")
     padded = embedder.build([as_item(value) for value in INPUTS[:2]], "query")
     assert padded["attention_mask"][0, 0] == 0
-    torch.testing.assert_close(embedder.encode(INPUTS), right, atol=1e-5, rtol=0)
+    plain = replace(embedder, packing=False)
+    torch.testing.assert_close(plain.encode(INPUTS), right, atol=1e-5, rtol=0)
 
 
 def test_equal_inputs_are_embedded_once(embedder, monkeypatch):
-    seen = []
-    plain = type(embedder).embed
+    rows, plain = [], type(embedder).embed_chunk
     monkeypatch.setattr(
-        type(embedder), "embed", lambda self, items, role: seen.extend(items) or plain(self, items, role)
+        type(embedder), "embed_chunk", lambda self, chunk, *rest: rows.append(chunk.rows) or plain(self, chunk, *rest)
     )
     vectors = embedder.encode(["a", "b", "a", {"image": noise(1)}, {"image": noise(1)}, {"text": "a"}])
-    assert len(seen) == 3
+    assert sum(rows) == 3
     assert torch.equal(vectors[0], vectors[2])
     assert torch.equal(vectors[3], vectors[4])
 

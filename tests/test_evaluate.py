@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, Fake
 from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -21,7 +21,7 @@ from gen2embed.evaluate import evaluate
 from gen2embed.types import Item, RankingTask
 
 
-class Given:
+class Given(Fake):
     """Embeds each text as the vector that it spells."""
 
     def __init__(self):
@@ -265,7 +265,7 @@ def neither(folder):
         (None, ["model.path=."], r"error: the folder \. is not a Hugging Face checkpoint: it has no config.json"),
         (None, ["trainer.accelerator=gppu"], r"error: the trainer cannot be made: .*invalid accelerator name"),
         (None, ["benchmark.queries=0"], r"error: the world needs rows and queries of at least 1"),
-        (None, ["engine.batch_size=0"], r"error: batch_size and shard_size are at least 1"),
+        (None, ["engine.batch_tokens=0"], r"error: engine.batch_tokens is at least 1; got 0"),
         (
             None,
             ["model.max_length=20", "engine.store=null"],

@@ -178,7 +178,7 @@ module.write_atomic = dying
 runpy.run_path(script, run_name="__main__")
 """
 MINE = ["trainer=cpu", "data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=5", "engine.shard_size=8",
-        "engine.batch_size=4", "search.shard_size=9", "output_dir=mined"]  # fmt: skip
+        "engine.batch_tokens=100", "search.shard_size=9", "output_dir=mined"]  # fmt: skip
 
 
 @pytest.fixture

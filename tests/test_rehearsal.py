@@ -58,8 +58,8 @@ def test_settings_of_the_paper():
         cfg = composed("train.py", f"paper_train_{size}")
         one = composed("train.py", f"paper_train_{size}_one_gpu")
         assert cfg["batch"] == one["batch"]
-        assert cfg["batch"] | {"chunk": None} == {
-            "pairs": 2048, "mixed": True, "chunk": None, "query_chunk": 4, "candidate_chunk": 4, "workers": 8,
+        assert cfg["batch"] == {
+            "pairs": 2048, "mixed": True, "chunk": 4, "chunk_tokens": None, "workers": 8,
             "weights": None, "temperature": None, "gradient_checkpointing": False,
         }  # fmt: skip
         trainer = cfg["trainer"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Fake
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.encoder.engine import Engine
@@ -21,7 +22,7 @@ THINGS = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star"
 ITEMS = [Item.of(f"a {thing} {number}") for number in range(5) for thing in THINGS]
 
 
-class Counting:
+class Counting(Fake):
     """A model of which only the fingerprint and the count of embedded items matter."""
 
     def __init__(self, fingerprint, fail_after=None):
@@ -97,7 +98,7 @@ def test_weights_are_in_the_fingerprint(tiny, tmp_path):
 
 
 def test_a_stopped_run_goes_on(tmp_path):
-    engine = Engine(batch_size=4, store=tmp_path, shard_size=8)
+    engine = Engine(batch_tokens=4, store=tmp_path, shard_size=8)
     stopped, resumed, whole = (Counting({"model": 1}, fail_after) for fail_after in (20, None, None))
     with pytest.raises(KeyboardInterrupt):
         engine.encode(stopped, ITEMS, "query")
@@ -115,16 +116,16 @@ from gen2embed.encoder import embedder as module
 from gen2embed.encoder.engine import Engine
 sys.path.insert(0, sys.argv[2])
 from test_store import ITEMS, TINY
-plain, count = module.Embedder.embed, 0
-def embed(self, items, role):
-    global count
-    count += len(items)
-    if count > 20:
+plain, rows = module.Embedder.embed_chunk, 0
+def embed_chunk(self, chunk, pictures):
+    global rows
+    rows += chunk.rows
+    if rows > 20:
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, items, role)
-module.Embedder.embed = embed
+    return plain(self, chunk, pictures)
+module.Embedder.embed_chunk = embed_chunk
 model = Embedder.from_pretrained(TINY, resolution="original", device="cpu")
-Engine(batch_size=4, store=Path(sys.argv[1]), shard_size=8).encode(model, ITEMS, "query")
+Engine(batch_tokens=60, store=Path(sys.argv[1]), shard_size=8).encode(model, ITEMS, "query")
 """
 
 
@@ -132,15 +133,15 @@ def test_a_killed_process_goes_on(tmp_path, tiny):
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    engine = Engine(batch_size=4, store=tmp_path, shard_size=8)
+    engine = Engine(batch_tokens=60, store=tmp_path, shard_size=8)
     encoded = engine.encode(tiny, ITEMS, "query")
     assert (encoded.reused, encoded.computed) == (16, 14)
-    fresh = Engine(batch_size=4, shard_size=8).encode(tiny, ITEMS, "query")
+    fresh = Engine(batch_tokens=60, shard_size=8).encode(tiny, ITEMS, "query")
     assert torch.equal(encoded.vectors, fresh.vectors)
 
 
 def test_a_half_written_shard_counts_as_missing(tmp_path):
-    engine = Engine(batch_size=4, store=tmp_path, shard_size=8)
+    engine = Engine(batch_tokens=4, store=tmp_path, shard_size=8)
     engine.encode(Counting({"model": 1}), ITEMS, "query")
     (folder,) = tmp_path.iterdir()
     sorted(folder.glob("*.ids.npy"))[0].unlink()
@@ -154,5 +155,5 @@ def test_the_manifest_spells_the_fingerprint_out(tmp_path, tiny):
 
 
 def test_bad_sizes():
-    with pytest.raises(UserError, match="batch_size and shard_size are at least 1; got 0 and 1024"):
-        Engine(batch_size=0)
+    with pytest.raises(UserError, match=r"engine.batch_tokens is at least 1; got 0"):
+        Engine(batch_tokens=0)

@@ -14,12 +14,11 @@ import torch
 from checkpoints import make_checkpoint
 from conftest import TINY, folders
 from safetensors.torch import load_file, save_file
-from steps import TARGETS, attached, cached, load, make_module
+from steps import TARGETS, attached, cached, collating, load, make_module
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.data.clusters import SCHEMA, check_miner, data_fingerprint, read_clusters, write_clusters
-from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import Full, Lora, save
 from gen2embed.encoder.engine import Engine
 from gen2embed.miners.run import mine_pairs
@@ -34,12 +33,13 @@ def pairs(world):
 
 def test_collate_keeps_the_pairs_together(pairs, tiny):
     some = pairs[:4] + pairs[24:29]
-    batch = Collate(tiny.build, 2, 3)(some)
+    batch = collating(tiny, 3, share=True)(some)
     with torch.no_grad():
-        queries, candidates = torch.cat([tiny.embed_inputs(chunk) for chunk in batch.chunks])[batch.order].chunk(2)
+        rows = torch.cat([tiny.embed_chunk(chunk, batch.pictures) for chunk in batch.chunks])
+        queries, candidates = rows[batch.order].chunk(2)
     torch.testing.assert_close(queries, tiny.encode([pair.query for pair in some]), atol=1e-5, rtol=0)
     torch.testing.assert_close(candidates, tiny.encode([p.positive for p in some], "candidate"), atol=1e-5, rtol=0)
-    assert [len(chunk["input_ids"]) for chunk in batch.chunks] == [2, 2, 1, 2, 2, 3, 1, 3, 2]
+    assert [(chunk.rows, chunk.pictured) for chunk in batch.chunks] == []
     keys = [pair.positive.key for pair in some]
     assert (batch.positives[:, None] == batch.positives).tolist() == [[a == b for b in keys] for a in keys]
     assert batch.rows[-1] == "t2i row 4"
@@ -377,7 +377,7 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
         (["loss.dims=[256]"], r"loss.dims=\[256\] go beyond the model's vectors of 128 elements"),
         (["validation=world", "validation.every_n_steps=0"], r"validation.every_n_steps is at least 1; got 0"),
         (["validation=world", "validation.keep=first"], r"validation.keep is best or last; got first"),
-        (["batch.chunk=0"], r"batch.query_chunk, which batch.chunk sets too, is at least 1; got 0"),
+        (["batch.chunk=0"], r"batch.chunk is at least 1, or null; got 0"),
         (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
         (["data.subsets=[none]"], r"the world has no subset none; choose from shape, colour"),

@@ -14,14 +14,14 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from steps import TARGETS, attached
+from steps import TARGETS, attached, collating
 from torch.utils.data import DataLoader, IterableDataset
 
 from gen2embed import Item
-from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.lit import ContrastiveModule
 from gen2embed.losses import InfoNCE
+from gen2embed.shortcuts import Shortcuts, take
 from gen2embed.types import Pair
 from gen2embed.zero import Zero
 
@@ -64,11 +64,13 @@ def learning():
     return InfoNCE(0.05, learn_temperature=True)
 
 
-def fresh(adapter):
-    """An embedder in float32 with weights that float64 holds, too."""
+def fresh(adapter, stage):
+    """An embedder in float32 with weights that float64 holds, too, and what makes its batches."""
     embedder = attached(adapter)
     embedder.backbone.full.float()
-    return embedder
+    embedder = replace(embedder, packing=stage < 3)
+    taken, _ = take(Shortcuts(), embedder, lockstep=stage == 3)
+    return embedder, collating(embedder, 4, share=taken.share)
 
 
 class Stream(IterableDataset):
@@ -94,7 +96,7 @@ class Found(Callback):
 
     def align(self, batch, build):
         self.batch = self.right["align"](batch, build)
-        self.unaligned = batch.pictured
+        self.unaligned = [chunk.pictured for chunk in batch.chunks]
         return self.batch
 
     def step(self, *args):
@@ -127,7 +129,8 @@ def fit(stage, embedder, loss, batches, optimizer, *, scheduler=None, clip=None,
     )
     constant = lambda made, num_training_steps: torch.optim.lr_scheduler.LambdaLR(made, scheduler or (lambda _: 1.0))  # noqa: E731
     sync = trainer.strategy.sync()
-    module = ContrastiveModule(embedder, loss, sync, SEED, optimizer, constant, clip)
+    taken, _ = take(Shortcuts(keep_graphs=2), embedder, lockstep=sync.lockstep)
+    module = ContrastiveModule(embedder, loss, sync, SEED, optimizer, constant, clip, taken)
     found = Found(module, wrong)
     trainer.callbacks.append(found)
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
@@ -138,8 +141,7 @@ def fit(stage, embedder, loss, batches, optimizer, *, scheduler=None, clip=None,
 
 def exact(stage, world, rank):
     """All cases, deliberate mistakes among them, at the same weights; the last step alone moves them."""
-    embedder = fresh(DORA)
-    collate = Collate(embedder.build, 3, 6)
+    embedder, collate = fresh(DORA, stage)
     batches = {name: collate(parts[rank]) for name, parts in cases(world).items()}
 
     @contextmanager
@@ -158,8 +160,8 @@ def exact(stage, world, rank):
 def full(stage, world, rank):
     if stage < 3:
         return None  # the parameters are whole
-    embedder = fresh(FULL)
-    batch = Collate(embedder.build, 3, 6)(cases(world)["texts here, pictures there"][rank])
+    embedder, collate = fresh(FULL, stage)
+    batch = collate(cases(world)["texts here, pictures there"][rank])
     return fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
 
 
@@ -181,8 +183,7 @@ def continued(stage, world, rank, folder, stages=STAGES):
     path = folder / "kept" / f"stage{stage}.ckpt"
     runs = []
     for options in ({"callbacks": [Keep(path)]}, {"ckpt_path": path}):
-        embedder = fresh(DROPOUT)
-        collate = Collate(embedder.build, 3, 6)
+        embedder, collate = fresh(DROPOUT, stage)
         parts = cases(world)
         order = ("texts here, pictures there", "no picture anywhere", "identical positives")
         batches = [collate(parts[name][rank]) for name in order]
@@ -195,12 +196,12 @@ def precise(stage, world, rank):
     """One step in each precision; `base` is float32 on a frozen bfloat16 base, as on a GPU."""
     found = {}
     for precision in ("32-true", "bf16-mixed", "bf16-true", "base"):
-        embedder = fresh(DORA)
+        embedder, collate = fresh(DORA, stage)
         if precision == "base":
             for parameter in embedder.backbone.full.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.bfloat16()
-        batch = Collate(embedder.build, 3, 6)(cases(world)["texts here, pictures there"][rank])
+        batch = collate(cases(world)["texts here, pictures there"][rank])
         chosen = "32-true" if precision == "base" else precision
         optimizer = partial(torch.optim.SGD, lr=1.0)
         found[precision] = fit(stage, embedder, learning(), [batch], optimizer, precision=chosen)
