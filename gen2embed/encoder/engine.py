@@ -170,7 +170,7 @@ class _Parts(Dataset[Prepared]):
 @torch.no_grad()  # not inference_mode: a picture's features may serve a training step later
 def _run(model: Model, prepared: Prepared) -> np.ndarray:
     rows = [model.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
-    return torch.cat(rows).float().cpu().numpy()[prepared.order]
+    return torch.cat(rows).float().cpu()[prepared.order].numpy()
 
 
 def _cut(items: Sequence[Item]) -> list[list[Item]]:
