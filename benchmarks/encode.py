@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ from gen2embed.encoder.engine import Engine
 from gen2embed.report import git_commit, write_json
 from gen2embed.types import Role
 
+Drawn = tuple[list[Item], Role]
 WORKS = ("pictures", "texts", "labels", "mix")
 
 
-def ours(embedder: Embedder, drawn: tuple[list[Item], Role]) -> Tensor:
+def ours(embedder: Embedder, drawn: Drawn) -> Tensor:
     """An engine of its own for every run: nothing is kept between two."""
     return Engine(store=None, shown=False).encode(embedder, *drawn).vectors
 
@@ -65,11 +67,11 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     exact = Reference.load(*common, "float32", args.device)
     device = embedder.backbone.device
     rate = matmul_rate(shape, device, dtype)
-    found, floors = [], []
+    found, floors = list[Compared](), list[dict[str, Any]]()
     for work in args.works:
         draw = partial(draw_items, work, args.items, args.side)
         items, role = draw()
-        schemes = {
+        schemes: dict[str, Callable[[Drawn], Tensor]] = {
             REFERENCE: lambda drawn: reference.encode(*drawn),
             RIVAL: lambda drawn: theirs.encode(*drawn),
             OURS: partial(ours, embedder),

@@ -50,11 +50,11 @@ from yardstick import (
     update_speed,
 )
 
-from gen2embed import Embedder
+from gen2embed import Embedder, Item
 from gen2embed.data.datamodules import Collate
 from gen2embed.gradcache import backward_cached
 from gen2embed.report import git_commit, write_json
-from gen2embed.types import Pair
+from gen2embed.types import Pair, Role
 
 KEPT = f"{OURS}, graphs kept"
 WORKS = {"step_pictures": ("pictures", 0.0), "step_texts": ("texts", 0.0), "step_recipe": ("pictures", 0.1)}
@@ -133,7 +133,10 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
             pairs = draw()
             # The layers forward, once more with a graph, and back to their inputs, which costs as much again, as the
             # weights are frozen; the vision tower once. Adapters are not counted.
-            sides = (("query", [pair.query for pair in pairs]), ("candidate", [pair.positive for pair in pairs]))
+            sides: list[tuple[Role, list[Item]]] = [
+                ("query", [pair.query for pair in pairs]),
+                ("candidate", [pair.positive for pair in pairs]),
+            ]
             least = [floor(shape, items, role, embedder.build) for role, items in sides]
             operations = sum(3 * text + vision for text, vision in least)
             rate = matmul_rate(shape, device, embedder.backbone.dtype)
