@@ -82,7 +82,8 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         apart = {name: (its[: len(some)] - truth).abs().max().item() for name, its in vectors.items()}
         found.append(Compared(f"encode_{work}", seconds, apart))
         operations = sum(floor(shape, items, role, embedder.build))
-        floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate})
+        cosine = (truth @ truth.T).mean().item()  # near 1, any two vectors would look equal
+        floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate, "mean_cosine": cosine})
         if args.profile:
             console.print(f"\nours, encode_{work}")
             floors[-1]["profile"] = profile(partial(ours, embedder, draw()), operations, rate, device)
@@ -104,6 +105,8 @@ def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int,
     console.print(table)
     said = f"{peak / 1e12:.0f} TFLOP/s, as given" if peak else "that of a large product, as measured here"
     console.print(f"the peak is {said}; what is computed twice, or for padding, does not count")
+    cosines = ", ".join(f"{its['mean_cosine']:.2f} ({its['work']})" for its in floors)
+    console.print(f"mean cosine of two items of a work: {cosines}")
 
 
 def main() -> None:
