@@ -37,6 +37,7 @@ from yardstick import (
     profile,
     proportions,
     save_checkpoint,
+    say,
     show,
     update_speed,
 )
@@ -81,6 +82,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         truth = exact.encode(some, role, batch=1)
         apart = {name: (its[: len(some)] - truth).abs().max().item() for name, its in vectors.items()}
         found.append(Compared(f"encode_{work}", seconds, apart))
+        say(found[-1])
         operations = sum(floor(shape, items, role, embedder.build))
         cosine = (truth @ truth.T).mean().item()  # near 1, any two vectors would look equal
         floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate, "mean_cosine": cosine})

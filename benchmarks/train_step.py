@@ -45,6 +45,7 @@ from yardstick import (
     profile,
     proportions,
     save_checkpoint,
+    say,
     show,
     timed,
     update_speed,
@@ -128,6 +129,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
             truth = seeded(reference.plain_step, reference.backbone.full, draw())
             apart = {scheme: gradient_error(its, truth) for scheme, its in left.items()}
         found.append(Compared(work, seconds, apart))
+        say(found[-1])
         if args.profile:
             console.print(f"\nours, {work}, no graph kept")
             pairs = draw()

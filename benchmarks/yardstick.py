@@ -424,6 +424,14 @@ class Compared:
         }
 
 
+def say(compared: Compared) -> None:
+    """One line, as soon as a work is done: the whole takes long."""
+    described = compared.describe()["schemes"]
+    said = (f"{name} {its['median']:.3f} s ({its['over_reference']:.2f})" for name, its in described.items())
+    apart = (f"{its}" if isinstance(its, str) else f"{its:.1e}" for its in compared.differences.values())
+    console.print(f"{compared.work}: {', '.join(said)}; differences {', '.join(apart)}")
+
+
 REFERENCE, RIVAL, OURS = "reference", "sentence-transformers", "ours"
 
 
