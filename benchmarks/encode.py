@@ -24,6 +24,7 @@ from rich.table import Table
 from rivals import ORIGINAL, Reference, SentenceTransformers
 from torch import Tensor
 from yardstick import (
+    COMMIT,
     OURS,
     REFERENCE,
     RIVAL,
@@ -44,7 +45,7 @@ from yardstick import (
 
 from gen2embed import Embedder, Item
 from gen2embed.encoder.engine import Engine
-from gen2embed.report import git_commit, write_json
+from gen2embed.report import write_json
 from gen2embed.types import Role
 
 Drawn = tuple[list[Item], Role]
@@ -145,7 +146,7 @@ def main() -> None:
     show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
     show_floors(found, floors, args.items, peak)
     described = [compared.describe() for compared in found]
-    result = {"commit": git_commit(), "arguments": vars(args), "works": described, "floors": floors}
+    result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors}
     write_json(args.output / "encode.json", result)
     if args.short:
         update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})

@@ -31,6 +31,7 @@ from rich.table import Table
 from rivals import ORIGINAL, Reference, SentenceTransformers, dora, gradient_error, gradients, loss_of, start
 from torch import Tensor
 from yardstick import (
+    COMMIT,
     OURS,
     REFERENCE,
     RIVAL,
@@ -54,7 +55,7 @@ from yardstick import (
 from gen2embed import Embedder, Item
 from gen2embed.data.datamodules import Collate
 from gen2embed.gradcache import backward_cached
-from gen2embed.report import git_commit, write_json
+from gen2embed.report import write_json
 from gen2embed.types import Pair, Role
 
 KEPT = f"{OURS}, graphs kept"
@@ -176,7 +177,7 @@ def measure_large(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]
                 torch.cuda.empty_cache()
             rows.append(row)
             console.print(row)
-    table = Table(title=f"a cached step, pictures of {args.side} x {args.side}; commit {git_commit()}")
+    table = Table(title=f"a cached step, pictures of {args.side} x {args.side}; commit {COMMIT}")
     for column in ("pairs", "scheme", "seconds", "pairs a second", "peak over the model, MiB"):
         table.add_column(column, justify="left" if column == "scheme" else "right")
     for row in rows:
@@ -216,7 +217,7 @@ def main() -> None:
         args.works = [work for work in args.works if not WORKS[work][1]]
     shape = SHAPES[args.shape]
     console.print(f"shape {args.shape}: {proportions(shape)}")
-    result: dict[str, Any] = {"commit": git_commit(), "arguments": vars(args)}
+    result: dict[str, Any] = {"commit": COMMIT, "arguments": vars(args)}
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(shape, Path(folder), getattr(torch, args.dtype), args.device)
         if args.gpu:

@@ -43,6 +43,7 @@ from gen2embed.types import Pair, Role
 
 CHECKPOINT = PACKAGE / "tiny" / "checkpoint"
 TEMPERATURE = 0.02
+COMMIT = git_commit()  # of the code that was loaded: the checkout may change during a run
 console = Console(width=140)
 Drawing = TypeVar("Drawing")
 
@@ -437,7 +438,7 @@ REFERENCE, RIVAL, OURS = "reference", "sentence-transformers", "ours"
 
 def show(found: Sequence[Compared], title: str, clock: str, difference: str) -> None:
     """Print works and schemes as one table."""
-    table = Table(title=f"{title}; commit {git_commit()}")
+    table = Table(title=f"{title}; commit {COMMIT}")
     for column in ("work", "scheme", clock, "spread", "over reference", "over sentence-transformers", difference):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
     for compared in found:
