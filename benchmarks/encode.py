@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.table import Table
 from rivals import ORIGINAL, Reference, SentenceTransformers
 from torch import Tensor
 from yardstick import (
+    COMMIT,
     OURS,
     REFERENCE,
     RIVAL,
@@ -37,6 +39,7 @@ from yardstick import (
     profile,
     proportions,
     save_checkpoint,
+    say,
     show,
     update_speed,
 )
@@ -44,13 +47,14 @@ from yardstick import (
 from gen2embed import Embedder, Item
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.vision import Seen
-from gen2embed.report import git_commit, write_json
+from gen2embed.report import write_json
 from gen2embed.types import Role
 
+Drawn = tuple[list[Item], Role]
 WORKS = ("pictures", "texts", "labels", "mix")
 
 
-def ours(embedder: Embedder, drawn: tuple[list[Item], Role]) -> Tensor:
+def ours(embedder: Embedder, drawn: Drawn) -> Tensor:
     """Nothing is kept between two runs."""
     return Engine(store=None, shown=False).encode(replace(embedder, seen=Seen(2**30)), *drawn).vectors
 
@@ -67,11 +71,11 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     exact = Reference.load(*common, "float32", args.device)
     device = embedder.backbone.device
     rate = matmul_rate(shape, device, dtype)
-    found, floors = [], []
+    found, floors = list[Compared](), list[dict[str, Any]]()
     for work in args.works:
         draw = partial(draw_items, work, args.items, args.side)
         items, role = draw()
-        schemes = {
+        schemes: dict[str, Callable[[Drawn], Tensor]] = {
             REFERENCE: lambda drawn: reference.encode(*drawn),
             RIVAL: lambda drawn: theirs.encode(*drawn),
             OURS: partial(ours, embedder),
@@ -81,8 +85,10 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         truth = exact.encode(some, role, batch=1)
         apart = {name: (its[: len(some)] - truth).abs().max().item() for name, its in vectors.items()}
         found.append(Compared(f"encode_{work}", seconds, apart))
+        say(found[-1])
         operations = sum(floor(shape, items, role, embedder.build))
-        floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate})
+        cosine = (truth @ truth.T).mean().item()  # near 1, any two vectors would look equal
+        floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate, "mean_cosine": cosine})
         if args.profile:
             console.print(f"\nours, encode_{work}")
             floors[-1]["profile"] = profile(partial(ours, embedder, draw()), operations, rate, device)
@@ -104,6 +110,8 @@ def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int,
     console.print(table)
     said = f"{peak / 1e12:.0f} TFLOP/s, as given" if peak else "that of a large product, as measured here"
     console.print(f"the peak is {said}; what is computed twice, or for padding, does not count")
+    cosines = ", ".join(f"{its['mean_cosine']:.2f} ({its['work']})" for its in floors)
+    console.print(f"mean cosine of two items of a work: {cosines}")
 
 
 def main() -> None:
@@ -140,7 +148,7 @@ def main() -> None:
     show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
     show_floors(found, floors, args.items, peak)
     described = [compared.describe() for compared in found]
-    result = {"commit": git_commit(), "arguments": vars(args), "works": described, "floors": floors}
+    result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors}
     write_json(args.output / "encode.json", result)
     if args.short:
         update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})

@@ -22,11 +22,13 @@ from sentence_transformers.base.modules import transformer
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor, nn
+from transformers import AutoConfig
 from yardstick import TEMPERATURE
 
 from gen2embed import Item
 from gen2embed.encoder.adapter import Lora
 from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
+from gen2embed.encoder.processor import load_processor
 from gen2embed.images import Resolution
 from gen2embed.prompts import Prompt
 from gen2embed.types import Inputs, Pair, Role
@@ -207,7 +209,7 @@ class SentenceTransformers:
     @classmethod
     def load(cls, folder: Path, prompt: Prompt, chunk: int, dtype: Dtype, device: str) -> SentenceTransformers:
         """Its processor would need torchvision for videos, so it gets ours, which leaves these out."""
-        processor = load_backbone(folder, ORIGINAL, "float32", "cpu").processor
+        processor = load_processor(str(folder), AutoConfig.from_pretrained(folder), ORIGINAL, {})
         with mock.patch.object(transformer.AutoProcessor, "from_pretrained", return_value=processor):
             first = transformer.Transformer(
                 str(folder),

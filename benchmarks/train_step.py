@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from yardstick import (
+    COMMIT,
     OURS,
     REFERENCE,
     RIVAL,
@@ -48,21 +49,22 @@ from yardstick import (
     profile,
     proportions,
     save_checkpoint,
+    say,
     show,
     timed,
     update_speed,
 )
 
-from gen2embed import Embedder
+from gen2embed import Embedder, Item
 from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.vision import Seen
 from gen2embed.lit import ContrastiveModule
 from gen2embed.losses import InfoNCE
-from gen2embed.report import git_commit, write_json
+from gen2embed.report import write_json
 from gen2embed.shortcuts import Shortcuts, take
 from gen2embed.sync import OneRank
-from gen2embed.types import Pair
+from gen2embed.types import Pair, Role
 
 ALL = 10**6  # chunks
 KEPT = f"{OURS}, graphs kept"
@@ -130,12 +132,16 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
             truth = seeded(reference.plain_step, reference.backbone.full, draw())
             apart = {scheme: gradient_error(its, truth) for scheme, its in left.items()}
         found.append(Compared(work, seconds, apart))
+        say(found[-1])
         if args.profile:
             console.print(f"\nours, {work}, no graph kept")
             pairs = draw()
             # The layers forward, once more with a graph, and back to their inputs, which costs as much again, as the
             # weights are frozen; the vision tower once. Adapters are not counted.
-            sides = (("query", [pair.query for pair in pairs]), ("candidate", [pair.positive for pair in pairs]))
+            sides: list[tuple[Role, list[Item]]] = [
+                ("query", [pair.query for pair in pairs]),
+                ("candidate", [pair.positive for pair in pairs]),
+            ]
             least = [floor(shape, items, role, embedder.build) for role, items in sides]
             operations = sum(3 * text + vision for text, vision in least)
             rate = matmul_rate(shape, device, embedder.backbone.dtype)
@@ -169,7 +175,7 @@ def measure_large(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]
                 torch.cuda.empty_cache()
             rows.append(row)
             console.print(row)
-    table = Table(title=f"a cached step, pictures of {args.side} x {args.side}; commit {git_commit()}")
+    table = Table(title=f"a cached step, pictures of {args.side} x {args.side}; commit {COMMIT}")
     for column in ("pairs", "scheme", "seconds", "pairs a second", "peak over the model, MiB"):
         table.add_column(column, justify="left" if column == "scheme" else "right")
     for row in rows:
@@ -209,7 +215,7 @@ def main() -> None:
         args.works = [work for work in args.works if not WORKS[work][1]]
     shape = SHAPES[args.shape]
     console.print(f"shape {args.shape}: {proportions(shape)}")
-    result: dict[str, Any] = {"commit": git_commit(), "arguments": vars(args)}
+    result: dict[str, Any] = {"commit": COMMIT, "arguments": vars(args)}
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(shape, Path(folder), getattr(torch, args.dtype), args.device)
         if args.gpu:

@@ -43,6 +43,7 @@ from gen2embed.types import Pair, Role
 
 CHECKPOINT = PACKAGE / "tiny" / "checkpoint"
 TEMPERATURE = 0.02
+COMMIT = git_commit()  # of the code that was loaded: the checkout may change during a run
 console = Console(width=140)
 Drawing = TypeVar("Drawing")
 
@@ -424,12 +425,20 @@ class Compared:
         }
 
 
+def say(compared: Compared) -> None:
+    """One line, as soon as a work is done: the whole takes long."""
+    described = compared.describe()["schemes"]
+    said = (f"{name} {its['median']:.3f} s ({its['over_reference']:.2f})" for name, its in described.items())
+    apart = (f"{its}" if isinstance(its, str) else f"{its:.1e}" for its in compared.differences.values())
+    console.print(f"{compared.work}: {', '.join(said)}; differences {', '.join(apart)}")
+
+
 REFERENCE, RIVAL, OURS = "reference", "sentence-transformers", "ours"
 
 
 def show(found: Sequence[Compared], title: str, clock: str, difference: str) -> None:
     """Print works and schemes as one table."""
-    table = Table(title=f"{title}; commit {git_commit()}")
+    table = Table(title=f"{title}; commit {COMMIT}")
     for column in ("work", "scheme", clock, "spread", "over reference", "over sentence-transformers", difference):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
     for compared in found:

@@ -200,7 +200,7 @@ def test_white_space_that_a_special_token_takes():
 def check_whole(tokenizer, parts):
     whole = "".join(text for text, _ in parts)
     begun = tokenizer.bos_token is not None and whole.startswith(tokenizer.bos_token)
-    assert PromptTokenizer.of(tokenizer)(parts) == tokenizer(whole, add_special_tokens=not begun)["input_ids"]
+    assert PromptTokenizer.of(tokenizer)([parts])[0] == tokenizer(whole, add_special_tokens=not begun)["input_ids"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -209,8 +209,13 @@ def test_a_special_token_counts_in_trusted_parts_only(name):
     tokenize = PromptTokenizer.of(tokenizer)
     eos = tokenizer.eos_token
     index = tokenizer.convert_tokens_to_ids(eos)
-    bare = tokenize([("a ", True), ("dog", False)])
-    typed, written = tokenize([("a ", True), (f"{eos}dog", False)]), tokenize([("a " + eos, True), ("dog", False)])
+    bare, typed, written = tokenize(
+        [
+            [("a ", True), ("dog", False)],
+            [("a ", True), (f"{eos}dog", False)],
+            [("a " + eos, True), ("dog", False)],
+        ]
+    )
     assert typed.count(index) == bare.count(index) == written.count(index) - 1
     assert f"{eos}dog" in tokenizer.decode(typed)
 

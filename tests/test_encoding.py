@@ -259,7 +259,7 @@ def test_a_backend_that_is_not_there_is_no_silent_fallback():
 
 
 def test_an_embedding_that_is_not_finite(tiny, monkeypatch):
-    monkeypatch.setattr(type(tiny), "embed", lambda self, items, role: torch.full((len(items), 2), torch.nan))
+    monkeypatch.setattr(type(tiny), "embed_chunk", lambda self, chunk, _: torch.full((chunk.rows, 2), torch.nan))
     with pytest.raises(UserError, match="the embedding of text 'a dog' is not finite"):
         tiny.encode("a dog")
 
