@@ -18,6 +18,7 @@ from transformers.models.smolvlm import processing_smolvlm
 from gen2embed import Embedder, Item, UserError
 from gen2embed.encoder.backbone import _attention
 from gen2embed.encoder.given import as_item
+from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.tokens import PromptTokenizer
 from gen2embed.images import Resolution
 from gen2embed.presets import load_preset
@@ -60,6 +61,33 @@ def test_batches_do_not_change_a_vector(embedder, monkeypatch):
     monkeypatch.setattr(embedder.backbone.tokenizer, "padding_side", "left")
     assert embedder.build([as_item(value) for value in INPUTS[:2]], "query")["attention_mask"][0, 0] == 0
     torch.testing.assert_close(embedder.encode(INPUTS), one, atol=2e-6, rtol=0)
+
+
+def test_packed_rows_are_the_items_alone(embedder):
+    """With beginnings that are shared and pictures that come twice; Gemma 3 looks ahead within a picture."""
+    two = Item((*as_item({"image": noise(1)}).parts, " and ", *as_item({"image": noise(2, (100, 30))}).parts))
+    items = [
+        *map(as_item, INPUTS),
+        two,
+        *(as_item({"image": noise(3, (30, 100)), "text": text}) for text in ("a", "b")),
+    ]
+    alone = torch.cat([embedder.embed([item], "query") for item in items]).detach()
+    assert embedder.packs == (embedder.backbone.model_type != "gemma3")
+    for limit in (Limit(100_000), Limit(200), Limit(100_000, 3)):
+        for share in (True, False):
+            prepared = embedder.prepare([(item, "query") for item in items], limit, share)
+            rows = [embedder.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
+            torch.testing.assert_close(torch.cat(rows)[prepared.order].detach(), alone, atol=2e-6, rtol=0)
+
+
+def test_rows_are_padded_where_tokens_do_not_see_all_before_them(embedder, monkeypatch):
+    if embedder.backbone.model_type == "gemma3":
+        assert embedder.why_padded == "a model of type gemma3 is not known to be causal"
+        return
+    assert embedder.why_padded is None
+    monkeypatch.setattr(embedder.backbone.full.config.get_text_config(), "sliding_window", 50, raising=False)
+    assert embedder.why_padded == "its tokens attend to the last 50 only, and model.max_length is 2048"
+    assert replace(embedder, build=replace(embedder.build, max_length=50)).packs
 
 
 def test_items_with_one_and_two_pictures_share_a_batch(embedder):

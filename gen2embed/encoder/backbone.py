@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,10 +76,17 @@ class Backbone:
     @property
     def frozen_vision(self) -> bool:
         """Whether the vision tower makes the same of a picture in every pass."""
-        seeing = [(name, module) for name, module in self.model.named_modules() if SEEING.search(name)]
-        dropout = [module.p for _, module in seeing if isinstance(module, nn.Dropout)]
-        dropout.append(getattr(self.full.config.vision_config, "attention_dropout", 0.0))
-        return not any(dropout) and not any(p.requires_grad for _, module in seeing for p in module.parameters())
+        return not self._vision_dropout and not any(parameter.requires_grad for parameter in self._vision_parameters)
+
+    @cached_property
+    def _vision_parameters(self) -> list[nn.Parameter]:
+        return [parameter for name, parameter in self.model.named_parameters() if SEEING.search(name)]
+
+    @cached_property
+    def _vision_dropout(self) -> bool:
+        modules = [module for name, module in self.model.named_modules() if SEEING.search(name)]
+        layers = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+        return layers or getattr(self.full.config.vision_config, "attention_dropout", 0.0) > 0
 
     def why_padded(self, longest: int) -> str | None:
         """Why samples of at most `longest` tokens cannot be packed into one row, in words; None if they can.
