@@ -1,135 +1,140 @@
-"""What a gradient-cached step holds: it grows with the chunk, and hardly with the batch.
+"""What a cached step holds over the loaded model: the published scheme's, sentence-transformers', and ours.
 
-    python benchmarks/memory.py                                     # a few minutes on two CPU cores
-    python benchmarks/memory.py --pairs 64 256 --chunks 8 16 --output outputs/benchmarks
+    python benchmarks/memory.py                                   # a quarter of an hour on one CPU thread
+    python benchmarks/memory.py --schemes ours --works pictures
 
-Every line is a process of its own: it loads a random Qwen2-VL, builds all inputs, and takes one step with LoRA. The
-peak is that of the resident memory over what was held before the step, model and inputs among it. `plain` keeps the
-graph of the whole batch, for comparison. Nothing here depends on time.
+Every line is a process of its own: it loads a random Qwen2-VL (yardstick.py) with DoRA, takes a step of four pairs, and
+then one of all pairs, inputs made inside of it. The peak is that of the resident memory over what was held between the
+two. `inputs` are the tensors that ours makes of the pairs, which grow with the batch whatever is done with them. Ours
+keeps no graphs; its chunks are as its device has them by default, the others' of 16 samples. `plain` is the whole batch
+in one graph. Nothing here depends on time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import transformers
-from PIL import Image
-from rich.console import Console
 from rich.table import Table
+from rivals import ORIGINAL, Reference, SentenceTransformers, dora, start
+from train_step import ours_step
+from yardstick import COMMIT, OURS, REFERENCE, RIVAL, SHAPES, console, draw_pairs, save_checkpoint
 
-from gen2embed import Embedder, Item
-from gen2embed.data.datamodules import Collate
-from gen2embed.encoder.adapter import Lora
-from gen2embed.gradcache import backward_cached
-from gen2embed.losses import InfoNCE
-from gen2embed.presets import PACKAGE
-from gen2embed.report import git_commit, write_json
-from gen2embed.types import Pair
+from gen2embed import Embedder
+from gen2embed.encoder.packing import Limit
+from gen2embed.report import write_json
+from gen2embed.types import Item, Pair, Role
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")
-WORDS = ("a", "large", "small", "red", "blue", "circle", "star", "left", "of", "striped", "on", "white")
-
-
-def build(hidden: int, layers: int) -> Embedder:
-    """The shipped model's tokenizer and pictures, with random weights of another size."""
-    embedder = Embedder.from_pretrained(PACKAGE / "tiny" / "checkpoint", resolution="original", device="cpu")
-    config = embedder.backbone.full.config
-    text = config.text_config
-    text.hidden_size = config.vision_config.hidden_size = hidden
-    text.num_hidden_layers, text.intermediate_size = layers, 3 * hidden
-    text.layer_types = ["full_attention"] * layers
-    heads = text.num_attention_heads
-    text.rope_parameters = {
-        **text.rope_parameters,
-        "mrope_section": [hidden // heads // 2 - 2 * (n := hidden // heads // 6), n, n],
-    }
-    model = transformers.Qwen2VLForConditionalGeneration(config).eval().requires_grad_(False)
-    backbone = replace(embedder.backbone, full=model, model=model.base_model)
-    return replace(embedder, backbone=Lora(TARGETS, dropout=0.0).attach(backbone))
+PLAIN = "plain"
+SCHEMES = (REFERENCE, RIVAL, OURS, PLAIN)
+CHUNK = 16  # samples of the others
 
 
-def draw(count: int, words: int) -> list[Pair]:
-    """Pictures with a question, and texts, all distinct."""
-    rng = np.random.default_rng(0)
-    pairs = []
-    for row in range(count):
-        picture = Image.fromarray(rng.integers(256, size=(84, 84, 3), dtype=np.uint8))
-        said = [" ".join(rng.choice(WORDS, words)) for _ in range(2)]
-        pairs.append(Pair(Item.of(said[0], picture), Item.of(said[1]), "drawn", row))
-    return pairs
+def load(scheme: str, folder: Path) -> tuple[Embedder, Callable[[Sequence[Pair]], object]]:
+    """The embedder, and a scheme's step with an adapter."""
+    embedder = Embedder.from_pretrained(folder, prompt="hierarchical", resolution=ORIGINAL, device="cpu")
+    prompt = embedder.build.prompt
+    if scheme == OURS:
+        embedder = replace(embedder, backbone=dora(0.0).attach(embedder.backbone))
+        start(embedder.backbone.full)
+        embedder.backbone.full.train()
+        return embedder, partial(ours_step, embedder, keep=0)
+    if scheme == RIVAL:
+        return embedder, SentenceTransformers.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0).step
+    reference = Reference.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0)
+    return embedder, reference.plain_step if scheme == PLAIN else reference.step
 
 
-def resident() -> float:
-    """MiB of this process now."""
+def input_bytes(embedder: Embedder, pairs: Sequence[Pair]) -> int:
+    items: list[tuple[Item, Role]] = [(pair.query, "query") for pair in pairs]
+    items += [(pair.positive, "candidate") for pair in pairs]
+    prepared = embedder.prepare(items, Limit(embedder.budget))
+    held = [chunk.inputs for chunk in prepared.chunks] + list(prepared.pictures.values())
+    return sum(tensor.nbytes for its in held for tensor in its.values())
+
+
+def resident(name: str) -> float:
+    """MiB of this process: VmRSS is what it holds, VmHWM the most since the last `forget_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 2**10
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
 
 
-def measure(pairs: int, chunk: int, plain: bool, hidden: int, layers: int, words: int) -> dict[str, float]:
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # as proc(5) has it
+
+
+def measure(folder: Path, scheme: str, work: str, pairs: int, side: int) -> dict[str, float]:
     """One step, in this process."""
-    torch.manual_seed(0)
-    embedder = build(hidden, layers)
-    batch = Collate(embedder.build, chunk, chunk)(draw(pairs, words))
-    identical = batch.positives[:, None] == batch.positives
-    embedder.backbone.full.train()
-
-    def loss(everything: torch.Tensor) -> torch.Tensor:
-        return InfoNCE()(*everything[batch.order].chunk(2), identical, identical)
-
-    inputs = sum(tensor.nbytes for inputs in batch.chunks for tensor in inputs.values()) / 2**20
-    before = resident()
-    if plain:
-        loss(torch.cat([embedder.embed_inputs(inputs) for inputs in batch.chunks])).backward()
-    else:
-        backward_cached(batch.chunks, embedder.embed_inputs, loss)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"inputs": inputs, "before": before, "over": peak - before}
+    embedder, step = load(scheme, folder)
+    step(draw_pairs(work, 4, side))
+    batch = draw_pairs(work, pairs, side)
+    forget_peak()
+    before = resident("VmRSS")
+    step(batch)
+    peak = resident("VmHWM") - before
+    return {"over": peak, "inputs": input_bytes(embedder, batch) / 2**20}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--works", nargs="+", choices=("pictures", "texts"), default=["pictures", "texts"])
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=list(SCHEMES))
     parser.add_argument("--pairs", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--chunks", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--plain-pairs", type=int, default=64, help="of the step with one graph; 0 leaves it out")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--words", type=int, default=60)
+    parser.add_argument("--side", type=int, default=112, help="of a picture, pixels")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    size = (args.hidden, args.layers, args.words)
     if args.one:
-        print(json.dumps(measure(*json.loads(args.one), *size)))
+        folder, *one = json.loads(args.one)
+        print(json.dumps(measure(Path(folder), *one)))
         return
-    lines = [(pairs, chunk, False) for chunk in args.chunks for pairs in args.pairs]
-    lines += [(args.plain_pairs, args.chunks[0], True)] * (args.plain_pairs > 0)
-    found = []
-    for line in lines:
-        command = [sys.executable, *sys.argv, "--one", json.dumps(line)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-        found.append({"pairs": line[0], "chunk": line[1], "plain": line[2], **json.loads(said)})
-    table = Table(title=f"memory of a step, MiB; commit {git_commit()}")
-    for column in ("step", "pairs", "chunk", "stored inputs", "before the step", "peak over it"):
-        table.add_column(column, justify="left" if column == "step" else "right")
-    for row in found:
-        numbers = (f"{row[name]:.0f}" for name in ("inputs", "before", "over"))
-        table.add_row("plain" if row["plain"] else "cached", str(row["pairs"]), str(row["chunk"]), *numbers)
-    console = Console(width=120)
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(SHAPES[args.shape], Path(folder))
+        for work in args.works:
+            for scheme in args.schemes:
+                for pairs in args.pairs[:1] if scheme == PLAIN else args.pairs:
+                    command = [sys.executable, __file__, "--one", json.dumps([folder, scheme, work, pairs, args.side])]
+                    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                    line = {"work": work, "scheme": scheme, "pairs": pairs, **json.loads(said.splitlines()[-1])}
+                    found.append(line)
+    show(found, args.pairs)
+    write_json(args.output / "memory.json", {"commit": COMMIT, "arguments": vars(args), "rows": found})
+
+
+def show(found: Sequence[dict[str, Any]], pairs: Sequence[int]) -> None:
+    """A row a scheme, a column a number of pairs; and how ours grows where its inputs are left out."""
+    table = Table(title=f"peak over the model, MiB, by pairs; commit {COMMIT}")
+    for column in ("work", "scheme", *map(str, pairs)):
+        table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
+    growth = []
+    for work in dict.fromkeys(row["work"] for row in found):
+        its = [row for row in found if row["work"] == work]
+        for scheme in dict.fromkeys(row["scheme"] for row in its):
+            over = {row["pairs"]: row["over"] for row in its if row["scheme"] == scheme}
+            table.add_row(work, scheme, *(f"{over[count]:.0f}" if count in over else "" for count in pairs))
+        ours = [row for row in its if row["scheme"] == OURS]
+        if ours:
+            inputs = {row["pairs"]: row["inputs"] for row in ours}
+            table.add_row(work, "  inputs of ours", *(f"{inputs[count]:.0f}" for count in pairs), style="dim")
+        if len(ours) > 1:
+            one, other = (row["over"] - row["inputs"] for row in ours[-2:])
+            growth.append(
+                f"{work}: from {pairs[-2]} to {pairs[-1]} pairs, ours without its inputs {other / one - 1:+.1%}"
+            )
+        table.add_section()
     console.print(table)
-    for chunk in args.chunks:
-        two = [row["over"] for row in found if row["chunk"] == chunk and not row["plain"]][-2:]
-        console.print(
-            f"chunk {chunk}: the largest batch takes {100 * (two[-1] / two[0] - 1):+.1f} % over the one before"
-        )
-    write_json(args.output / "memory.json", {"commit": git_commit(), "arguments": vars(args), "rows": found})
+    for line in growth:
+        console.print(line)
 
 
 if __name__ == "__main__":

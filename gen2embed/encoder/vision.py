@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -15,6 +15,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from gen2embed.types import Inputs
+
+CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # of pictures' inputs that go through the tower at a time
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,11 @@ def _now(digest: str) -> tuple[str, str]:
 
 def run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
     """The features of pictures, as `model.get_image_features` makes them; those of like shapes together."""
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     found: dict[int, Features] = {}
-
-    def shape(at: int) -> tuple[Any, ...]:
-        return tuple((name, tensor.shape[1:]) for name, tensor in sorted(pictures[at].items()))
-
-    for _, group in groupby(sorted(range(len(pictures)), key=shape), key=shape):
-        its = list(group)
+    for its in _together(pictures, GPU_ELEMENTS if model.device.type == "cuda" else CPU_ELEMENTS):
         joined = {name: torch.cat([pictures[at][name] for at in its]) for name in pictures[its[0]]}
         moved = {
-            name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+            name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None, non_blocking=True)
             for name, tensor in joined.items()
         }
         out = model.get_image_features(**moved, return_dict=True)
@@ -82,6 +78,25 @@ def run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
         for at, features, further in zip(its, pooled, deep, strict=True):
             found[at] = Features(features, tuple(tensor for tensor in further if isinstance(tensor, Tensor)))
     return [found[at] for at in range(len(pictures))]
+
+
+def _together(pictures: Sequence[Inputs], elements: int) -> Iterator[list[int]]:
+    """Indices of pictures whose inputs can be joined, and that have at most so many elements, but for a single one."""
+
+    def shape(at: int) -> tuple[Any, ...]:
+        return tuple((name, tensor.shape[1:]) for name, tensor in sorted(pictures[at].items()))
+
+    for _, its in groupby(sorted(range(len(pictures)), key=shape), key=shape):
+        group: list[int] = []
+        held = 0
+        for at in its:
+            new = sum(tensor.numel() for tensor in pictures[at].values())
+            if group and held + new > elements:
+                yield group
+                group, held = [], 0
+            group.append(at)
+            held += new
+        yield group
 
 
 def join(features: Sequence[Features]) -> dict[str, Any]:
