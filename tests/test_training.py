@@ -39,7 +39,11 @@ def test_collate_keeps_the_pairs_together(pairs, tiny):
         queries, candidates = rows[batch.order].chunk(2)
     torch.testing.assert_close(queries, tiny.encode([pair.query for pair in some]), atol=1e-5, rtol=0)
     torch.testing.assert_close(candidates, tiny.encode([p.positive for p in some], "candidate"), atol=1e-5, rtol=0)
-    assert [(chunk.rows, chunk.pictured) for chunk in batch.chunks] == []
+    items = [*(("query", pair.query) for pair in some), *(("candidate", pair.positive) for pair in some)]
+    distinct = {(role, item.key, bool(item.pictures)) for role, item in items}
+    sizes = [[chunk.rows for chunk in batch.chunks if chunk.pictured == pictured] for pictured in (False, True)]
+    assert [sum(its) for its in sizes] == [sum(has == pictured for *_, has in distinct) for pictured in (False, True)]
+    assert all(its[:-1] == [3] * (len(its) - 1) and len(its) > 1 for its in sizes)
     keys = [pair.positive.key for pair in some]
     assert (batch.positives[:, None] == batch.positives).tolist() == [[a == b for b in keys] for a in keys]
     assert batch.rows[-1] == "t2i row 4"
