@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,3 +113,25 @@ def run_script(capfd, monkeypatch, tmp_path):
         return Outcome(code or 0, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Run an entry point, or a function of a test's module, in forks of one process, which has imported everything.
+
+    Returns the exit code of each rank; what it prints is in `<log>.<rank>`. See `forks.py`.
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "tests/forks.py")]
+    program = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert json.loads(program.stdout.readline()) == "ready"
+
+    def run(log: Path, *args: str, folder: Path, ranks: int = 1, **told) -> list[int]:
+        job = {"log": str(log), "args": args, "folder": str(folder), "ranks": ranks, **told}
+        program.stdin.write(json.dumps(job) + "\n")
+        program.stdin.flush()
+        return json.loads(program.stdout.readline())
+
+    yield run
+    program.stdin.close()
+    assert program.wait(60) == 0
