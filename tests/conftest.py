@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("untimed")
 REPOSITORY = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 TINY = PACKAGE / "tiny" / "checkpoint"
+SIZE = {"rows": 24, "queries": 8}  # of the small world
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +63,7 @@ def tiny() -> Embedder:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"), rows=24, queries=8)
+    return World(tmp_path_factory.mktemp("world"), **SIZE)
 
 
 def noise(seed: int, size: tuple[int, int] = (84, 84)) -> Image.Image:

@@ -1,9 +1,9 @@
 """Run as a program: imports everything once, and forks a process for each rank of a run that it reads of.
 
-A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has
-`script`, or `function` with its module; `args`, `folder` to run in, `ranks`, `log` (a file for what each rank prints), and
-may have `kill`: [where, step, rank], or `mistake`. One of several ranks finds the variables that torchrun sets; one rank
-starts the others itself, if its strategy has more.
+A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has a
+`script`, or a `function`: [module, name]; `args`, `folder` to run in, `ranks`, and `log`, where each leaves what it
+prints. It may have `environment`, `kill`: [where, step, rank], or `mistake`. Several ranks find the variables that
+torchrun sets; a single one starts the others itself, if its strategy has more.
 """
 
 import importlib
