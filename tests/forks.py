@@ -29,7 +29,7 @@ from gen2embed.lit import ContrastiveModule
 from gen2embed.miners import neighbours
 from gen2embed.presets import PACKAGE
 
-LIMIT = 300  # seconds, in which a rank that hangs ends
+LIMIT = 900  # seconds, after which a rank that hangs ends
 
 
 def die(*_, **__):

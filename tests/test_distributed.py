@@ -1,5 +1,6 @@
 """Several ranks: their gradient is the whole batch's, a run on two is a run on one, and nobody waits for ever."""
 
+import csv
 import json
 import os
 import re
@@ -157,6 +158,15 @@ SMALL = [
     *SGD,
 ]  # fmt: skip
 TWO = ["strategy=ddp", "trainer.devices=2"]
+VALIDATED = [
+    "validation=world", "validation.every_n_steps=2", "validation.keep=last", "validation.benchmark.queries=8",
+    "validation.benchmark.subsets=[shape]", "trainer.log_every_n_steps=1",
+]  # fmt: skip
+ALL = [arg for arg in SMALL if not arg.startswith("adapter.")] + ["adapter=full", "trainer.max_steps=2"]
+
+
+def validated(world):
+    return [*VALIDATED, f"validation.benchmark.folder={world.folder}"]
 
 
 @pytest.fixture
@@ -174,9 +184,18 @@ def launch(forked, world, tmp_path):
 @pytest.fixture(scope="module")
 def alone(forked, world, tmp_path_factory):
     """The folder of the same run on one device."""
+    return run_alone(forked, world, tmp_path_factory, *SMALL, *validated(world))
+
+
+@pytest.fixture(scope="module")
+def alone_in_full(forked, world, tmp_path_factory):
+    return run_alone(forked, world, tmp_path_factory, *ALL)
+
+
+def run_alone(forked, world, tmp_path_factory, *args):
     folder = tmp_path_factory.mktemp("alone")
-    args = [*SMALL, *folders(world), "output_dir=run"]
-    assert forked(folder / "said", *args, script="train.py", folder=folder) == [0], (folder / "said.0").read_text()
+    given = [*args, *folders(world), "output_dir=run"]
+    assert forked(folder / "said", *given, script="train.py", folder=folder) == [0], (folder / "said.0").read_text()
     return folder / "run"
 
 
@@ -418,17 +437,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 # --- DeepSpeed: the strategies deepspeed_zero1, 2 and 3 -------------------------------------------------------------
 
-ZERO = ["strategy=deepspeed_zero3", "trainer.devices=2", "callbacks.steps.every_n_steps=2", "output_dir=trained"]
+ZERO = ["strategy=deepspeed_zero3", "trainer.devices=2"]
 SEQUENCE = ["identical positives", *["texts here, pictures there"] * 3, "no picture anywhere"]  # of `zero_ranks.exact`
 
 
-def start_zero(forked, world, folder, work, *args):
-    """What two ranks of DeepSpeed found, by stage and work. args: of a run of train.py, at the end."""
+def start_zero(forked, world, folder, work, *runs):
+    """What two ranks of DeepSpeed found, by stage and work. runs: of `zero_ranks.rank_main`."""
     world.pairs()  # drawn before they start
     told = {"function": ["zero_ranks", "rank_main"], "folder": folder, "ranks": 2}
-    assert forked(folder / "said", str(world.folder), json.dumps(work), *args, **told) == [0, 0], (
-        folder / "said.0"
-    ).read_text()
+    codes = forked(folder / "said", str(world.folder), *map(json.dumps, [work, *runs]), **told)
+    assert codes == [0, 0], (folder / "said.0").read_text()
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -436,8 +454,16 @@ def start_zero(forked, world, folder, work, *args):
 def zero(forked, world, tmp_path_factory):
     """What two processes found with every stage; and the folder that they worked in."""
     folder = tmp_path_factory.mktemp("zero")
-    work = {"exact": zero_ranks.STAGES, "full": [3], "continued": [3]}  # continued in the others is slow
-    return start_zero(forked, world, folder, work, *SMALL, *ZERO, *folders(world)), folder
+    work = {"exact": zero_ranks.STAGES, "full": [3], "continued": [3], "recomputed": [3]}  # the others are slow
+    run = [*SMALL, *ZERO, *folders(world), *validated(world), "callbacks.steps.every_n_steps=2",
+           "callbacks.checkpoints.every_n_steps=2"]  # fmt: skip
+    runs = [
+        [*run, "output_dir=trained"],
+        {"folder": "trained", "into": "continued", "step": 2},
+        [*run, "output_dir=continued"],
+        [*ALL, *ZERO, *folders(world), "output_dir=full"],
+    ]
+    return start_zero(forked, world, folder, work, *runs), folder
 
 
 def same(pairs):
@@ -569,6 +595,14 @@ def test_zero_replays_dropout_and_goes_on_to_the_bit(zero):
     check_continued(*zero, 3)
 
 
+def test_zero_computes_layers_again(zero):
+    """Gradient checkpointing, with dropout."""
+    for once, again in ((ranks[3, "continued"][0], ranks[3, "recomputed"]) for ranks in zero[0]):
+        chunks = len(again["steps"][0]["batch"].chunks)
+        assert again["calls"] == 3 * chunks  # without a graph, with one, and in its backward pass
+        assert off(again["steps"][0]["gradients"], once["steps"][0]["gradients"]) < 1e-5
+
+
 @pytest.mark.slow
 def test_zero_goes_on_in_the_other_stages(forked, world, tmp_path):
     found = start_zero(forked, world, tmp_path, {"continued": [1, 2]})
@@ -588,6 +622,36 @@ def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):
     assert again.code == 0, again.err
     results = [json.loads((made / "results.json").read_text()) for made in (folder, tmp_path / "again")]
     assert results[0]["tasks"] == results[1]["tasks"]  # of the model that was put together again
+
+
+def test_zero_is_validated(zero, alone):
+    scores = []
+    for folder in (zero[1] / "trained", alone):
+        with (folder / "metrics.csv").open() as lines:
+            rows = [row for row in csv.DictReader(lines) if row["validation/mean"]]
+        scores.append({row["step"]: float(row["validation/mean"]) for row in rows})
+    assert scores[0] == scores[1]
+    assert set(scores[0]) == {"2", "3"}
+
+
+def test_zero_goes_on_by_itself(zero):
+    """`resume: auto`, with `python train.py` and the same folder."""
+    said = " ".join((zero[1] / "said.0").read_text().split())
+    assert said.count("continuing from step 2 of 3") == 1
+    there, here = (adapter(zero[1] / name) for name in ("trained", "continued"))
+    assert all(torch.equal(here[name], tensor) for name, tensor in there.items())
+    early = load_file(zero[1] / "trained/steps/2/adapter_model.safetensors")
+    assert not all(torch.equal(early[name], tensor) for name, tensor in there.items())
+
+
+def test_zero_leaves_the_whole_model(zero, alone_in_full):
+    """adapter=full, which is divided among the ranks in stage 3."""
+    found, expected = (load_file(run / "adapter/model.safetensors") for run in (zero[1] / "full", alone_in_full))
+    base = load_file(TINY / "model.safetensors")
+    assert set(found) == set(expected)
+    moved = max((tensor - base[name]).abs().max() for name, tensor in expected.items())
+    assert moved > 1e-3
+    assert max((found[name] - tensor).abs().max() for name, tensor in expected.items()) < 1e-3 * moved
 
 
 def test_zero_on_a_cpu(run_script):

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from steps import TARGETS, attached
 from torch.utils.data import DataLoader, IterableDataset
 
 from gen2embed import Item
+from gen2embed.checkpoint import step_of, steps
 from gen2embed.data.datamodules import Collate
 from gen2embed.data.world import World
 from gen2embed.encoder.adapter import Full, Lora
@@ -192,6 +194,18 @@ def continued(stage, world, rank):
     return runs
 
 
+def recomputed(stage, world, rank):
+    """The first step of `continued`, with its layers computed again in the backward pass."""
+    embedder = fresh(DROPOUT)
+    embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
+    layer = embedder.backbone.model.language_model.layers[0].mlp
+    calls = []
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    batch = Collate(embedder.build, 3, 6)(cases(world)["texts here, pictures there"][rank])
+    found = fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
+    return {**found, "calls": len(calls)}
+
+
 def precise(stage, world, rank):
     """One step in each precision; `base` is float32 on a frozen bfloat16 base, as on a GPU."""
     found = {}
@@ -220,18 +234,32 @@ def train(*args):
         raise RuntimeError(f"train.py ended: {stop.code}") from stop
 
 
-WORK = {do.__name__: do for do in (exact, full, continued, precise)}
+def interrupt(rank, folder, into, step):
+    """Leave a run's folder as it was after a step."""
+    if rank == 0:
+        shutil.copytree(folder, into)
+        shutil.rmtree(Path(into) / "adapter")
+        for path in steps(Path(into) / "checkpoints"):
+            if step_of(path) > step:
+                shutil.rmtree(path)
+    torch.distributed.barrier()
 
 
-def rank_main(where, work, *args):
+WORK = {do.__name__: do for do in (exact, full, continued, recomputed, precise)}
+
+
+def rank_main(where, work, *runs):
     """Leave what this rank finds in a file. where: the world's folder. work: stages, by what to do in them.
 
-    args: of a run of train.py, at the end.
+    runs: arguments of train.py, or of `interrupt` by name.
     """
     os.environ["DS_ACCELERATOR"] = "cpu"
     world, rank = World(Path(where), **SIZE), int(os.environ["RANK"])
     found = {(stage, name): WORK[name](stage, world, rank)
              for name, stages in json.loads(work).items() for stage in stages}  # fmt: skip
     torch.save(found, f"{rank}.pt")
-    if args:
-        train(*args)
+    for run in map(json.loads, runs):
+        if isinstance(run, dict):
+            interrupt(rank, **run)
+        else:
+            train(*run)
