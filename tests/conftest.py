@@ -12,8 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small: more threads only wait for each other
 
 import hypothesis
 import numpy as np
