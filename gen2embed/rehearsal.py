@@ -2,10 +2,10 @@
 
     python -m gen2embed.rehearsal outputs/dry
 
-Every `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in place of its
-weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its own:
-prompts, resolutions, adapter, mining, training on several processes, checkpoints, scoring. Each is run in a fork of a
-process that has imported the libraries.
+Every `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in float32 in place of
+its weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its
+own: prompts, resolutions, adapter, mining, training on several processes, checkpoints, scoring. Each is run in a fork
+of a process that has imported the libraries.
 """
 
 from __future__ import annotations
