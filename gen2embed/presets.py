@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ def conf_dir() -> Path:
 
 def compose_shipped(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
     """Compose a shipped config, also inside of a running Hydra program."""
+    return deepcopy(_composed(config_name, tuple(overrides)))
+
+
+@cache  # Hydra takes a fifth of a second, and the jobs of a multirun ask for the same
+def _composed(config_name: str, overrides: tuple[str, ...]) -> DictConfig:
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -2,18 +2,20 @@
 
     python -m gen2embed.rehearsal outputs/dry
 
-Every `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in place of its
-weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its own:
-prompts, resolutions, adapter, mining, training on several processes, checkpoints, scoring.
+Every `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in float32 in place of
+its weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its
+own: prompts, resolutions, adapter, mining, training on several processes, checkpoints, scoring. Each is run in a fork
+of a process that has imported the libraries.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,7 +47,7 @@ def overrides(script: str, folder: Path, devices: int = 1) -> list[str]:
     """What replaces weights, data and length of an experiment, and nothing else. devices: that it asks for."""
     data = folder / "data"
     out = [f"model.path={PACKAGE / 'tiny' / 'checkpoint'}", f"paths.data_dir={data}", f"paths.output_dir={folder}"]
-    out.append("trainer.accelerator=cpu")
+    out += ["trainer.accelerator=cpu", "model.dtype=float32"]  # most CPUs are twenty times slower in bfloat16
     if script != "eval.py":
         out += [f"data.path={data / 'MMEB-train'}", f"data.max_rows_per_subset={ROWS}"]
     if script == "eval.py":
@@ -66,6 +68,17 @@ def write_data(folder: Path) -> None:
     write_sugarcrepe(folder, sugarcrepe, benchmarks.sugarcrepe_pp.subset_names, QUERIES)
 
 
+def run_script(script: str, arguments: list[str], log: Path) -> None:
+    """`python SCRIPT ARGUMENTS` in this process, with all that it says in a file."""
+    with log.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    os.chdir(PACKAGE.parent)
+    multiprocessing.set_start_method(None, force=True)  # as in a process that was not forked from a server
+    sys.argv = [script, *arguments]
+    runpy.run_path(str(PACKAGE.parent / script), run_name="__main__")
+
+
 def rehearse(folder: Path) -> Table:
     """Check, then run every experiment; what each says is in `<folder>/<name>.log`. Ends the program at a failure."""
     register_resolvers()
@@ -82,18 +95,19 @@ def rehearse(folder: Path) -> Table:
     table = Table(title="rehearsed")
     for column in ("experiment", "left", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
+    os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["gen2embed.callbacks", "gen2embed.runs"])
     for script, name in experiments():
-        started = time.perf_counter()
-        command = [sys.executable, script, *arguments[name]]
-        with (folder / f"{name}.log").open("w") as log:
-            environment = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-            code = subprocess.run(
-                command, cwd=PACKAGE.parent, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
-            ).returncode
+        started, log = time.perf_counter(), folder / f"{name}.log"
+        process = processes.Process(target=run_script, args=(script, arguments[name], log))
+        process.start()
+        process.join()
         run = folder / "paper" / name.removeprefix("paper_")
         left = list(run.rglob(LEFT[script]))
-        if code or not left:
-            raise SystemExit(f"error: {shlex.join(command)} failed ({code}):\n{(folder / f'{name}.log').read_text()}")
+        if process.exitcode or not left:
+            command = shlex.join(["python", script, *arguments[name]])
+            raise SystemExit(f"error: {command} failed ({process.exitcode}):\n{log.read_text()}")
         table.add_row(f"{script} {name}", f"{len(left)} x {LEFT[script]}", f"{time.perf_counter() - started:.0f}")
     return table
 

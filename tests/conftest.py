@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads would only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small: more threads only wait for each other
 
 import hypothesis
 import numpy as np
@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("untimed")
 REPOSITORY = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 TINY = PACKAGE / "tiny" / "checkpoint"
+SIZE = {"rows": 24, "queries": 8}  # of the small world
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +63,7 @@ def tiny() -> Embedder:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"), rows=24, queries=8)
+    return World(tmp_path_factory.mktemp("world"), **SIZE)
 
 
 def noise(seed: int, size: tuple[int, int] = (84, 84)) -> Image.Image:
@@ -128,3 +129,25 @@ def run_script(capfd, monkeypatch, tmp_path):
         return Outcome(code or 0, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Run an entry point, or a function of a test's module, in forks of one process, which has imported everything.
+
+    Returns the exit code of each rank; what it prints is in `<log>.<rank>`. See `forks.py`.
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "tests/forks.py")]
+    program = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert json.loads(program.stdout.readline()) == "ready"
+
+    def run(log: Path, *args: str, folder: Path, ranks: int = 1, **told) -> list[int]:
+        job = {"log": str(log), "args": args, "folder": str(folder), "ranks": ranks, **told}
+        program.stdin.write(json.dumps(job) + "\n")
+        program.stdin.flush()
+        return json.loads(program.stdout.readline())
+
+    yield run
+    program.stdin.close()
+    assert program.wait(60) == 0

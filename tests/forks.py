@@ -1,11 +1,15 @@
-"""Run as a program: imports everything once, and forks a process for each run of train.py that it reads of.
+"""Run as a program: imports everything once, and forks a process for each rank of a run that it reads of.
 
-A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has
-`args`, `ranks`, `log` (a file for what it prints), and may have `kill`: [where, step, rank], or `mistake`.
+A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has a
+`script`, or a `function`: [module, name]; `args`, `folder` to run in, `ranks`, and `log`, where each leaves what it
+prints. It may have `environment`, `kill`: [where, step, rank], or `mistake`. Several ranks find the variables that
+torchrun sets; a single one starts the others itself, if its strategy has more.
 """
 
+import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -14,12 +18,18 @@ from pathlib import Path
 
 import torch
 
-import train  # the entry point
+import mine
+import train
 from gen2embed import Embedder, checkpoint, sync
 from gen2embed.checkpoint import Checkpoints
+from gen2embed.data import clusters
 from gen2embed.data.datamodules import PairDataModule
+from gen2embed.encoder import store
 from gen2embed.lit import ContrastiveModule
+from gen2embed.miners import neighbours
 from gen2embed.presets import PACKAGE
+
+LIMIT = 900  # seconds, after which a rank that hangs ends
 
 
 def die(*_, **__):
@@ -39,9 +49,34 @@ def after(target, name, condition):
     setattr(target, name, wrapped)
 
 
+def die_writing(module, count):
+    """Die in the middle of the so many-th file that a module writes."""
+    plain, paths = module.write_atomic, []
+
+    def write_atomic(path, write):
+        def half(file):
+            write(file)
+            file.flush()
+            if len(paths) == count:
+                die()
+
+        paths.append(path)
+        plain(path, half)
+
+    module.write_atomic = write_atomic
+
+
+WRITERS = {"encoding": store, "search": neighbours, "writing": clusters}  # the stages of mining
+
+
 def prepare_to_die(where, step):
-    """In the middle of a step, so many being done; or at the end of the step; or while its checkpoint is written."""
-    if where == "step":
+    """In the middle of a step, so many being done; or at the end of the step; or while its checkpoint is written.
+
+    In mining, in the middle of a stage's file, so many being written.
+    """
+    if where in WRITERS:
+        die_writing(WRITERS[where], step + 1)
+    elif where == "step":
         after(ContrastiveModule, "accumulate", lambda module, _: module.global_step == step)
     elif where == "end":  # before Lightning logs the step
         after(Checkpoints, "on_train_batch_end", lambda _, trainer, *__: trainer.global_step == step)
@@ -82,13 +117,19 @@ MISTAKES = {
 }
 
 
+ENTRIES = {"mine": mine, "train": train}
+
+
 def start(run, rank, port):
     """Fork a rank; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
+    signal.alarm(LIMIT)
     try:
+        os.chdir(run["folder"])
+        os.environ |= run.get("environment", {})
         with Path(f"{run['log']}.{rank}").open("a") as log:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
@@ -99,8 +140,7 @@ def start(run, rank, port):
             prepare_to_die(*run["kill"][:2])
         if run.get("mistake"):
             MISTAKES[run["mistake"]]()
-        sys.argv = ["train.py", *run["args"]]
-        train.main()
+        work(run)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -111,6 +151,19 @@ def start(run, rank, port):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def work(run):
+    if "function" in run:
+        module, name = run["function"]
+        getattr(importlib.import_module(module), name)(*run["args"])
+        return
+    script = PACKAGE.parent / run["script"]
+    sys.argv = [str(script), *run["args"]]
+    if script.stem in ENTRIES:
+        ENTRIES[script.stem].main()
+    else:
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def main():

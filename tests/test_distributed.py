@@ -1,5 +1,6 @@
 """Several ranks: their gradient is the whole batch's, a run on two is a run on one, and nobody waits for ever."""
 
+import csv
 import json
 import os
 import re
@@ -10,15 +11,14 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import zero_ranks
-from conftest import REPOSITORY, TINY
-from filelock import FileLock
+from conftest import REPOSITORY, SIZE, TINY, folders
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
@@ -29,6 +29,7 @@ from zero_ranks import cases
 from gen2embed import Embedder, UserError
 from gen2embed.callbacks import Agree, SaveSteps
 from gen2embed.data.datamodules import several_positives
+from gen2embed.data.world import World
 from gen2embed.encoder.adapter import Lora
 from gen2embed.files import replace_folder
 from gen2embed.miners.run import await_mined, mine_once
@@ -37,6 +38,8 @@ from gen2embed.presets import compose_shipped
 from gen2embed.runs import make_trainer
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
 from gen2embed.sync import _seed as seed_of
+
+pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 
 ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 
@@ -52,9 +55,10 @@ class Forgetful(Replicas):
         return value
 
 
-def rank_main(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def rank_main(where):
+    """Leave what one of two ranks finds in a file. where: the world's folder."""
+    world, rank = World(Path(where), **SIZE), int(os.environ["RANK"])
+    dist.init_process_group("gloo")
     found = {name: cached(make_module(attached(ADAPTER), Replicas()), parts[rank])
              for name, parts in cases(world).items()}  # fmt: skip
     pairs = varied_pairs(world)
@@ -69,33 +73,17 @@ def rank_main(rank, world, folder):
     Replicas().seed(7, 3)
     found["random"] = torch.rand(3)
     found["texts"] = Replicas().gather_texts([f"row {rank}"] * (rank + 1))
-    torch.save(found, folder / f"{rank}.pt")
+    torch.save(found, f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def made_once(tmp_path_factory, name, make):
-    """A folder that `make` fills, once for all of pytest's workers."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder, done = shared / name, shared / f"{name}.done"
-    with FileLock(shared / f"{name}.lock"):
-        if not done.is_file():
-            folder.mkdir()
-            make(folder)
-            done.touch()
-    return folder
-
-
 @pytest.fixture(scope="module")
-def two_ranks(world, tmp_path_factory):
+def two_ranks(forked, world, tmp_path_factory):
     """What two real processes found."""
     world.pairs()  # drawn before they start
-
-    def make(folder):
-        torch.multiprocessing.spawn(rank_main, (world, folder), nprocs=2)
-
-    folder = made_once(tmp_path_factory, "ranks", make)
+    folder = tmp_path_factory.mktemp("ranks")
+    told = {"function": [__name__, "rank_main"], "folder": folder, "ranks": 2}
+    assert forked(folder / "said", str(world.folder), **told) == [0, 0], (folder / "said.0").read_text()
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -170,44 +158,49 @@ SMALL = [
     *SGD,
 ]  # fmt: skip
 TWO = ["strategy=ddp", "trainer.devices=2"]
+VALIDATED = [
+    "validation=world", "validation.every_n_steps=2", "validation.keep=last", "validation.benchmark.queries=8",
+    "validation.benchmark.subsets=[shape]", "trainer.log_every_n_steps=1",
+]  # fmt: skip
+ALL = [arg for arg in SMALL if not arg.startswith("adapter.")] + ["adapter=full", "trainer.max_steps=2"]
+
+
+def validated(world):
+    return [*VALIDATED, f"validation.benchmark.folder={world.folder}"]
 
 
 @pytest.fixture
-def launch(world, tmp_path):
-    def run(*args, by=(), script="train.py"):
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command = [
-            sys.executable,
-            *by,
-            str(REPOSITORY / script),
-            *SMALL,
-            *TWO,
-            f"data.folder={world.folder}",
-            f"benchmark.folder={world.folder}",
-        ]
-        return subprocess.run(
-            [*command, *args], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+def launch(forked, world, tmp_path):
+    """Run a script in a fork that starts the other rank; returns its exit code, and what both said."""
+
+    def run(*args, script="train.py", **told):
+        given = [*SMALL, *TWO, *folders(world), *args]
+        (code,) = forked(tmp_path / "said", *given, script=script, folder=tmp_path, **told)
+        return code, (tmp_path / "said.0").read_text()
 
     return run
 
 
-@pytest.fixture
-def alone(run_script, world):
-    """The adapter of the same run on one device."""
+@pytest.fixture(scope="module")
+def alone(forked, world, tmp_path_factory):
+    """The folder of the same run on one device."""
+    return run_alone(forked, world, tmp_path_factory, *SMALL, *validated(world))
 
-    def run(folder):
-        outcome = run_script(
-            "train.py",
-            *SMALL,
-            f"data.folder={world.folder}",
-            f"benchmark.folder={world.folder}",
-            f"output_dir={folder}",
-        )
-        assert outcome.code == 0, outcome.err
-        return load_file(folder / "adapter/adapter_model.safetensors")
 
-    return run
+@pytest.fixture(scope="module")
+def alone_in_full(forked, world, tmp_path_factory):
+    return run_alone(forked, world, tmp_path_factory, *ALL)
+
+
+def run_alone(forked, world, tmp_path_factory, *args):
+    folder = tmp_path_factory.mktemp("alone")
+    given = [*args, *folders(world), "output_dir=run"]
+    assert forked(folder / "said", *given, script="train.py", folder=folder) == [0], (folder / "said.0").read_text()
+    return folder / "run"
+
+
+def adapter(folder):
+    return load_file(folder / "adapter/adapter_model.safetensors")
 
 
 def assert_close(found, expected):
@@ -220,16 +213,16 @@ def assert_close(found, expected):
 
 def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path):
     """Lightning starts rank 1; the folder's name has the time in it; an adapter is left on the way."""
-    outcome = launch("callbacks.steps.every_n_steps=2")
-    assert outcome.returncode == 0, outcome.stderr
+    code, said = launch("callbacks.steps.every_n_steps=2")
+    assert code == 0, said
     (folder,) = (tmp_path / "outputs/train").iterdir()
     assert len(list(tmp_path.rglob("results.json"))) == 1
     assert {"adapter", "config.yaml", "clusters.parquet", "metrics.csv"} <= {path.name for path in folder.iterdir()}
-    assert re.search(r"ranks +│ 2, with 8 pairs each", outcome.stdout)
-    assert outcome.stdout.count("pairs a step") == outcome.stdout.count("precision@1 in percent") == 1
-    final = load_file(folder / "adapter/adapter_model.safetensors")
-    assert_close(final, alone(tmp_path / "alone"))
-    assert not (tmp_path / "alone/steps").exists()  # off unless asked for
+    assert re.search(r"ranks +│ 2, with 8 pairs each", said)
+    assert said.count("pairs a step") == said.count("precision@1 in percent") == 1
+    final = adapter(folder)
+    assert_close(final, adapter(alone))
+    assert not (alone / "steps").exists()  # off unless asked for
 
     assert [path.name for path in (folder / "steps").iterdir()] == ["2"]
     early = load_file(folder / "steps/2/adapter_model.safetensors")
@@ -241,25 +234,29 @@ def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path
     assert "not as the checkpoint" not in again.err
 
 
-def test_ranks_that_start_together(launch, alone, tmp_path):
+def test_ranks_that_start_together(alone, world, tmp_path):
     """torchrun: rank 1 waits for what rank 0 mines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    by = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
-    outcome = launch("output_dir=run", by=by)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command += [str(REPOSITORY / "train.py"), *SMALL, *TWO, *folders(world), "output_dir=run"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.count("pairs a step") == outcome.stdout.count("precision@1 in percent") == 1
-    assert_close(load_file(tmp_path / "run/adapter/adapter_model.safetensors"), alone(tmp_path / "alone"))
+    assert_close(adapter(tmp_path / "run"), adapter(alone))
 
 
 def test_a_broken_step_ends_every_rank(launch):
-    outcome = launch("optim.optimizer.lr=inf")
-    assert outcome.returncode == 1
-    rows = re.findall(r"error: the loss is nan at step \d: the embeddings of (.*) are not finite", outcome.stderr)
+    code, said = launch("optim.optimizer.lr=inf")
+    assert code == 1
+    rows = re.findall(r"error: the loss is nan at step \d: the embeddings of (.*) are not finite", said)
     assert rows
     assert all(len(row.split(", ")) == 16 for row in rows)  # of both ranks
-    assert "Traceback" not in outcome.stderr
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -273,14 +270,13 @@ def test_a_broken_step_ends_every_rank(launch):
         ("step", "OSError: the disk of rank 1 is full"),
     ],
 )
-def test_a_fault_on_one_rank_ends_all_with_its_cause(launch, tmp_path, monkeypatch, fault, message):
+def test_a_fault_on_one_rank_ends_all_with_its_cause(launch, tmp_path, fault, message):
     """Within a minute of when it happens: the timeout is half an hour."""
     started = time.monotonic()
     without = ["mining=random", "mining.top_k=7"]
-    monkeypatch.setenv("FAULT", fault)
-    outcome = launch(*without, script="tests/faults.py")
-    assert outcome.returncode != 0
-    assert re.search(message, " ".join(outcome.stderr.split())), outcome.stderr
+    code, said = launch(*without, script="tests/faults.py", environment={"FAULT": fault})
+    assert code != 0
+    assert re.search(message, " ".join(said.split())), said
     assert time.monotonic() - started < 150  # with the start of two processes, on a busy machine
     assert not list(tmp_path.rglob("adapter_model.safetensors"))
 
@@ -441,22 +437,33 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 # --- DeepSpeed: the strategies deepspeed_zero1, 2 and 3 -------------------------------------------------------------
 
-ZERO = ["strategy=deepspeed_zero3", "trainer.devices=2", "callbacks.steps.every_n_steps=2", "output_dir=trained"]
+ZERO = ["strategy=deepspeed_zero3", "trainer.devices=2"]
 SEQUENCE = ["identical positives", *["texts here, pictures there"] * 3, "no picture anywhere"]  # of `zero_ranks.exact`
 
 
+def start_zero(forked, world, folder, work, *runs):
+    """What two ranks of DeepSpeed found, by stage and work. runs: of `zero_ranks.rank_main`."""
+    world.pairs()  # drawn before they start
+    told = {"function": ["zero_ranks", "rank_main"], "folder": folder, "ranks": 2}
+    codes = forked(folder / "said", str(world.folder), *map(json.dumps, [work, *runs]), **told)
+    assert codes == [0, 0], (folder / "said.0").read_text()
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
 @pytest.fixture(scope="module")
-def zero(world, tmp_path_factory):
+def zero(forked, world, tmp_path_factory):
     """What two processes found with every stage; and the folder that they worked in."""
-
-    def make(folder):
-        folders = [f"data.folder={world.folder}", f"benchmark.folder={world.folder}"]
-        continued = partial(zero_ranks.continued, folder=folder, stages=[3])  # the others are slow
-        work = {"exact": zero_ranks.exact, "full": zero_ranks.full, "continued": continued}
-        zero_ranks.start(world, folder, work, [*SMALL, *ZERO, *folders])
-
-    folder = made_once(tmp_path_factory, "zero", make)
-    return zero_ranks.read(folder), folder
+    folder = tmp_path_factory.mktemp("zero")
+    work = {"exact": zero_ranks.STAGES, "full": [3], "continued": [3], "recomputed": [3]}  # the others are slow
+    run = [*SMALL, *ZERO, *folders(world), *validated(world), "callbacks.steps.every_n_steps=2",
+           "callbacks.checkpoints.every_n_steps=2"]  # fmt: skip
+    runs = [
+        [*run, "output_dir=trained"],
+        {"folder": "trained", "into": "continued", "step": 2},
+        [*run, "output_dir=continued"],
+        [*ALL, *ZERO, *folders(world), "output_dir=full"],
+    ]
+    return start_zero(forked, world, folder, work, *runs), folder
 
 
 def same(pairs):
@@ -589,18 +596,26 @@ def test_zero_replays_dropout_and_goes_on_to_the_bit(zero):
     check_continued(*zero, 3)
 
 
+def test_zero_computes_layers_again(zero):
+    """Gradient checkpointing, with dropout."""
+    for once, again in ((ranks[3, "continued"][0], ranks[3, "recomputed"]) for ranks in zero[0]):
+        chunks = len(again["steps"][0]["batch"].chunks)
+        assert again["calls"] == 3 * chunks  # without a graph, with one, and in its backward pass
+        assert off(again["steps"][0]["gradients"], once["steps"][0]["gradients"]) < 1e-5
+
+
 @pytest.mark.slow
-def test_zero_goes_on_in_the_other_stages(world, tmp_path):
-    zero_ranks.start(world, tmp_path, {"continued": partial(zero_ranks.continued, folder=tmp_path)}, ())
+def test_zero_goes_on_in_the_other_stages(forked, world, tmp_path):
+    found = start_zero(forked, world, tmp_path, {"continued": [1, 2]})
     for stage in (1, 2):
-        check_continued(zero_ranks.read(tmp_path), tmp_path, stage)
+        check_continued(found, tmp_path, stage)
 
 
 def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):
     """`python train.py strategy=deepspeed_zero3` ends where one device does, and leaves whole adapters."""
     folder = zero[1] / "trained"
-    final = load_file(folder / "adapter/adapter_model.safetensors")
-    assert_close(final, alone(tmp_path / "alone"))
+    final = adapter(folder)
+    assert_close(final, adapter(alone))
     early = load_file(folder / "steps/2/adapter_model.safetensors")
     assert {name: tensor.shape for name, tensor in early.items()} == {name: t.shape for name, t in final.items()}
     small = [f"benchmark.folder={world.folder}", "benchmark.queries=8", "benchmark.subsets=[shape]", "bootstrap=20"]
@@ -608,6 +623,36 @@ def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):
     assert again.code == 0, again.err
     results = [json.loads((made / "results.json").read_text()) for made in (folder, tmp_path / "again")]
     assert results[0]["tasks"] == results[1]["tasks"]  # of the model that was put together again
+
+
+def test_zero_is_validated(zero, alone):
+    scores = []
+    for folder in (zero[1] / "trained", alone):
+        with (folder / "metrics.csv").open() as lines:
+            rows = [row for row in csv.DictReader(lines) if row["validation/mean"]]
+        scores.append({row["step"]: float(row["validation/mean"]) for row in rows})
+    assert scores[0] == scores[1]
+    assert set(scores[0]) == {"2", "3"}
+
+
+def test_zero_goes_on_by_itself(zero):
+    """`resume: auto`, with `python train.py` and the same folder."""
+    said = " ".join((zero[1] / "said.0").read_text().split())
+    assert said.count("continuing from step 2 of 3") == 1
+    there, here = (adapter(zero[1] / name) for name in ("trained", "continued"))
+    assert all(torch.equal(here[name], tensor) for name, tensor in there.items())
+    early = load_file(zero[1] / "trained/steps/2/adapter_model.safetensors")
+    assert not all(torch.equal(early[name], tensor) for name, tensor in there.items())
+
+
+def test_zero_leaves_the_whole_model(zero, alone_in_full):
+    """adapter=full, which is divided among the ranks in stage 3."""
+    found, expected = (load_file(run / "adapter/model.safetensors") for run in (zero[1] / "full", alone_in_full))
+    base = load_file(TINY / "model.safetensors")
+    assert set(found) == set(expected)
+    moved = max((tensor - base[name]).abs().max() for name, tensor in expected.items())
+    assert moved > 1e-3
+    assert max((found[name] - tensor).abs().max() for name, tensor in expected.items()) < 1e-3 * moved
 
 
 def test_zero_on_a_cpu(run_script):
@@ -642,12 +687,12 @@ PRECISIONS = {  # what the weights are in
 
 
 @pytest.mark.slow
-def test_zero_in_every_precision(world, tmp_path):
+def test_zero_in_every_precision(forked, world, tmp_path):
     """bfloat16 rounds, in every stage alike; `base` is a frozen bfloat16 model under float32 adapters."""
-    zero_ranks.start(world, tmp_path, {"precise": zero_ranks.precise}, ())
+    found = start_zero(forked, world, tmp_path, {"precise": zero_ranks.STAGES})
     here, there = cases(world)["texts here, pictures there"]
     _, gradients = plain(zero_ranks.DORA, one_by_one([*here, *there]))
-    for ranks in zero_ranks.read(tmp_path):
+    for ranks in found:
         for stage in zero_ranks.STAGES:
             for precision, run in ranks[stage, "precise"].items():
                 wrong = off(run["steps"][0]["gradients"], gradients).item()

@@ -38,7 +38,7 @@ def here(tmp_path_factory):
     """A working directory with the data that the commands name."""
     folder = tmp_path_factory.mktemp("here")
     cfg = compose_shipped("eval", ["benchmark=all"]).benchmark
-    write_mmeb_train(folder / "data/MMEB-train", compose_shipped("train", ["data=mmeb"]).data.subsets, 20)
+    write_mmeb_train(folder / "data/MMEB-train", compose_shipped("train", ["data=mmeb"]).data.subsets, 8)
     write_mmeb_eval(folder / "data/MMEB-eval", cfg.mmeb.groups, 2, 3)
     subsets = [subset for its in cfg.sugarcrepe.groups.values() for subset in its]
     write_sugarcrepe(folder / "data", subsets, cfg.sugarcrepe_pp.subset_names, 4)
@@ -54,7 +54,7 @@ BENCHMARKS = {  # shorter, and what they say
     "benchmarks/false_negatives.py": (["--rows", "24", "--seeds", "0", "--top-k", "3"], "| saha |"),
     "benchmarks/mining.py": (["--parts", "compare", "--rows", "200", "--width", "16"], "clusters:"),
     "benchmarks/memory.py": (
-        ["--pairs", "2", "4", "--chunks", "2", "--plain-pairs", "0", "--hidden", "64", "--layers", "1"],
+        ["--pairs", "4", "--chunks", "2", "--plain-pairs", "0", "--hidden", "64", "--layers", "1"],
         "the largest batch takes",
     ),
 }
@@ -74,7 +74,7 @@ def small(script, args):
     if "experiment=miners" in args:
         out.append("hydra.sweeper.params.seed=0")
     if script == "train.py":
-        out += ["trainer.max_steps=2", *(["batch.pairs=8"] if "data" in groups else [])]
+        out += ["trainer.max_steps=2", "batch.pairs=8"]
     return out
 
 
@@ -123,13 +123,11 @@ def test_make_help_lists_every_target():
 
 
 @pytest.mark.parametrize("source", blocks("python"))
-def test_python_snippets(source, tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", source], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert "tensor([[" in run.stdout
+def test_python_snippets(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "snippet.py").write_text(source)
+    runpy.run_path("snippet.py")
+    assert "tensor([[" in capsys.readouterr().out
 
 
 def test_links_lead_somewhere():

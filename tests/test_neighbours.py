@@ -1,10 +1,8 @@
 """The stages of mining are whole after a kill, shared by ranks, and say what they do not reuse."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -13,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY
 from test_search import unit
 
 from gen2embed import UserError
@@ -155,54 +152,34 @@ def test_bad_vectors_in_the_store(tmp_path, tiny, spoil, message):
 
 # --- real processes -------------------------------------------------------------------------------------------------
 
-KILLER = """
-import os, runpy, signal, sys
-import numpy as np
-script, stage, sys.argv = sys.argv[1], sys.argv[2], sys.argv[1:2] + sys.argv[3:]
-import gen2embed.data.clusters, gen2embed.encoder.store, gen2embed.miners.neighbours as neighbours
-from gen2embed.files import write_atomic
-module, after = {
-    "encoding": (gen2embed.encoder.store, 5), "search": (neighbours, 3), "writing": (gen2embed.data.clusters, 1)
-}[stage]
-calls = 0
-def dying(path, write):
-    def half(file):
-        write(file)
-        file.flush()
-        if calls == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-    global calls
-    calls += 1
-    write_atomic(path, half)
-module.write_atomic = dying
-runpy.run_path(script, run_name="__main__")
-"""
 MINE = ["trainer=cpu", "data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=5", "engine.shard_size=8",
         "engine.batch_tokens=100", "search.shard_size=9", "output_dir=mined"]  # fmt: skip
+TWO = ["strategy=ddp", "trainer.devices=2"]
+FORKS = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 
 
-@pytest.fixture
-def mine(world):
-    def run(folder, *args, by=()):
-        folder.mkdir(exist_ok=True)
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *by[:1], *by[1:2], str(REPOSITORY / "mine.py"), *by[2:], *MINE]
-        command += [f"data.folder={world.folder}", *args]
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+@pytest.fixture(scope="module")
+def mine(forked, world):
+    """Run mine.py in forks; returns the exit codes of the ranks, and what they said."""
+
+    def run(folder, *args, **told):
+        log = folder / "said"
+        codes = forked(log, *MINE, f"data.folder={world.folder}", *args, script="mine.py", folder=folder, **told)
+        said = [Path(f"{log}.{rank}") for rank in range(len(codes))]
+        text = "".join(path.read_text() for path in said)
+        for path in said:
+            path.unlink()
+        return codes, text
 
     return run
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(world, tmp_path_factory):
+def uninterrupted(mine, tmp_path_factory):
     """The clusters of one process that nobody killed."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, str(REPOSITORY / "mine.py"), *MINE, f"data.folder={world.folder}"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    outcome = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert outcome.returncode == 0, outcome.stderr
+    codes, said = mine(folder)
+    assert codes == [0], said
     return (folder / "mined/clusters.parquet").read_bytes()
 
 
@@ -210,36 +187,30 @@ def count(folder: Path, kind: str) -> int:
     return len([path for path in (folder / "outputs" / kind).rglob("*.npy") if not path.name.startswith(".")])
 
 
-@pytest.mark.parametrize("stage", ["encoding", "search", "writing"])
-def test_a_killed_command_goes_on(mine, uninterrupted, tmp_path, stage):
-    killed = mine(tmp_path, by=("-c", KILLER, stage))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@FORKS
+@pytest.mark.parametrize(("stage", "written"), [("encoding", 4), ("search", 2), ("writing", 0)])
+def test_a_killed_command_goes_on(mine, uninterrupted, tmp_path, stage, written):
+    codes, said = mine(tmp_path, kill=[stage, written, 0])
+    assert codes == [-signal.SIGKILL], said
     assert not (tmp_path / "mined/clusters.parquet").exists()
     kept = [count(tmp_path, kind) for kind in ("embeddings", "clusters/neighbours")]
     expected = {"encoding": (3, 0), "search": (None, 2), "writing": (None, 6)}[stage]
     assert all(want in (None, got) for got, want in zip(kept, expected, strict=True)), kept
-    again = mine(tmp_path)
-    assert again.returncode == 0, again.stderr
+    codes, said = mine(tmp_path)
+    assert codes == [0], said
     manifest = json.loads((tmp_path / "mined/manifest.json").read_text())
     assert manifest["items_reused"] > 0
     assert (manifest["items_computed"] > 0) == (stage == "encoding")
     assert (tmp_path / "mined/clusters.parquet").read_bytes() == uninterrupted
 
 
-@pytest.mark.parametrize("by", [(), ("-m", "torch.distributed.run")])
-def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, by, world):
-    if by:
-        command = [sys.executable, *by, "--nproc-per-node=2", "--standalone", str(REPOSITORY / "mine.py"), *MINE]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command += [f"data.folder={world.folder}", "strategy=ddp", "trainer.devices=2"]
-        outcome = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-    else:
-        outcome = mine(tmp_path, "strategy=ddp", "trainer.devices=2")
-    assert outcome.returncode == 0, outcome.stderr
+@FORKS
+@pytest.mark.parametrize("ranks", [1, 2], ids=["one starts the other", "started together"])
+def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, ranks):
+    codes, said = mine(tmp_path, *TWO, ranks=ranks)
+    assert codes == [0] * ranks, said
     assert (tmp_path / "mined/clusters.parquet").read_bytes() == uninterrupted
-    assert outcome.stdout.count("covered") == 1
+    assert said.count("covered") == 1
     manifest = json.loads((tmp_path / "mined/manifest.json").read_text())
     whole = (tmp_path / "outputs/embeddings").rglob("*.ids.npy")
     rows = sum(len(np.load(path)) for path in whole)
@@ -248,11 +219,12 @@ def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, by, world):
     assert described["searched"] == {"shape": {"exact": True}, "t2i": {"exact": True}}
 
 
+@FORKS
 def test_a_rank_that_fails_ends_the_others(mine, tmp_path):
-    outcome = mine(tmp_path, "strategy=ddp", "trainer.devices=2", "engine.store=null")
-    assert outcome.returncode == 1
-    assert "error: several ranks share embeddings through the store" in " ".join(outcome.stderr.split())
-    assert "Traceback" not in outcome.stderr
+    codes, said = mine(tmp_path, *TWO, "engine.store=null")
+    assert codes == [1], said
+    assert "error: several ranks share embeddings through the store" in " ".join(said.split())
+    assert "Traceback" not in said
 
 
 def test_subsets_are_not_compared_with_each_other(world, tiny, tmp_path, caplog):

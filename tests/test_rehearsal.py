@@ -1,8 +1,10 @@
 """The paper's experiments: each has its command, target and expected score, and only what must be is replaced in a
 rehearsal. `make reproduce-dry` runs it."""
 
+import multiprocessing
 import re
 import subprocess
+import sys
 
 import pytest
 from conftest import REPOSITORY
@@ -14,9 +16,9 @@ from gen2embed.presets import compose_shipped, conf_dir
 
 NAMES = [name for _, name in rehearsal.experiments()]
 REPLACED = {
-    "model.path", "paths.data_dir", "paths.output_dir", "trainer.accelerator", "data.path", "data.max_rows_per_subset",
-    "benchmark.mmeb.annotations", "bootstrap", "batch.pairs", "batch.workers", "trainer.max_steps",
-    "optim.scheduler.num_warmup_steps", "callbacks.steps.every_n_steps", "trainer.devices",
+    "model.path", "model.dtype", "paths.data_dir", "paths.output_dir", "trainer.accelerator", "data.path",
+    "data.max_rows_per_subset", "benchmark.mmeb.annotations", "bootstrap", "batch.pairs", "batch.workers",
+    "trainer.max_steps", "optim.scheduler.num_warmup_steps", "callbacks.steps.every_n_steps", "trainer.devices",
 }  # fmt: skip
 
 
@@ -91,15 +93,16 @@ def test_settings_of_the_paper():
 
 def test_a_failure_shows_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "write_data", lambda folder: folder.mkdir(parents=True))
-    monkeypatch.setattr(rehearsal.subprocess, "run", lambda *args, stdout, **_: fail(args, stdout))
+    monkeypatch.setattr(rehearsal, "run_script", fail)
+    here = multiprocessing.get_context("fork")  # a server's forks would not know the function in its place
+    monkeypatch.setattr(rehearsal.multiprocessing, "get_context", lambda _: here)
     with pytest.raises(SystemExit, match=r"(?s)mine.py experiment=paper_mine_2b .* failed \(3\):\nno such thing"):
         rehearsal.rehearse(tmp_path / "dry")
 
 
-def fail(args, stdout):
-    stdout.write("no such thing")
-    stdout.flush()
-    return subprocess.CompletedProcess(args, 3)
+def fail(script, arguments, log):
+    log.write_text("no such thing")
+    sys.exit(3)
 
 
 def test_every_experiment_passes_the_check():

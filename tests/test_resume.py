@@ -51,30 +51,20 @@ WHERE = {  # a kill can be, and the steps that have such a place
 }
 
 
-pytestmark = pytest.mark.xdist_group("resume")  # one worker has the processes that runs are forked from
+pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    """Run train.py in forks of one process, which has imported everything; returns the exit codes of the ranks."""
+def forks(forked, tmp_path_factory):
+    """Run train.py in forks; returns the exit codes of the ranks."""
     folder = tmp_path_factory.mktemp("forks")
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
-    program = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "tests/forks.py")],
-        cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert json.loads(program.stdout.readline()) == "ready"
 
     def run(output, *args, ranks=1, **told):
         args = [*SMALL, f"data.folder={folder / 'world'}", *(TWO if ranks == 2 else []), f"output_dir={output}", *args]
-        program.stdin.write(json.dumps({"args": args, "ranks": ranks, "log": f"{output}.log", **told}) + "\n")
-        program.stdin.flush()
-        return json.loads(program.stdout.readline())
+        return forked(f"{output}.log", *args, script="train.py", folder=folder, ranks=ranks, **told)
 
     run.world = folder / "world"
-    yield run
-    program.stdin.close()
-    assert program.wait(60) == 0
+    return run
 
 
 @pytest.fixture(scope="module")

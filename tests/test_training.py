@@ -177,7 +177,7 @@ def test_data_fingerprint_ignores_the_root(pairs, world, tmp_path):
 
 SMALL = ["data.rows=24", "mining.top_k=7"]
 EVAL = ["benchmark.queries=8", "bootstrap=20", "benchmark.subsets=[shape]"]
-TRAIN = [*EVAL, "trainer.max_steps=3", "data.subsets=[shape,t2i]"]
+TRAIN = [*EVAL, "trainer.max_steps=3", "data.subsets=[shape,t2i]", "batch.pairs=16"]
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_mine_then_train_then_evaluate(run_script, train, world, tmp_path):
     assert files <= {path.name for path in (tmp_path / "run").iterdir()}
     assert (tmp_path / "run/clusters.parquet").read_bytes() == (tmp_path / "mined/clusters.parquet").read_bytes()
     assert re.search(r"trained +│ [\d,]+ parameters; 1,\d+,\d+ are frozen", outcome.out)
-    assert "32 pairs a step, of mixed subsets" in outcome.out
-    assert re.search(r"negatives +│ 31 a query", outcome.out)
+    assert "16 pairs a step, of mixed subsets" in outcome.out
+    assert re.search(r"negatives +│ 15 a query", outcome.out)
 
     data, at = folders(world)
     small = [at, *EVAL]

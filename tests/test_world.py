@@ -136,9 +136,14 @@ def test_another_seed_is_another_world(world, tmp_path):
     assert other.meanings("i2t") != world.meanings("i2t")
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("planted"), rows=400, false_negatives=0.3)
+
+
 @pytest.mark.parametrize("subset", ["i2t", "t2i", "change"])
-def test_planted_false_negatives(tmp_path, subset):
-    plain, planted = (World(tmp_path, rows=400, false_negatives=rate) for rate in (0.0, 0.3))
+def test_planted_false_negatives(planted, subset):
+    plain = replace(planted, false_negatives=0.0)
     assert len(set(plain.meanings(subset))) == 400
     meanings = planted.meanings(subset)
     twins = 400 - len(set(meanings))

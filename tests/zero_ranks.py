@@ -1,15 +1,17 @@
 """DeepSpeed on a CPU, for tests: ranks that train with every ZeRO stage, and leave what they found in files."""
 
+import json
 import os
 import runpy
-import socket
+import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, SIZE
 from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -18,6 +20,8 @@ from steps import TARGETS, attached, collating
 from torch.utils.data import DataLoader, IterableDataset
 
 from gen2embed import Item
+from gen2embed.checkpoint import step_of, steps
+from gen2embed.data.world import World
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.lit import ContrastiveModule
 from gen2embed.losses import InfoNCE
@@ -43,6 +47,9 @@ class OnCpu(Zero):
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self):
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a minute to compile; gloo does
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
@@ -158,8 +165,6 @@ def exact(stage, world, rank):
 
 
 def full(stage, world, rank):
-    if stage < 3:
-        return None  # the parameters are whole
     embedder, collate = fresh(FULL, stage)
     batch = collate(cases(world)["texts here, pictures there"][rank])
     return fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
@@ -175,12 +180,10 @@ class Keep(Callback):
             trainer.save_checkpoint(self.path)  # in place of the first
 
 
-def continued(stage, world, rank, folder, stages=STAGES):
+def continued(stage, world, rank):
     """With dropout and momentum: a run, and one that begins where a checkpoint of it was left."""
-    if stage not in stages:
-        return None
     optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01)
-    path = folder / "kept" / f"stage{stage}.ckpt"
+    path = Path("kept").resolve() / f"stage{stage}.ckpt"
     runs = []
     for options in ({"callbacks": [Keep(path)]}, {"ckpt_path": path}):
         embedder, collate = fresh(DROPOUT, stage)
@@ -190,6 +193,18 @@ def continued(stage, world, rank, folder, stages=STAGES):
         left = batches[KEPT:] if "ckpt_path" in options else batches
         runs.append(fit(stage, embedder, learning(), left, optimizer, clip=1.0, steps=STEPS, **options))
     return runs
+
+
+def recomputed(stage, world, rank):
+    """The first step of `continued`, with its layers computed again in the backward pass."""
+    embedder, collate = fresh(DROPOUT, stage)
+    embedder.backbone.full.activation_checkpointing_enable({"use_reentrant": False})
+    layer = embedder.backbone.model.language_model.layers[0].mlp
+    calls = []
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    batch = collate(cases(world)["texts here, pictures there"][rank])
+    found = fit(stage, embedder, learning(), [batch], partial(torch.optim.SGD, lr=0.0))
+    return {**found, "calls": len(calls)}
 
 
 def precise(stage, world, rank):
@@ -220,28 +235,32 @@ def train(*args):
         raise RuntimeError(f"train.py ended: {stop.code}") from stop
 
 
-def rank_main(rank, port, world, folder, work, args):
-    """work: what to do in every stage. args: of a run of train.py, at the end."""
-    torch.set_num_threads(1)
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none", "DS_ACCELERATOR": "cpu"}
-    os.environ.update({name: str(value) for name, value in {**ranks, **address}.items()})
-    os.chdir(folder)
-    found = {(stage, name): do(stage, world, rank) for stage in STAGES for name, do in work.items()}
-    torch.save(found, folder / f"{rank}.pt")
-    if args:
-        train(*args)
+def interrupt(rank, folder, into, step):
+    """Leave a run's folder as it was after a step."""
+    if rank == 0:
+        shutil.copytree(folder, into)
+        shutil.rmtree(Path(into) / "adapter")
+        for path in steps(Path(into) / "checkpoints"):
+            if step_of(path) > step:
+                shutil.rmtree(path)
+    torch.distributed.barrier()
 
 
-def start(world, folder, work, args):
-    """Have two ranks leave what they find in every stage in a folder."""
-    world.pairs()  # drawn before they start
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, (port, world, folder, work, args), nprocs=2)
+WORK = {do.__name__: do for do in (exact, full, continued, recomputed, precise)}
 
 
-def read(folder):
-    """What each rank found, by stage and work."""
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+def rank_main(where, work, *runs):
+    """Leave what this rank finds in a file. where: the world's folder. work: stages, by what to do in them.
+
+    runs: arguments of train.py, or of `interrupt` by name.
+    """
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    world, rank = World(Path(where), **SIZE), int(os.environ["RANK"])
+    found = {(stage, name): WORK[name](stage, world, rank)
+             for name, stages in json.loads(work).items() for stage in stages}  # fmt: skip
+    torch.save(found, f"{rank}.pt")
+    for run in map(json.loads, runs):
+        if isinstance(run, dict):
+            interrupt(rank, **run)
+        else:
+            train(*run)
