@@ -159,7 +159,7 @@ class RankingTask:
         yield from self.candidates
 
 
-@dataclass(frozen=True)
+@dataclass
 class Chunk:
     """What a model embeds in one pass.
 
@@ -173,7 +173,7 @@ class Chunk:
     pictures: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """Items made ready for a model.
 

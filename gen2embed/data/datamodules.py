@@ -18,7 +18,7 @@ from gen2embed.data.batches import Share
 from gen2embed.types import Item, Pair, Prepared, Role
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingBatch(Prepared):
     """A batch of n pairs, with e explicit negatives, in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
 
