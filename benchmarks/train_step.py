@@ -62,9 +62,9 @@ from gen2embed.encoder.vision import Seen
 from gen2embed.lit import ContrastiveModule
 from gen2embed.losses import InfoNCE
 from gen2embed.report import write_json
-from gen2embed.shortcuts import Shortcuts, take
+from gen2embed.shortcuts import take
 from gen2embed.sync import OneRank
-from gen2embed.types import Pair, Role
+from gen2embed.types import Pair, Role, Shortcuts
 
 ALL = 10**6  # chunks
 KEPT = f"{OURS}, graphs kept"

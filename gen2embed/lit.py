@@ -31,9 +31,8 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.packing import Limit
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
-from gen2embed.shortcuts import NONE, Shortcuts
 from gen2embed.sync import Sync
-from gen2embed.types import UserError
+from gen2embed.types import NO_SHORTCUTS, Shortcuts, UserError
 
 SHOWN = ("loss", "accuracy")  # beside the progress bar
 
@@ -57,7 +56,7 @@ class ContrastiveModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
         gradient_clip: float | None = 1.0,
-        shortcuts: Shortcuts = NONE,
+        shortcuts: Shortcuts = NO_SHORTCUTS,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False

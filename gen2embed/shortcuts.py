@@ -23,26 +23,9 @@ from gen2embed.data.datamodules import Collate
 from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.memory import free_bytes, graph_bytes, readable, state_bytes
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Pair, Shortcuts
 
 ROOM = 0.5  # of the free memory, for graphs
-
-
-@dataclass(frozen=True)
-class Shortcuts:
-    """Those that are wanted, or taken. keep_graphs: of how many chunks; None is as many as there is memory for."""
-
-    share: bool = True
-    vision_once: bool = True
-    norms_once: bool = True
-    keep_graphs: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.keep_graphs is not None and self.keep_graphs < 0:
-            raise UserError(f"shortcuts.keep_graphs is a number of chunks, or null; got {self.keep_graphs}")
-
-
-NONE = Shortcuts(share=False, vision_once=False, norms_once=False, keep_graphs=0)
 
 
 def take(wanted: Shortcuts, embedder: Embedder, *, lockstep: bool) -> tuple[Shortcuts, dict[str, str]]:

@@ -194,3 +194,23 @@ class Prepared:
 
 def _pinned(inputs: Inputs) -> Inputs:
     return {name: tensor.pin_memory() for name, tensor in inputs.items()}
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What a training step need not do twice (`gen2embed.shortcuts`), as it is wanted, or taken.
+
+    keep_graphs: of how many chunks; None is as many as there is memory for.
+    """
+
+    share: bool = True
+    vision_once: bool = True
+    norms_once: bool = True
+    keep_graphs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep_graphs is not None and self.keep_graphs < 0:
+            raise UserError(f"shortcuts.keep_graphs is a number of chunks, or null; got {self.keep_graphs}")
+
+
+NO_SHORTCUTS = Shortcuts(share=False, vision_once=False, norms_once=False, keep_graphs=0)

@@ -16,8 +16,8 @@ from gen2embed.encoder.adapter import Lora
 from gen2embed.encoder.packing import Limit
 from gen2embed.lit import ContrastiveModule, describe
 from gen2embed.losses import InfoNCE
-from gen2embed.shortcuts import NONE, Shortcuts
 from gen2embed.sync import OneRank
+from gen2embed.types import NO_SHORTCUTS, Shortcuts
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = Lora(TARGETS, r=4, dropout=0.0)
@@ -77,7 +77,7 @@ def attached(adapter, dtype=torch.float64, path=TINY):
     return embedder
 
 
-def make_module(embedder, sync=None, shortcuts=NONE, **loss):
+def make_module(embedder, sync=None, shortcuts=NO_SHORTCUTS, **loss):
     """A module that runs a step by itself, without a trainer."""
     dtype = embedder.backbone.dtype
     loss = InfoNCE(**{"temperature": 0.05, **loss}).to(dtype)

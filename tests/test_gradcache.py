@@ -11,7 +11,8 @@ from gen2embed import gradcache
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import InfoNCE
-from gen2embed.shortcuts import NONE, take
+from gen2embed.shortcuts import take
+from gen2embed.types import NO_SHORTCUTS
 
 ROWS = 10
 OWN = torch.eye(ROWS // 2, dtype=torch.bool)
@@ -130,9 +131,9 @@ ADAPTERS = {
 
 
 SHORTCUTS = {
-    "none": NONE,
-    **{name: replace(NONE, **{name: True}) for name in ("share", "vision_once", "norms_once")},
-    "keep_graphs": replace(NONE, keep_graphs=2),
+    "none": NO_SHORTCUTS,
+    **{name: replace(NO_SHORTCUTS, **{name: True}) for name in ("share", "vision_once", "norms_once")},
+    "keep_graphs": replace(NO_SHORTCUTS, keep_graphs=2),
     "every": EVERY,
 }
 

@@ -11,7 +11,7 @@ LAYERS = {
     1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
-    4: ("evaluate", "lit", "miners", "tiny", "zero"),
+    4: ("evaluate", "lit", "miners", "shortcuts", "tiny", "zero"),
     5: (
         "callbacks",
         "checkpoint",

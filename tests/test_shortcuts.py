@@ -12,7 +12,8 @@ from steps import EVERY, LORA, TARGETS, attached, cached, error, load, make_modu
 from gen2embed import UserError, shortcuts
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.presets import load_preset
-from gen2embed.shortcuts import NONE, Sampled, Shortcuts, keep, take
+from gen2embed.shortcuts import Sampled, keep, take
+from gen2embed.types import NO_SHORTCUTS, Shortcuts
 
 DORA = replace(LORA, dora=True)
 
@@ -41,7 +42,7 @@ def test_they_are_taken_where_they_change_nothing(adapter, not_taken):
     names = ("share", "vision_once", "norms_once")
     assert why == {name: f"no: {not_taken[name]}" if name in not_taken else "yes" for name in names}
     assert {name: getattr(taken, name) for name in names} == {name: name not in not_taken for name in names}
-    assert take(NONE, embedder, lockstep=False)[0] == NONE
+    assert take(NO_SHORTCUTS, embedder, lockstep=False)[0] == NO_SHORTCUTS
     together, why = take(Shortcuts(keep_graphs=3), replace(embedder, packing=False), lockstep=True)
     assert (together.share, together.vision_once, together.keep_graphs) == (False, False, 0)
     assert why["vision_once"] == "no: the ranks share the weights"
@@ -91,7 +92,7 @@ def test_what_is_left_out(pairs, monkeypatch):
     passes = count(monkeypatch, type(embedder), "embed_chunk")
     seen = count(monkeypatch, type(embedder.backbone.model), "get_image_features")
     found, counts = {}, {}
-    for name, taken in (("none", NONE), ("every", EVERY), ("all graphs", replace(EVERY, keep_graphs=100))):
+    for name, taken in (("none", NO_SHORTCUTS), ("every", EVERY), ("all graphs", replace(EVERY, keep_graphs=100))):
         module = make_module(attached(replace(DORA, dropout=0.3)))
         module.shortcuts, _ = take(taken, module.embedder, lockstep=False)
         for calls in (norms, passes, seen):

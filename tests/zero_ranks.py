@@ -25,8 +25,8 @@ from gen2embed.data.world import World
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.lit import ContrastiveModule
 from gen2embed.losses import InfoNCE
-from gen2embed.shortcuts import Shortcuts, take
-from gen2embed.types import Pair
+from gen2embed.shortcuts import take
+from gen2embed.types import Pair, Shortcuts
 from gen2embed.zero import Zero
 
 STAGES = (1, 2, 3)
