@@ -204,11 +204,11 @@ def adapter(folder):
 
 
 def assert_close(found, expected):
-    """float32 sums in other chunks and another order: 5e-4 of the largest weight that moved."""
+    """1e-3 of the largest weight that moved: float32 sums in other chunks, and AdamW divides by what is next to nothing."""
     moved = [name for name in expected if "lora_B" in name]  # from zero
     scale = max(expected[name].abs().max() for name in moved)
     assert scale > 1e-3
-    assert max((found[name] - expected[name]).abs().max() for name in expected) / scale < 5e-4
+    assert max((found[name] - expected[name]).abs().max() for name in expected) / scale < 1e-3
 
 
 def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path):
@@ -560,7 +560,7 @@ def test_zero_steps_by_the_bounded_gradient(zero, expected, stage):
 def test_zero_aligns_chunks(zero):
     """Without it, stage 3 hangs: a rank would wait for weights that the other one does not use."""
     steps = [ranks[3, "exact"]["steps"][1] for ranks in zero[0]]
-    assert [step["unaligned"] for step in steps] == [[False] * 2, [False, True, True, False, True]]
+    assert [step["unaligned"] for step in steps] == [[False] * 2, [False, True, True, True]]
     assert [[chunk.pictured for chunk in step["batch"].chunks] for step in steps] == [[False] * 2 + [True] * 3] * 2
     for step in steps:
         sizes = [chunk.rows for chunk in step["batch"].chunks]

@@ -77,7 +77,7 @@ def fresh(adapter, stage):
     embedder.backbone.full.float()
     embedder = replace(embedder, packing=stage < 3)
     taken, _ = take(Shortcuts(), embedder, lockstep=stage == 3)
-    return embedder, collating(embedder, 4, share=taken.share)
+    return embedder, collating(embedder, 3, share=taken.share)
 
 
 class Stream(IterableDataset):
