@@ -204,7 +204,7 @@ def adapter(folder):
 
 
 def assert_close(found, expected):
-    """1e-3 of the largest weight that moved: float32 sums in other chunks, and AdamW divides by what is next to nothing."""
+    """1e-3 of the largest weight that moved: sums in other chunks, and AdamW divides by what is next to nothing."""
     moved = [name for name in expected if "lora_B" in name]  # from zero
     scale = max(expected[name].abs().max() for name in moved)
     assert scale > 1e-3
