@@ -47,7 +47,7 @@ typecheck: setup ## mypy
 bench: setup ## short forms of the benchmarks, on one CPU thread; outputs/bench/speed.json against the others
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/encode.py --short --output outputs/bench
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/train_step.py --short --output outputs/bench
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/memory.py --pairs 16 64 --chunks 8 --plain-pairs 16 --output outputs/bench
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/memory.py --pairs 16 64 --output outputs/bench
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/mining.py --parts compare --rows 2000 --output outputs/bench
 
 reproduce-zero-shot-2b: setup ## the paper: every prompt on the three benchmarks, Qwen2-VL-2B; ARGS="KEY=VALUE ..." adds overrides
