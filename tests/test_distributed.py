@@ -166,7 +166,7 @@ ALL = [arg for arg in SMALL if not arg.startswith("adapter.")] + ["adapter=full"
 
 
 def validated(world):
-    return [*VALIDATED, f"validation.benchmark.folder={world.folder}"]
+    return [*VALIDATED, f"validation.benchmark.folder={world.folder.with_name('validation')}"]
 
 
 @pytest.fixture
