@@ -113,7 +113,7 @@ def main() -> None:
 
 def show(found: Sequence[dict[str, Any]], pairs: Sequence[int]) -> None:
     """A row a scheme, a column a number of pairs; and how ours grows where its inputs are left out."""
-    table = Table(title=f"peak over the model, MiB, by pairs; commit {COMMIT}")
+    table = Table(title=f"peak over the model, MiB, by pairs; commit {COMMIT}", min_width=72)
     for column in ("work", "scheme", *map(str, pairs)):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
     growth = []
