@@ -180,6 +180,16 @@ def test_with_too_little_memory_it_goes_on_with_less_at_a_time(tiny, tmp_path, c
         Engine(batch_tokens=1000).encode(Short(tiny, 10), ITEMS, "query")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_cut_off(tiny, tmp_path, workers):
+    path = tmp_path / "p.png"
+    noise(1).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    item = Item.of("", path)
+    with pytest.raises(UserError, match=rf"^the file {path} is not a picture that can be read"):
+        Engine(workers=workers).encode(tiny, [item], "query")
+
+
 def test_bad_sizes():
     with pytest.raises(UserError, match=r"engine.batch_tokens is at least 1; got -1"):
         Engine(batch_tokens=-1)

@@ -127,6 +127,8 @@ class Engine:
         while done < len(parts):
             try:
                 for prepared in self._prepared(model, parts[done:], Limit(tokens)):
+                    if isinstance(prepared, UserError):
+                        raise prepared
                     rows = _run(model, prepared)
                     done += 1
                     advance(len(rows))
@@ -139,7 +141,7 @@ class Engine:
                 gc.collect()
                 torch.cuda.empty_cache()
 
-    def _prepared(self, model: Model, parts: Sequence[Part], limit: Limit) -> DataLoader[Prepared]:
+    def _prepared(self, model: Model, parts: Sequence[Part], limit: Limit) -> DataLoader[Prepared | UserError]:
         on_gpu = torch.cuda.is_initialized()
         workers = self.workers
         if workers is None:
@@ -155,7 +157,9 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class _Parts(Dataset[Prepared]):
+class _Parts(Dataset[Prepared | UserError]):
+    """An error comes back as a value: raised in a worker, its message would be wrapped into a traceback."""
+
     prepare: Callable[[Sequence[tuple[Item, Role]], Limit], Prepared]
     parts: Sequence[Part]
     limit: Limit
@@ -163,8 +167,11 @@ class _Parts(Dataset[Prepared]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, index: int) -> Prepared:
-        return self.prepare(self.parts[index], self.limit)
+    def __getitem__(self, index: int) -> Prepared | UserError:
+        try:
+            return self.prepare(self.parts[index], self.limit)
+        except UserError as error:
+            return error
 
 
 @torch.no_grad()  # not inference_mode: a picture's features may serve a training step later
