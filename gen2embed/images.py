@@ -5,7 +5,6 @@ The seven policies are the reference code's; `original` leaves the picture as it
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -95,12 +94,6 @@ def load(picture: Picture) -> Image.Image:
         raise UserError(f"the picture {picture.source} does not exist") from None
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
-
-
-def digest(picture: Image.Image) -> str:
-    """Equal for pictures of the same pixels."""
-    content = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()
-    return f"{picture.width}x{picture.height} {content}"
 
 
 def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:

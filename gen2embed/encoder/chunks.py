@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gen2embed import images
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.packing import Limit, Sample, pack
-from gen2embed.types import Chunk, Inputs, Item, Prepared, Role
+from gen2embed.types import Chunk, Inputs, Item, Picture, Prepared, Role
 
 ROWS_AND_COLUMNS = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}  # model types that rotate by both within a picture
 
@@ -74,7 +73,7 @@ class Preparer:
             if all(picture.key in by_key for picture in item.pictures):
                 continue
             for picture, image in zip(item.pictures, self.build.open(item), strict=True):
-                digest = images.digest(image)
+                digest = Picture(image).key
                 if digest not in by_digest:
                     processed, slots = self.build.process([[image]])
                     by_digest[digest] = _Ready(digest, image, processed, slots[0])
