@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -190,6 +191,14 @@ class Prepared:
         chunks = [replace(chunk, inputs=_pinned(chunk.inputs)) for chunk in self.chunks]
         pictures = {digest: _pinned(inputs) for digest, inputs in self.pictures.items()}
         return replace(self, chunks=chunks, pictures=pictures)
+
+
+def moved(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """On a device, and what is floating-point in a model's type; pinned memory is copied while the device computes."""
+    return {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+        for name, tensor in inputs.items()
+    }
 
 
 def _pinned(inputs: Inputs) -> Inputs:

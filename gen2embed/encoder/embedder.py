@@ -31,7 +31,7 @@ from gen2embed.images import Policy, Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
-from gen2embed.types import ROLES, Chunk, Inputs, Item, Role, UserError
+from gen2embed.types import ROLES, Chunk, Inputs, Item, Role, UserError, moved
 
 ROUNDING = 1e-6  # in an element of a unit vector, in single precision
 
@@ -128,8 +128,7 @@ class Embedder:
 
     def embed_inputs(self, inputs: Inputs) -> Float[Tensor, "b d"]:
         """Unit vectors of a batch's inputs, as `build` makes them."""
-        device, dtype = self.backbone.device, self.backbone.dtype
-        inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
+        inputs = moved(inputs, self.backbone.device, self.backbone.dtype)
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
         return unit_vectors(last_token(hidden, inputs["attention_mask"]))
 
@@ -144,7 +143,7 @@ class Embedder:
             return self.embed_inputs(chunk.inputs)
         its = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
         features = {**self.see(its), **(features or {})}
-        inputs = {name: tensor.to(self.backbone.device, non_blocking=True) for name, tensor in chunk.inputs.items()}
+        inputs = moved(chunk.inputs, self.backbone.device, self.backbone.dtype)
         mask = visible(inputs["ends"])
         if self.backbone.attention == "eager":
             mask = torch.zeros_like(mask, dtype=self.backbone.dtype).masked_fill(~mask, -torch.inf)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from gen2embed.types import Inputs
+from gen2embed.types import Inputs, moved
 
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # of pictures' inputs that go through the tower at a time
 
@@ -66,11 +66,7 @@ def run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
     found: dict[int, Features] = {}
     for its in _together(pictures, GPU_ELEMENTS if model.device.type == "cuda" else CPU_ELEMENTS):
         joined = {name: torch.cat([pictures[at][name] for at in its]) for name in pictures[its[0]]}
-        moved = {
-            name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None, non_blocking=True)
-            for name, tensor in joined.items()
-        }
-        out = model.get_image_features(**moved, return_dict=True)
+        out = model.get_image_features(**moved(joined, model.device, model.dtype), return_dict=True)
         pooled = out.pooler_output
         if isinstance(pooled, Tensor):  # of all parts of all pictures
             pooled = pooled.split(len(pooled) // len(its))
