@@ -16,11 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from peft.tuners.lora.dora import DoraLinearLayer
-from torch import nn
-from transformers import PreTrainedModel
 
 from gen2embed.data.datamodules import Collate
-from gen2embed.encoder.backbone import Backbone
+from gen2embed.encoder.backbone import Backbone, has_dropout
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.memory import free_bytes, graph_bytes, readable, state_bytes
 from gen2embed.types import Pair, Shortcuts
@@ -35,8 +33,10 @@ def take(wanted: Shortcuts, embedder: Embedder, *, lockstep: bool) -> tuple[Shor
     """
     backbone = embedder.backbone
     dora = any(isinstance(module, DoraLinearLayer) for module in backbone.full.modules())
+    config = backbone.full.config
+    dropout = has_dropout(backbone.full.modules(), config, config.get_text_config())
     against = {
-        "share": "there is dropout, which would be shared, too" if has_dropout(backbone.full) else None,
+        "share": "there is dropout, which would be shared, too" if dropout else None,
         "vision_once": None if backbone.frozen_vision else "the vision tower is trained, or has dropout",
         "norms_once": None if dora else "there is no DoRA",
     }
@@ -79,9 +79,3 @@ def keep(wanted: int | None, sampled: Sampled, backbone: Backbone, devices: int)
     room = max(0, int(ROOM * free_bytes(backbone.device) / sharing) - state)
     count = room // max(1, sampled.graph)
     return count, f"of up to {count:,} chunks: there is room for {readable(room)}"
-
-
-def has_dropout(model: PreTrainedModel) -> bool:
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()) or any(
-        getattr(part, "attention_dropout", 0.0) for part in (model.config, model.config.get_text_config())
-    )

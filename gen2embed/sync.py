@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -32,9 +32,7 @@ from torch.nn import Parameter
 
 from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.peers import ALONE, Peers
-from gen2embed.types import Item, Prepared, Role, UserError
-
-Prepare = Callable[[Sequence[tuple[Item, Role]]], Prepared]
+from gen2embed.types import Prepare, UserError
 
 
 class Sync(Protocol):

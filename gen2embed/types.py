@@ -193,6 +193,9 @@ class Prepared:
         return replace(self, chunks=chunks, pictures=pictures)
 
 
+Prepare = Callable[[Sequence[tuple[Item, Role]]], Prepared]
+
+
 def moved(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
     """On a device, and what is floating-point in a model's type; pinned memory is copied while the device computes."""
     return {

@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from gen2embed.data.datamodules import TrainingBatch
-from gen2embed.sync import Prepare, Ranks, Replicas, Sync
-from gen2embed.types import Chunk, Item, UserError
+from gen2embed.sync import Ranks, Replicas, Sync
+from gen2embed.types import Chunk, Item, Prepare, UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gen2embed.data.batches import Share
-from gen2embed.types import Item, Pair, Prepared, Role
+from gen2embed.types import Item, Pair, Prepare, Prepared, Role
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Collate:
     known: of queries with several positives, by their key: the numbers of those (`several_positives`).
     """
 
-    prepare: Callable[[Sequence[tuple[Item, Role]]], Prepared]
+    prepare: Prepare
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[Pair]) -> TrainingBatch:

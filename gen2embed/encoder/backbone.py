@@ -6,7 +6,7 @@ Everything is loaded by Hugging Face's own classes, from a hub id or a local fol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,9 +84,8 @@ class Backbone:
 
     @cached_property
     def _vision_dropout(self) -> bool:
-        modules = [module for name, module in self.model.named_modules() if SEEING.search(name)]
-        layers = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
-        return layers or getattr(self.full.config.vision_config, "attention_dropout", 0.0) > 0
+        seeing = (module for name, module in self.model.named_modules() if SEEING.search(name))
+        return has_dropout(seeing, self.full.config.vision_config)
 
     def why_padded(self, longest: int) -> str | None:
         """Why samples of at most `longest` tokens cannot be packed into one row, in words; None if they can.
@@ -106,6 +105,12 @@ class Backbone:
     def attention(self) -> str:
         """The attention implementation that runs."""
         return self.full.config._attn_implementation
+
+
+def has_dropout(modules: Iterable[nn.Module], *configs: PreTrainedConfig) -> bool:
+    """Whether training drops anything in some modules, or in the attention that some configurations describe."""
+    layers = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+    return layers or any(getattr(config, "attention_dropout", None) for config in configs)
 
 
 def load_backbone(
