@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -30,7 +30,7 @@ from gen2embed.encoder.dora import norms_once
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.packing import Limit
 from gen2embed.gradcache import backward_cached
-from gen2embed.losses import InfoNCE
+from gen2embed.losses import Answers, InfoNCE, describe
 from gen2embed.sync import Sync
 from gen2embed.types import NO_SHORTCUTS, Shortcuts, UserError
 
@@ -99,17 +99,14 @@ class ContrastiveModule(LightningModule):
         batch = self.sync.align(batch, partial(embedder.prepare, limit=Limit(embedder.budget)))
         pairs, metrics = len(batch), dict[str, Tensor]()
         positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
-        numbers = torch.cat([positives, negatives])
-        identical = positives[:, None] == numbers
-        other = torch.zeros_like(identical)
-        for column in known.T:
-            other |= column[:, None] == numbers
+        answers = Answers(torch.cat([positives, negatives]), known)
 
         def loss(own: Float[Tensor, "r d"], scale: Tensor | None = None) -> Float[Tensor, ""]:
             sides = own[batch.order].split([pairs, pairs, len(batch.negatives)])
             queries, *candidates = (self.sync.gather(side) for side in sides)
-            metrics.update(describe(queries, torch.cat(candidates), identical | other))
-            value = self.loss(queries, torch.cat(candidates), identical, other, scale)
+            both = queries, torch.cat(candidates)
+            metrics.update(describe(*both, answers))
+            value = self.loss(*both, answers, scale)
             if not torch.isfinite(value):
                 self._complain(batch, own, value)
             return value
@@ -163,21 +160,3 @@ class ContrastiveModule(LightningModule):
         optimizer = self._make_optimizer(self.trained)
         scheduler = self._make_scheduler(optimizer, num_training_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
-@torch.no_grad()
-def describe(
-    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], right: Bool[Tensor, "n m"]
-) -> dict[str, Float[Tensor, ""]]:
-    """How a batch stands. right: the candidates that answer each query, its own positive among them.
-
-    accuracy: share of queries whose most similar candidate is right. positive_similarity: mean over own positives.
-    negative_similarity: mean over all candidates that are not right.
-    """
-    similarity = queries @ candidates.T
-    nearest = similarity.argmax(dim=1, keepdim=True)
-    return {
-        "accuracy": right.gather(1, nearest).float().mean(),
-        "positive_similarity": similarity.diagonal().mean(),
-        "negative_similarity": similarity[~right].mean(),
-    }

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gen2embed.types import UserError
 
 LARGEST_SCALE = 100.0  # of a learned 1 / T, as in CLIP (arXiv 2103.00020, section 2.5)
+BLOCK = 2**18  # similarities at a time; those of a whole batch would grow with its square
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which of m candidates answer which of n queries, by numbers that are equal for the same items.
+
+    candidates: of each; candidate i is the positive of query i, those after the n-th are nobody's.
+    known: of each query, what training rows pair with it, its own positive among them.
+    """
+
+    candidates: Int[Tensor, " m"]
+    known: Int[Tensor, "n k"]
+
+    def identical(self, rows: slice) -> Bool[Tensor, "b m"]:
+        """Of some queries, the candidates that are the same item as the positive."""
+        return self.candidates[rows, None] == self.candidates
+
+    def paired(self, rows: slice) -> Bool[Tensor, "b m"]:
+        """Of some queries, the candidates that some training row pairs with it."""
+        found = torch.zeros_like(self.identical(rows))
+        for column in self.known[rows].T:
+            found |= column[:, None] == self.candidates
+        return found
+
+
+def blocks(queries: int, candidates: int) -> Iterator[slice]:
+    """All queries, as many at a time as make a block of similarities."""
+    size = max(1, BLOCK // candidates)
+    for start in range(0, queries, size):
+        yield slice(start, min(start + size, queries))
 
 
 class InfoNCE(nn.Module):
@@ -25,7 +59,7 @@ class InfoNCE(nn.Module):
     What is left out of the sum over j, as it is no negative of query i:
 
     mask_identical: candidates that are the same item as its positive. False is the paper's plain loss.
-    mask_known: candidates that another training row pairs with the same query.
+    mask_known: candidates that some training row pairs with the same query.
     mask_margin: candidates that the model finds more similar to it than its positive by so much, as in Qwen3 Embedding
         (arXiv 2506.05176, section 3), where it is 0.1; None masks none.
 
@@ -62,40 +96,64 @@ class InfoNCE(nn.Module):
         self,
         queries: Float[Tensor, "n d"],
         candidates: Float[Tensor, "m d"],
-        identical: Bool[Tensor, "n m"],
-        known: Bool[Tensor, "n m"],
+        answers: Answers,
         scale: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of n queries. Candidate i is the positive of query i; those after the n-th are nobody's.
 
-        identical: [i, j] says that candidate j is the same item as candidate i.
-        known: [i, j] says that some training row pairs query i with candidate j.
         scale: 1 / T; None is `scale()`.
         """
         scale = self.scale() if scale is None else scale
         width = queries.shape[1]
         if self.dims and max(self.dims) > width:
             raise UserError(f"loss.dims={list(self.dims)} go beyond the model's vectors of {width} elements")
-        losses = []
-        for dim in self.dims or (width,):
+        dims, sums = self.dims or (width,), []
+        for dim in dims:
             sides = (queries, candidates) if dim == width else (unit(side[:, :dim]) for side in (queries, candidates))
-            similarity = torch.einsum("nd,md->nm", *sides)
-            logits = (similarity * scale).masked_fill(self._no_negatives(similarity, identical, known), -torch.inf)
-            losses.append(nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device)))
-        return torch.stack(losses).mean()
+            of_block = partial(checkpoint, self._summed, *sides, use_reentrant=False, preserve_rng_state=False)
+            sums += [of_block(answers, scale, rows) for rows in blocks(len(queries), len(candidates))]
+        return torch.stack(sums).sum() / (len(dims) * len(queries))
 
-    def _no_negatives(
-        self, similarity: Float[Tensor, "n m"], identical: Bool[Tensor, "n m"], known: Bool[Tensor, "n m"]
-    ) -> Bool[Tensor, "n m"]:
-        """The candidates that are left out; a query's own positive never is."""
-        out = torch.zeros_like(identical)
+    def _summed(
+        self,
+        queries: Float[Tensor, "n d"],
+        candidates: Float[Tensor, "m d"],
+        answers: Answers,
+        scale: Float[Tensor, ""],
+        rows: slice,
+    ) -> Float[Tensor, ""]:
+        """Of some queries, the sum of their losses."""
+        similarity = torch.einsum("nd,md->nm", queries[rows], candidates)
+        own = torch.arange(rows.start, rows.stop, device=similarity.device)
+        out = torch.zeros_like(similarity, dtype=torch.bool)
         if self.mask_identical:
-            out |= identical
+            out |= answers.identical(rows)
         if self.mask_known:
-            out |= known
+            out |= answers.paired(rows)
         if self.mask_margin is not None:
-            out |= similarity > similarity.diagonal()[:, None] + self.mask_margin
-        return out.fill_diagonal_(False)
+            out |= similarity > similarity.gather(1, own[:, None]) + self.mask_margin
+        out.scatter_(1, own[:, None], False)  # a query's own positive never is
+        return nn.functional.cross_entropy((similarity * scale).masked_fill(out, -torch.inf), own, reduction="sum")
+
+
+@torch.no_grad()
+def describe(
+    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: Answers
+) -> dict[str, Float[Tensor, ""]]:
+    """How a batch stands, where what is identical to the positive or known of the query is right, all else wrong.
+
+    accuracy: share of queries whose most similar candidate is right. positive_similarity: mean over own positives.
+    negative_similarity: mean over all that is wrong.
+    """
+    sums = queries.new_zeros(4)
+    for rows in blocks(len(queries), len(candidates)):
+        similarity = queries[rows] @ candidates.T
+        right = answers.identical(rows) | answers.paired(rows)
+        hits = right.gather(1, similarity.argmax(dim=1, keepdim=True))
+        own, wrong = similarity.diagonal(rows.start), similarity.masked_fill(right, 0)
+        sums += torch.stack([hits.sum(), own.sum(), wrong.sum(), (~right).sum()])
+    accuracy, positive = sums[:2] / len(queries)
+    return {"accuracy": accuracy, "positive_similarity": positive, "negative_similarity": sums[2] / sums[3]}
 
 
 def unit(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

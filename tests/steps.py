@@ -14,8 +14,8 @@ from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.datamodules import Collate, several_positives
 from gen2embed.encoder.adapter import Lora
 from gen2embed.encoder.packing import Limit
-from gen2embed.lit import ContrastiveModule, describe
-from gen2embed.losses import InfoNCE
+from gen2embed.lit import ContrastiveModule
+from gen2embed.losses import Answers, InfoNCE, describe
 from gen2embed.sync import OneRank
 from gen2embed.types import NO_SHORTCUTS, Shortcuts
 
@@ -119,12 +119,13 @@ def whole(module, pairs, chunk=None):
         batch = collating(embedder, chunk)(pairs)
         embedded = torch.cat([embedder.embed_chunk(its, batch.pictures) for its in batch.chunks])[batch.order]
         sides = embedded.split([len(pairs), len(candidates)])
-    identical = torch.tensor([[a.key == b.positive.key for a in candidates] for b in pairs])
-    known = torch.tensor([[any(other.query.key == b.query.key and other.positive.key == a.key for other in pairs)
-                           for a in candidates] for b in pairs])  # fmt: skip
-    loss = module.loss(*sides, identical, known)
+    numbers = {key: number for number, key in enumerate({item.key for item in candidates})}
+    paired = [[numbers[o.positive.key] for o in pairs if o.query.key == pair.query.key] for pair in pairs]
+    known = torch.tensor([(its * len(pairs))[: len(pairs)] for its in paired])
+    answers = Answers(torch.tensor([numbers[item.key] for item in candidates]), known)
+    loss = module.loss(*sides, answers)
     loss.backward()
-    return {"loss": loss.detach(), **describe(*sides, identical), "gradients": gradients(module)}
+    return {"loss": loss.detach(), **describe(*sides, answers), "gradients": gradients(module)}
 
 
 def error(found, expected):

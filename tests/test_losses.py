@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from gen2embed import UserError
-from gen2embed.losses import LARGEST_SCALE, InfoNCE
+from gen2embed import UserError, losses
+from gen2embed.losses import LARGEST_SCALE, Answers, InfoNCE, describe
 
 KEYS = [0, 1, 2, 1, 4, 1, 0]  # of the positives
 NEGATIVES = [7, 2, 8]  # of explicit negatives; one is the positive of row 2
@@ -37,9 +39,9 @@ def batch(count=7, explicit=True):
     vectors = torch.randn(2 * count + 3, 6, generator=generator, dtype=torch.float64)
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
     keys = KEYS[:count] + (NEGATIVES if explicit else [])
-    identical = torch.tensor(keys[:count])[:, None] == torch.tensor(keys)
-    known = torch.tensor([[key in KNOWN.get(i, {keys[i]}) for key in keys] for i in range(count)])
-    return vectors[:count], vectors[count : count + len(keys)], keys, identical, known
+    known = [sorted(KNOWN.get(i, {keys[i]})) for i in range(count)]
+    answers = Answers(torch.tensor(keys), torch.tensor([(its * 2)[:2] for its in known]))
+    return vectors[:count], vectors[count : count + len(keys)], keys, answers
 
 
 OPTIONS = [
@@ -56,17 +58,67 @@ OPTIONS = [
 @pytest.mark.parametrize("explicit", [True, False])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_against_a_loop(options, explicit):
-    queries, candidates, keys, identical, known = batch(explicit=explicit)
-    value = InfoNCE(0.3, **options).double()(queries, candidates, identical, known)
+    queries, candidates, keys, answers = batch(explicit=explicit)
+    value = InfoNCE(0.3, **options).double()(queries, candidates, answers)
     expected = naive(queries, candidates, keys, options)
     assert value.item() == pytest.approx(expected, abs=1e-7 if "learn_temperature" in options else 1e-12)
     if options and "learn_temperature" not in options:
         assert expected != pytest.approx(naive(queries, candidates, keys, {}), abs=1e-3)  # the option says something
 
 
+@pytest.mark.parametrize("options", [{}, {"mask_known": True, "mask_margin": 0.1, "dims": [3, 6]}], ids=str)
+def test_in_blocks_it_is_the_same(options, monkeypatch):
+    *sides, _, answers = batch()
+    found = []
+    for size in (1, 2, 5, 7):  # queries at a time
+        monkeypatch.setattr(losses, "BLOCK", size * len(sides[1]))
+        inputs = [side.clone().requires_grad_() for side in sides]
+        loss = InfoNCE(0.3, **options, learn_temperature=True)
+        value = loss(*inputs, answers)
+        value.backward()
+        tensors = [value, *describe(*inputs, answers).values(), loss.log_scale.grad, *(side.grad for side in inputs)]
+        found.append(torch.cat([tensor.detach().double().flatten() for tensor in tensors]))
+    assert all((one - found[-1]).abs().max() < 1e-6 for one in found)  # the scale is in single precision
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        its = [tensor.numel() for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)]
+        self.elements = max([self.elements, *its])
+        return made
+
+
+@pytest.mark.parametrize("options", [{}, {"mask_known": True, "mask_margin": 0.1, "dims": [3, 6]}], ids=str)
+def test_nothing_is_larger_than_a_block(options, monkeypatch):
+    *sides, _, answers = batch()
+    monkeypatch.setattr(losses, "BLOCK", 2 * len(sides[1]))
+    inputs = [side.clone().requires_grad_() for side in sides]
+    with Largest() as largest:
+        InfoNCE(0.3, **options)(*inputs, answers).backward()
+        describe(*inputs, answers)
+    assert largest.elements <= max(losses.BLOCK, sides[1].numel()) < 7 * len(sides[1])
+
+
+def test_describe_against_a_loop():
+    queries, candidates, keys, answers = batch()
+    right = [[key in {keys[i], *KNOWN.get(i, ())} for key in keys] for i in range(7)]
+    similarity = [[float(query @ candidate) for candidate in candidates] for query in queries]
+    best = [max(range(len(keys)), key=row.__getitem__) for row in similarity]
+    wrong = [similarity[i][j] for i in range(7) for j in range(len(keys)) if not right[i][j]]
+    found = describe(queries, candidates, answers)
+    assert found["accuracy"] == pytest.approx(sum(right[i][at] for i, at in enumerate(best)) / 7)
+    assert found["positive_similarity"] == pytest.approx(sum(similarity[i][i] for i in range(7)) / 7)
+    assert found["negative_similarity"] == pytest.approx(sum(wrong) / len(wrong))
+
+
 def test_dims_are_the_mean_over_cut_vectors():
-    queries, candidates, keys, identical, known = batch()
-    value = InfoNCE(0.3, dims=[2, 4, 6])(queries, candidates, identical, known)
+    queries, candidates, keys, answers = batch()
+    value = InfoNCE(0.3, dims=[2, 4, 6])(queries, candidates, answers)
     cut = []
     for dim in (2, 4, 6):
         sides = [[row[:dim] / row[:dim].norm() for row in side] for side in (queries, candidates)]
@@ -78,28 +130,28 @@ def test_dims_are_the_mean_over_cut_vectors():
 @pytest.mark.parametrize("row", range(7))
 def test_the_mask_removes_exactly_the_duplicates(row):
     """Of one query, the others being zero: a candidate in its sum has a gradient, a masked one has none."""
-    queries, candidates, keys, identical, known = batch(explicit=False)
+    queries, candidates, keys, answers = batch(explicit=False)
     queries = queries * torch.eye(7, dtype=torch.float64)[row][:, None]
     candidates = candidates.clone().requires_grad_()
     for masked in (True, False):
-        loss = InfoNCE(0.3, mask_identical=masked)(queries, candidates, identical, known)
+        loss = InfoNCE(0.3, mask_identical=masked)(queries, candidates, answers)
         (gradient,) = torch.autograd.grad(loss, candidates)
         reached = (gradient.abs().sum(-1) > 0).tolist()
         assert reached == [j == row or not masked or keys[j] != keys[row] for j in range(7)]
 
 
 def test_explicit_negatives_push_every_query():
-    queries, candidates, _, identical, known = batch()
+    queries, candidates, _, answers = batch()
     candidates = candidates.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(InfoNCE(0.3)(queries, candidates, identical, known), candidates)
+    (gradient,) = torch.autograd.grad(InfoNCE(0.3)(queries, candidates, answers), candidates)
     assert (gradient[7:].abs().sum(-1) > 0).all()
 
 
 def test_the_temperature_learns_and_is_bounded():
-    queries, candidates, _, identical, known = batch()
+    queries, candidates, _, answers = batch()
     loss = InfoNCE(0.3, learn_temperature=True)
     assert loss.scale().item() == pytest.approx(1 / 0.3)
-    loss(queries, candidates, identical, known).backward()
+    loss(queries, candidates, answers).backward()
     assert abs(loss.log_scale.grad) > 1e-3
     assert not list(InfoNCE(0.3).parameters())  # off unless chosen
     with torch.no_grad():
@@ -109,18 +161,18 @@ def test_the_temperature_learns_and_is_bounded():
 
 def test_zero_embeddings_give_the_log_of_the_candidates():
     zero = torch.zeros(7, 5)
-    *_, identical, known = batch(explicit=False)
-    assert InfoNCE(mask_identical=False)(zero, zero, identical, known).item() == pytest.approx(math.log(7))
-    counts = 7 - identical.sum(1) + 1
-    assert InfoNCE()(zero, zero, identical, known).item() == pytest.approx(counts.log().mean().item())
+    *_, answers = batch(explicit=False)
+    assert InfoNCE(mask_identical=False)(zero, zero, answers).item() == pytest.approx(math.log(7))
+    counts = 7 - answers.identical(slice(0, 7)).sum(1) + 1
+    assert InfoNCE()(zero, zero, answers).item() == pytest.approx(counts.log().mean().item())
 
 
 def test_the_order_of_a_batch_does_not_matter():
-    queries, candidates, _, identical, known = batch(explicit=False)
+    queries, candidates, _, answers = batch(explicit=False)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
     loss = InfoNCE(0.3, mask_known=True, mask_margin=0.1)
-    one = loss(queries, candidates, identical, known)
-    other = loss(queries[order], candidates[order], identical[order][:, order], known[order][:, order])
+    one = loss(queries, candidates, answers)
+    other = loss(queries[order], candidates[order], Answers(answers.candidates[order], answers.known[order]))
     assert one.item() == pytest.approx(other.item(), abs=1e-12)
 
 
@@ -138,6 +190,6 @@ def test_bad_settings(options, message):
 
 
 def test_dims_beyond_the_vectors():
-    queries, candidates, _, identical, known = batch()
+    queries, candidates, _, answers = batch()
     with pytest.raises(UserError, match=r"loss.dims=\[8\] go beyond the model's vectors of 6 elements"):
-        InfoNCE(dims=[8])(queries, candidates, identical, known)
+        InfoNCE(dims=[8])(queries, candidates, answers)
