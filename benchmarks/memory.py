@@ -3,62 +3,58 @@
     python benchmarks/memory.py                                   # a quarter of an hour on one CPU thread
     python benchmarks/memory.py --schemes ours --works pictures
 
-Every line is a process of its own: it loads a random Qwen2-VL (yardstick.py) with DoRA, takes a step of four pairs, and
-then one of all pairs, inputs made inside of it. The peak is that of the resident memory over what was held between the
-two. `inputs` are the tensors that ours makes of the pairs, which grow with the batch whatever is done with them. Ours
-keeps no graphs; its chunks are as its device has them by default, the others' of 16 samples. `plain` is the whole batch
-in one graph. Nothing here depends on time.
+Every line is a process of its own: it loads a random Qwen2-VL (yardstick.py) with DoRA, takes a step of all pairs, and
+then the same one again. The peak is that of the resident memory over what was held between the two. Ours has its inputs
+made before the step, as a loader's workers do, and `inputs` is what they hold, which grows with the batch whatever is
+done with them; the others make theirs chunk by chunk. Every tensor of some size is mapped and unmapped by itself, so
+that what was freed does not count; glibc would keep it for the next tensor. Ours keeps no graphs; its chunks are as its
+device has them by default, the others' of 16 samples. `plain` is the whole batch in one graph. Nothing here depends on
+time.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rivals import ORIGINAL, Reference, SentenceTransformers, dora, start
-from train_step import ours_step
+from train_step import ours
 from yardstick import COMMIT, OURS, REFERENCE, RIVAL, SHAPES, console, draw_pairs, save_checkpoint
 
 from gen2embed import Embedder
-from gen2embed.encoder.packing import Limit
 from gen2embed.report import write_json
-from gen2embed.types import Item, Pair, Role
+from gen2embed.types import Pair
 
 PLAIN = "plain"
 SCHEMES = (REFERENCE, RIVAL, OURS, PLAIN)
 CHUNK = 16  # samples of the others
+MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}  # bytes; mallopt(3)
 
 
-def load(scheme: str, folder: Path) -> tuple[Embedder, Callable[[Sequence[Pair]], object]]:
-    """The embedder, and a scheme's step with an adapter."""
+def load(scheme: str, folder: Path) -> tuple[Callable[[Sequence[Pair]], Any], Callable[[Any], object]]:
+    """What a scheme makes of pairs before a step, and the step, which takes that."""
     embedder = Embedder.from_pretrained(folder, prompt="hierarchical", resolution=ORIGINAL, device="cpu")
     prompt = embedder.build.prompt
     if scheme == OURS:
         embedder = replace(embedder, backbone=dora(0.0).attach(embedder.backbone))
         start(embedder.backbone.full)
         embedder.backbone.full.train()
-        return embedder, partial(ours_step, embedder, keep=0)
+        return ours(embedder, keep=0)
     if scheme == RIVAL:
-        return embedder, SentenceTransformers.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0).step
+        return list, SentenceTransformers.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0).step
     reference = Reference.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0)
-    return embedder, reference.plain_step if scheme == PLAIN else reference.step
-
-
-def input_bytes(embedder: Embedder, pairs: Sequence[Pair]) -> int:
-    items: list[tuple[Item, Role]] = [(pair.query, "query") for pair in pairs]
-    items += [(pair.positive, "candidate") for pair in pairs]
-    prepared = embedder.prepare(items, Limit(embedder.budget))
-    held = [chunk.inputs for chunk in prepared.chunks] + list(prepared.pictures.values())
-    return sum(tensor.nbytes for its in held for tensor in its.values())
+    return list, reference.plain_step if scheme == PLAIN else reference.step
 
 
 def resident(name: str) -> float:
@@ -67,20 +63,29 @@ def resident(name: str) -> float:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
 
 
+def give_back_memory() -> None:
+    """What Python and the heap keep for later."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # as proc(5) has it
 
 
 def measure(folder: Path, scheme: str, work: str, pairs: int, side: int) -> dict[str, float]:
     """One step, in this process."""
-    embedder, step = load(scheme, folder)
-    step(draw_pairs(work, 4, side))
+    prepare, step = load(scheme, folder)
     batch = draw_pairs(work, pairs, side)
-    forget_peak()
+    step(prepare(batch))
+    give_back_memory()
     before = resident("VmRSS")
-    step(batch)
-    peak = resident("VmHWM") - before
-    return {"over": peak, "inputs": input_bytes(embedder, batch) / 2**20}
+    prepared = prepare(batch)
+    give_back_memory()
+    inputs = resident("VmRSS") - before
+    forget_peak()
+    step(prepared)
+    return {"over": resident("VmHWM") - before, "inputs": inputs}
 
 
 def main() -> None:
@@ -104,7 +109,10 @@ def main() -> None:
             for scheme in args.schemes:
                 for pairs in args.pairs[:1] if scheme == PLAIN else args.pairs:
                     command = [sys.executable, __file__, "--one", json.dumps([folder, scheme, work, pairs, args.side])]
-                    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                    environment = {**os.environ, **MAPPED}
+                    said = subprocess.run(
+                        command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+                    ).stdout
                     line = {"work": work, "scheme": scheme, "pairs": pairs, **json.loads(said.splitlines()[-1])}
                     found.append(line)
     show(found, args.pairs)

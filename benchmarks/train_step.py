@@ -56,7 +56,7 @@ from yardstick import (
 )
 
 from gen2embed import Embedder, Item
-from gen2embed.data.datamodules import Collate
+from gen2embed.data.datamodules import Collate, TrainingBatch
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.vision import Seen
 from gen2embed.lit import ContrastiveModule
@@ -72,8 +72,8 @@ WORKS = {"step_pictures": ("pictures", 0.0), "step_texts": ("texts", 0.0), "step
 Step = Callable[[Sequence[Pair]], Tensor]
 
 
-def ours_step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
-    """The gradient of a batch, inputs and all, into the embedder's trained parameters; returns the loss.
+def ours(embedder: Embedder, keep: int) -> tuple[Collate, Callable[[TrainingBatch], Tensor]]:
+    """What makes a batch of pairs, and the step, which leaves its gradient in the embedder's trained parameters.
 
     keep: of how many chunks the graphs are kept from the first pass, instead of a second one.
     """
@@ -83,7 +83,13 @@ def ours_step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
     module = ContrastiveModule(embedder, plain, OneRank(), 0, AdamW, LambdaLR, shortcuts=shortcuts)
     module.manual_backward = Tensor.backward  # type: ignore[assignment]
     prepare = partial(embedder.prepare, limit=Limit(embedder.budget), share=shortcuts.share)
-    return module.accumulate(Collate(prepare)(pairs))["loss"]
+    return Collate(prepare), lambda batch: module.accumulate(batch)["loss"]
+
+
+def ours_step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
+    """The gradient of a batch, inputs and all; returns the loss."""
+    prepare, step = ours(embedder, keep)
+    return step(prepare(pairs))
 
 
 def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedder, Reference, SentenceTransformers]:

@@ -1,10 +1,12 @@
 """Compare runs that differ in some settings: mean and interval over seeds.
 
-    python -m gen2embed.compare outputs/miners
+    python -m gen2embed.compare outputs/false_negatives
+    python -m gen2embed.compare outputs/false_negatives --by mining
 
 Reads the results.json of every run below a folder, takes those that differ in nothing but the seed as one arm, and
-prints a row an arm: the mean over seeds with its 95 % interval (Student's t), overall and by group. Leaves the same as
-`scores.png` in the folder, and as `curves.png` what the runs logged while they trained.
+prints a row an arm: the mean over seeds with its 95 % interval (Student's t), overall and by group. With --by, an arm
+is what agrees in these settings, and a seed's score is the mean over all others. Leaves the same as `scores.png` in the
+folder, every run's scores as `scores.csv`, and as `curves.png` what the runs logged while they trained.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +62,25 @@ def _logged(results: Path) -> dict[str, dict[int, float]]:
 Arm = tuple[str, ...]  # its settings, those that differ between arms
 
 
-def arms(runs: Sequence[Mapping[str, Any]]) -> dict[Arm, list[Mapping[str, Any]]]:
-    """Runs by what their configurations differ in, besides the seed; where a class differs, by its name alone."""
+def arms(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> dict[Arm, list[Mapping[str, Any]]]:
+    """Runs by what their configurations differ in, besides the seed; where a class differs, by its name alone.
+
+    by: of these settings, only those; raises `UserError` for one that does not differ. Empty takes all.
+    """
     configs = [_settings(run["manifest"]["config"]) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
     told = [key for key in differing if key.endswith("._target_") or key.rpartition(".")[0] not in classes]
+    if by:
+        there = [key.removesuffix("._target_") for key in told]
+        for name in by:
+            if name not in there:
+                raise UserError(f"the runs do not differ in {name}, but in {', '.join(there) or 'the seed alone'}")
+        told = [key for key, name in zip(told, there, strict=True) if name in by]
     named: dict[Arm, list[Mapping[str, Any]]] = {}
     for run, config in zip(runs, configs, strict=True):
         named.setdefault(tuple(_told(config, key) for key in told) or ("all",), []).append(run)
-    return named
+    return dict(sorted(named.items()))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -89,19 +101,20 @@ def table(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Table:
     for arm, row in cells.items():
         shown = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row]
         marked = [f"[bold]{text}[/]" if row[i][0] == best[i] else text for i, text in enumerate(shown)]
-        out.add_row(", ".join(arm), str(len(named[arm])), *marked)
+        out.add_row(", ".join(arm), str(len(_scores(named[arm], columns[0]))), *marked)
     return out
 
 
 def scores_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure:
-    """A panel a column of the table: a dot for each arm's mean, with its interval."""
+    """A panel a column of the table: a dot for each arm's mean, with its interval; colours as in `curves_chart`."""
     columns = _columns(named)
+    coloured, colours = _colours(named)
     figure = Figure(figsize=(2.2 * len(columns) + 3, 1.2 + 0.25 * len(named)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
-        for row, runs in enumerate(named.values()):
+        for row, (arm, runs) in enumerate(named.items()):
             mean, half = mean_interval(_scores(runs, column))
-            axes.errorbar(100 * mean, row, xerr=100 * half, fmt="o", color="C0", capsize=2)
+            axes.errorbar(100 * mean, row, xerr=100 * half, fmt="o", color=colours[arm[coloured]], capsize=2)
         axes.set_title(column)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(named)), [", ".join(arm) for arm in named])
@@ -115,34 +128,65 @@ def curves_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure | N
     metrics = [name for name in CURVES if any(name in run["logged"] for runs in named.values() for run in runs)]
     if not metrics:
         return None
-    values = [list(dict.fromkeys(its)) for its in zip(*named, strict=True)]
-    coloured = max(range(len(values)), key=lambda index: len(values[index]))
-    rest = {arm: ", ".join(value for index, value in enumerate(arm) if index != coloured) for arm in named}
+    coloured, colours = _colours(named)
+    rest = {arm: ",\n".join(value for index, value in enumerate(arm) if index != coloured) for arm in named}
     rows = list(dict.fromkeys(rest.values()))
     figure = Figure(figsize=(3.6 * len(metrics), 0.8 + 2.4 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(metrics), sharex=True, sharey="col", squeeze=False)
-    colours = dict(zip(values[coloured], mpl.color_sequences["tab10"] * len(values[coloured]), strict=False))
     for arm, runs in named.items():
         for axes, metric in zip(panels[rows.index(rest[arm])], metrics, strict=True):
             logged = [run["logged"].get(metric, {}) for run in runs]
             steps = sorted(set.intersection(*map(set, logged)))
             means = [np.mean([its[step] for its in logged]) for step in steps]
             axes.plot(steps, means, color=colours[arm[coloured]], linewidth=1.2)
-            axes.set_title(metric.replace("_", " ") + (f"; {rest[arm]}" if rest[arm] else ""), fontsize=8)
             axes.grid(alpha=0.3)
-    handles = [mpl.lines.Line2D([], [], color=colours[name], label=name) for name in values[coloured]]
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        axes.set_title(metric.replace("_", " "))
+    for axes, row in zip(panels[:, 0], rows, strict=True):
+        axes.set_ylabel(row, fontsize=8)
+    handles = [mpl.lines.Line2D([], [], color=colours[name], label=name) for name in colours]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     figure.supxlabel("step")
     return figure
+
+
+def _colours(named: Iterable[Arm]) -> tuple[int, dict[str, tuple[float, float, float]]]:
+    """Which setting has most values, and a colour for each of them."""
+    values = [list(dict.fromkeys(its)) for its in zip(*named, strict=True)]
+    coloured = max(range(len(values)), key=lambda index: len(values[index]))
+    return coloured, dict(zip(values[coloured], cycle(mpl.color_sequences["tab10"]), strict=False))
 
 
 def _columns(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> list[str]:
     return ["overall", *next(iter(named.values()))[0]["groups"]]
 
 
+def _score(run: Mapping[str, Any], column: str) -> float:
+    average = run["overall"] if column == "overall" else run["groups"][column]
+    return float(average["precision@1"]) if average else float("nan")
+
+
 def _scores(runs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
-    averages = [run["overall"] if column == "overall" else run["groups"][column] for run in runs]
-    return [average["precision@1"] if average else float("nan") for average in averages]
+    """Of each seed, the mean over its runs."""
+    by_seed: dict[int, list[float]] = {}
+    for run in runs:
+        by_seed.setdefault(run["manifest"]["config"]["seed"], []).append(_score(run, column))
+    return [float(np.mean(scores)) for scores in by_seed.values()]
+
+
+def write_scores(path: Path, named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> None:
+    """A line a run: its settings that differ, its seed, its commit, and its scores from 0 to 1."""
+    columns = _columns(named)
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        settings = [setting.partition("=")[0] for setting in next(iter(named))]
+        lines.writerow([*settings, "seed", "commit", *columns])
+        for arm, runs in named.items():
+            values = [setting.partition("=")[2] for setting in arm]
+            for run in runs:
+                manifest = run["manifest"]
+                scores = [f"{_score(run, column):.6f}" for column in columns]
+                lines.writerow([*values, manifest["config"]["seed"], manifest.get("git_commit"), *scores])
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,9 +214,13 @@ def _get(config: Any, key: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--by", nargs="+", default=[], metavar="SETTING")
+    args = parser.parse_args()
+    folder = args.folder
     try:
-        folder = parser.parse_args().folder
-        named = arms(read_runs(folder))
+        runs = read_runs(folder)
+        named = arms(runs, args.by)
+        write_scores(folder / "scores.csv", arms(runs))
         print_table(table(named))
         scores_chart(named).savefig(folder / "scores.png", dpi=150)
         if (curves := curves_chart(named)) is not None:

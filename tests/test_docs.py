@@ -74,8 +74,8 @@ def small(script, args):
             *([] if "mining=none" in args else ["mining.top_k=7"]),
             *([] if "data" in groups else ["data.rows=24", "data.subsets=[shape,t2i]"]),
         ]
-    if "experiment=miners" in args:
-        out.append("hydra.sweeper.params.seed=0")
+    if "experiment=false_negatives" in args:
+        out += ["mining=random,topk", "data.false_negatives=0.3", "loss.mask_margin=0.1", "seed=0"]
     if script == "train.py":
         out += ["trainer.max_steps=2", "batch.pairs=8"]
     return out

@@ -151,6 +151,29 @@ def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
     assert not (runs / "curves.png").exists()  # nothing was logged
 
 
+def test_compare_by_one_setting(runs, monkeypatch, capsys):
+    """A seed's score is the mean over the other settings."""
+    for path in runs.glob("*/results.json"):
+        results = json.loads(path.read_text())
+        results["manifest"]["config"]["lr"] = 2
+        results["overall"] = score(results["overall"]["precision@1"] + 0.1)
+        path.with_name("other").mkdir()
+        (path.parent / "other/results.json").write_text(json.dumps(results))
+    read = compare.read_runs(runs)
+    assert len(compare.arms(read)) == 4
+    monkeypatch.setattr("sys.argv", ["compare", str(runs), "--by", "mining"])
+    compare.main()
+    shown = capsys.readouterr().out
+    assert "35.0 ± 24.8" in shown
+    assert "55.0 ± 0.0" in shown
+    lines = (runs / "scores.csv").read_text().splitlines()
+    assert len(lines) == 13
+    assert lines[0].startswith("lr,mining,seed,commit,overall,")
+    assert lines[1].startswith("1,a,0,,0.200000,")
+    with pytest.raises(UserError, match="the runs do not differ in data, but in lr, mining"):
+        compare.arms(read, ["data"])
+
+
 def test_compare_draws_what_was_logged(runs, monkeypatch):
     """The mean over seeds at the steps that all of them have; seeds of the data may follow the run's."""
     for number, folder in enumerate(sorted(path for path in runs.iterdir() if path.is_dir())):
