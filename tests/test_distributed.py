@@ -32,6 +32,7 @@ from gen2embed.data.datamodules import several_positives
 from gen2embed.data.world import World
 from gen2embed.encoder.adapter import Lora
 from gen2embed.files import replace_folder
+from gen2embed.losses import Answers
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.miners.shuffled import Random
 from gen2embed.presets import compose_shipped
@@ -466,9 +467,9 @@ def zero(forked, world, tmp_path_factory):
     return start_zero(forked, world, folder, work, *runs), folder
 
 
-def same(pairs):
-    keys = [pair.positive.key for pair in pairs]
-    return torch.tensor([[a == b for b in keys] for a in keys])
+def numbered(pairs):
+    numbers = {}
+    return torch.tensor([numbers.setdefault(pair.positive.key, len(numbers)) for pair in pairs])
 
 
 def off(found, expected):
@@ -480,11 +481,11 @@ def off(found, expected):
 
 
 def plain(adapter, sides_of):
-    """The oracle in float64: one process, one backward pass. sides_of: queries, candidates and equal ones."""
+    """The oracle in float64: one process, one backward pass. sides_of: queries, candidates and these as numbers."""
     (embedder, _), loss = zero_ranks.fresh(adapter, 3), zero_ranks.learning().double()
     embedder.backbone.full.double()
-    queries, candidates, identical = sides_of(embedder)
-    value = loss(queries, candidates, identical, identical)
+    queries, candidates, numbers = sides_of(embedder)
+    value = loss(queries, candidates, Answers(numbers, numbers[:, None]))
     value.backward()
     gradients = {f"model.{name}": p.grad for name, p in embedder.backbone.full.named_parameters() if p.requires_grad}
     return value.item(), {**gradients, "loss.log_scale": loss.log_scale.grad}
@@ -493,7 +494,7 @@ def plain(adapter, sides_of):
 def one_by_one(pairs):
     def sides(embedder):
         queries = torch.cat([embedder.embed([pair.query], "query") for pair in pairs])
-        return queries, torch.cat([embedder.embed([pair.positive], "candidate") for pair in pairs]), same(pairs)
+        return queries, torch.cat([embedder.embed([pair.positive], "candidate") for pair in pairs]), numbered(pairs)
 
     return sides
 
@@ -508,8 +509,7 @@ def replayed(batches):
             rows = torch.cat([embedder.embed_chunk(chunk, batch.pictures) for chunk in batch.chunks])
             parts.append(rows[batch.order].chunk(2))
         queries, candidates = map(torch.cat, zip(*parts, strict=True))
-        numbers = torch.cat([batch.positives for batch in batches])
-        return queries, candidates, numbers[:, None] == numbers
+        return queries, candidates, torch.cat([batch.positives for batch in batches])
 
     return sides
 
