@@ -114,7 +114,10 @@ class ContrastiveModule(LightningModule):
         learned = None if self.loss.log_scale is None else lambda: self.sync.shared(self.loss.scale())
         once = norms_once(self.model) if shortcuts.norms_once else nullcontext()
         with self.sync.whole_gradient(self.trained), once:
-            features = embedder.see(batch.pictures) if shortcuts.vision_once else None
+            features = None
+            if shortcuts.vision_once:
+                features = embedder.see(batch.pictures)
+                batch.pictures.clear()  # whoever holds the batch need not hold its pixels any longer
             value = backward_cached(
                 batch.chunks,
                 lambda chunk: embedder.embed_chunk(chunk, batch.pictures, features),
