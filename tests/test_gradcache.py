@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from steps import EVERY, LORA, LOSSES, TARGETS, attached, cached, error, make_module, varied_pairs, whole
+from steps import EVERY, LORA, LOSSES, TARGETS, attached, cached, collating, error, make_module, varied_pairs, whole
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gen2embed import gradcache
+from gen2embed import Item, gradcache
 from gen2embed.encoder.adapter import Full, Lora
 from gen2embed.gradcache import backward_cached
 from gen2embed.losses import Answers, InfoNCE
 from gen2embed.shortcuts import take
-from gen2embed.types import NO_SHORTCUTS
+from gen2embed.types import NO_SHORTCUTS, Pair
 
 ROWS = 10
 OWN = Answers(torch.arange(ROWS // 2), torch.arange(ROWS // 2)[:, None])
@@ -218,3 +219,36 @@ def test_mixed_precision_is_cached_right(pairs):
     assert set(found["gradients"]) == set(expected["gradients"])
     assert 1e-4 < error(plain, expected) < 0.05  # rounding
     assert error(found, expected) < 1.5 * error(plain, expected)
+
+
+class HostSynchronisations(TorchDispatchMode):
+    """Counts operations for which a host waits for its GPU: those that make a number, or a shape, of tensors."""
+
+    NAMES = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.repeat_interleave.Tensor")
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        masked = str(function).startswith("aten.index.") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        self.count += masked or str(function).startswith(self.NAMES)
+        return function(*args, **kwargs or {})
+
+
+def synchronisations(pairs, size):
+    """In a step, and of how many chunks it is."""
+    module = make_module(attached(LORA), shortcuts=replace(EVERY, keep_graphs=0))
+    batch = collating(module.embedder, size, share=True)(pairs)
+    with HostSynchronisations() as counted:
+        module.accumulate(batch)
+    return counted.count, len(batch.chunks), sum(chunk.pictured for chunk in batch.chunks)
+
+
+def test_a_step_does_not_wait_for_its_chunks(pairs):
+    """Once for the loss, whether it is finite; transformers asks in each pass with pictures whether they fit."""
+    texts = [Pair(Item.of(f"{number} rings"), Item.of(f"{number} moons"), "x", number) for number in range(4)]
+    counts = [synchronisations(texts, size) for size in (100, 1)]
+    assert [count for count, *_ in counts] == [1, 1]
+    assert counts[0][1] < counts[1][1]
+    few, many = (synchronisations(pairs, size) for size in (100, 2))
+    assert many[0] - few[0] == 2 * 2 * (many[2] - few[2]) > 0  # transformers' two, in both passes
