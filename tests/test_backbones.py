@@ -4,6 +4,7 @@ the same chat, and nothing but an item's content decides its vector."""
 import json
 import unicodedata
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from conftest import INPUTS, TINY, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.smolvlm import processing_smolvlm
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.encoder.backbone import _attention
+from gen2embed.encoder.backbone import Backbone, _attention
 from gen2embed.encoder.given import as_item
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.tokens import PromptTokenizer
@@ -78,6 +80,37 @@ def test_packed_rows_are_the_items_alone(embedder):
             prepared = embedder.prepare([(item, "query") for item in items], limit, share)
             rows = [embedder.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
             torch.testing.assert_close(torch.cat(rows)[prepared.order].detach(), alone, atol=2e-6, rtol=0)
+
+
+def varlen(module, query, key, value, attention_mask, scaling=None, is_causal=None, **told):
+    """What FlashAttention makes of a row of several samples (1, heads, tokens, elements), in plain words."""
+    assert attention_mask is None
+    assert torch.equal(told["cu_seq_lens_q"], told["cu_seq_lens_k"])
+    key, value = (side.repeat_interleave(query.shape[1] // side.shape[1], dim=1) for side in (key, value))
+    causal = module.is_causal if is_causal is None else is_causal
+    parts = []
+    for start, end in pairwise(told["cu_seq_lens_q"].tolist()):
+        assert end - start <= told["max_length_q"]
+        its = [side[:, :, start:end] for side in (query, key, value)]
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*its, is_causal=causal, scale=scaling))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def test_flash_attention_is_told_the_samples_of_a_row(checkpoint, embedder, monkeypatch):
+    """The kernels need a GPU, so a stand-in for them; only rows without common beginnings."""
+    if not embedder.packs:
+        return
+    items = [(item, "query") for item in map(as_item, [*INPUTS, *INPUTS[:2]])]
+    alone = torch.cat([embedder.embed([item], "query") for item, _ in items]).detach()
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", varlen)
+    flash = load(checkpoint)
+    flash.backbone.full.config.get_text_config()._attn_implementation = "flash_attention_2"
+    monkeypatch.setattr(Backbone, "attention", "flash_attention_2")
+    prepared = flash.prepare(items, Limit(800))
+    assert sum(chunk.rows for chunk in prepared.chunks) == len(INPUTS)
+    rows = [flash.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
+    assert max(chunk.rows for chunk in prepared.chunks) > 1
+    torch.testing.assert_close(torch.cat(rows)[prepared.order].detach(), alone, atol=2e-6, rtol=0)
 
 
 def test_rows_are_padded_where_tokens_do_not_see_all_before_them(embedder, monkeypatch):

@@ -97,9 +97,12 @@ class Backbone:
             return f"a model of type {self.model_type} is not known to be causal"
         if window is not None and window < longest:
             return f"its tokens attend to the last {window} only, and model.max_length is {longest}"
-        if self.attention not in ("sdpa", "eager"):
-            return f"{self.attention} takes no mask"
         return None
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether its attention runs under any mask; FlashAttention tells samples of a row apart, but no more."""
+        return self.attention != "flash_attention_2"
 
     @property
     def attention(self) -> str:

@@ -32,11 +32,12 @@ class _Ready:
 class Preparer:
     """What of embedding needs no model, and can run in worker processes.
 
-    packs: make packed rows (`packing`).
+    packs: make packed rows (`packing`). branches: let samples of a row share what they begin alike.
     """
 
     build: InputBuilder
     packs: bool
+    branches: bool
 
     def __call__(self, items: Sequence[tuple[Item, Role]], limit: Limit, share: bool = True) -> Prepared:
         """Chunks of items, each in its role.
@@ -83,7 +84,8 @@ class Preparer:
     def _packed(
         self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: Limit, share: bool
     ) -> tuple[list[Chunk], Tensor]:
-        return pack([self._sample(np.array(ids), pictures) for ids, pictures in samples], limit, share)
+        rows = [self._sample(np.array(ids), pictures) for ids, pictures in samples]
+        return pack(rows, limit, share and self.branches)
 
     def _sample(self, ids: np.ndarray, pictures: Sequence[_Ready]) -> Sample:
         processor = self.build.processor

@@ -24,7 +24,7 @@ from gen2embed.encoder.chunks import Preparer
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.given import Input, as_item
 from gen2embed.encoder.inputs import InputBuilder
-from gen2embed.encoder.packing import visible
+from gen2embed.encoder.packing import lengths, visible
 from gen2embed.encoder.pooling import last_token, unit_vectors
 from gen2embed.encoder.vision import Features, Seen
 from gen2embed.images import Policy, Resolution
@@ -144,15 +144,19 @@ class Embedder:
         its = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
         features = {**self.see(its), **(features or {})}
         inputs = moved(chunk.inputs, self.backbone.device, self.backbone.dtype)
-        mask = visible(inputs["ends"])
-        if self.backbone.attention == "eager":
-            mask = torch.zeros_like(mask, dtype=self.backbone.dtype).masked_fill(~mask, -torch.inf)
+        if self.backbone.takes_mask:
+            mask = visible(inputs["ends"])
+            if self.backbone.attention == "eager":
+                mask = torch.zeros_like(mask, dtype=self.backbone.dtype).masked_fill(~mask, -torch.inf)
+            told: dict[str, Any] = {"attention_mask": mask}
+        else:
+            told = lengths(chunk.inputs["ends"], self.backbone.device)
         hidden = self.backbone.model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
-            attention_mask=mask,
             mm_encoder_outputs=vision.join([features[digest] for digest in chunk.pictures]),
             use_cache=False,
+            **told,
         ).last_hidden_state
         return unit_vectors(hidden[0, inputs["last"]])
 
@@ -172,7 +176,7 @@ class Embedder:
     @cached_property
     def prepare(self) -> Preparer:
         """Makes chunks of items; needs no model."""
-        return Preparer(self.build, self.packs)
+        return Preparer(self.build, self.packs, self.backbone.takes_mask)
 
     @property
     def packs(self) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,17 @@ def visible(ends: Int[Tensor, " t"]) -> Bool[Tensor, "1 1 t t"]:
     """Which tokens of a packed row attend to which."""
     at = torch.arange(len(ends), device=ends.device)
     return ((at <= at[:, None]) & (at[:, None] < ends))[None, None]
+
+
+def lengths(ends: Int[Tensor, " t"], device: torch.device) -> dict[str, Any]:
+    """Where the samples of a row begin and end that share nothing, in the words of FlashAttention's kernels.
+
+    ends: on the CPU, so that nobody waits for a GPU.
+    """
+    borders = torch.cat([ends.new_zeros(1), ends.unique_consecutive()]).int()
+    longest = int(borders.diff().max())
+    borders = borders.to(device, non_blocking=True)
+    return {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest}
 
 
 def _code(sample: Sample, numbers: dict[str, int]) -> np.ndarray:
