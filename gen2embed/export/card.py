@@ -35,8 +35,9 @@ class Run:
         if missing:
             raise UserError(f"--run={folder} has no {missing[0]}; name a folder that train.py or eval.py has left")
         results, manifest = (json.loads(file.read_text()) for file in files.values())
-        scores = results.get("benchmarks") or {results["benchmark"]: results}
-        return cls(folder, scores, manifest)
+        if not {"benchmark", "benchmarks"} & set(results):
+            raise UserError(f"{files['results']} is not of one run; name a folder that train.py or eval.py has left")
+        return cls(folder, results.get("benchmarks") or {results["benchmark"]: results}, manifest)
 
     def check_model(self, embedder: Embedder) -> None:
         """Raise `UserError` if the run scored another model, or this one under another prompt."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import huggingface_hub as hub
 import peft
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor
-from transformers.utils import cached_file
 
 from gen2embed.encoder.adapter import read_card, save
 from gen2embed.encoder.embedder import Embedder
@@ -19,6 +20,7 @@ from gen2embed.images import Resolution
 from gen2embed.prompts import Prompt
 from gen2embed.types import Role
 
+VIDEO = "video_preprocessor_config.json"
 Encode = Callable[[Sequence[Input], Role], Tensor]  # float32 unit vectors (n, d), on the CPU
 
 
@@ -69,9 +71,8 @@ class Merged:
         save(replace(backbone, name=base), embedder.build.prompt, embedder.build.resolution, folder)
         # Ours has no processor for videos; where other libraries ask for one, they look into these files.
         backbone.processor.image_processor.save_pretrained(folder)
-        video = "video_preprocessor_config.json"
-        if found := cached_file(backbone.name, video, _raise_exceptions_for_missing_entries=False):
-            shutil.copy(found, folder / video)
+        if found := _video_settings(backbone.name):
+            shutil.copy(found, folder / VIDEO)
 
     def load(self, folder: Path, place: Place) -> Encode:
         return place.load(folder).encode
@@ -97,3 +98,14 @@ class Alone:
         plain = place.load(place.base, Prompt(**card["prompt"]), Resolution(**card["resolution"]))
         peft.PeftModel.from_pretrained(plain.backbone.full, folder)  # which puts its layers into the model
         return plain.encode
+
+
+def _video_settings(path: str) -> Path | None:
+    """The file of the model at `path`, a folder or a hub id, that has them; None if it has none."""
+    if Path(path).is_dir():
+        file = Path(path) / VIDEO
+        return file if file.is_file() else None
+    try:
+        return Path(hub.hf_hub_download(path, VIDEO))
+    except (OSError, HfHubHTTPError, EntryNotFoundError):
+        return None

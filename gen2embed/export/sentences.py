@@ -101,7 +101,7 @@ class SentenceTransformers:
         )
 
     def load(self, folder: Path, place: Place) -> Encode:
-        with _processor_without_videos(folder):
+        with lent_processor(folder):
             model = _library().SentenceTransformer(
                 str(folder),
                 device=place.device,
@@ -139,7 +139,7 @@ def _forward(name: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _processor_without_videos(folder: Path) -> Iterator[None]:
+def lent_processor(folder: Path) -> Iterator[None]:
     """Lend the library our processor where torchvision is missing, without which it builds none for a model that also
     takes videos; ours differs in nothing else.
     """

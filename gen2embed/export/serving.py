@@ -17,7 +17,7 @@ TEMPLATE = "embedding.jinja"
 class Vllm:
     """The recipe cannot be run without a GPU and vLLM; what is checked is the checkpoint that it serves."""
 
-    merges, library = True, "vllm"
+    merges, library = True, "transformers"
 
     def refuse(self, embedder: Embedder) -> None:
         """Raise `UserError` for the reference convention, whose positions vLLM does not compute."""

@@ -55,7 +55,7 @@ class Source:
     base_name: str | None = None
 
     def load(self) -> Embedder:
-        """In single precision, so that nothing but the export can change a vector."""
+        """In single precision, and without a memory of pictures, as the weights are about to change."""
         return Embedder.from_pretrained(
             self.model,
             adapter=self.adapter,
@@ -64,6 +64,7 @@ class Source:
             resolution=self.resolution,
             dtype="float32",
             device=self.device,
+            picture_cache_gib=0,
         )
 
 
@@ -144,8 +145,8 @@ def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | Non
     made.write(embedder, base, folder)
     if dtype != "float32":
         _cast(embedder.backbone.full, torch.float32)
-        rounded = embed_sample(replace(embedder).encode)
-        vectors, rounding = rounded, _cosines(vectors, rounded).min().item()
+        exact, vectors = vectors, embed_sample(embedder.encode)
+        rounding = _cosines(exact, vectors).min().item()
     return _Written(vectors, rounding, facts, Place(backbone.name, str(backbone.device), build.max_length))
 
 
