@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class MtebEncoder:
 
     def encode(
         self,
-        inputs: Iterable[Mapping[str, Any]],
+        inputs: Collection[Mapping[str, Any]],
         *,
         task_metadata: Any,
         hf_split: str,
@@ -53,10 +53,9 @@ class MtebEncoder:
         Raises `UserError` for a task of other modalities.
         """
         role = ROLES[prompt_type]
-        loader: Any = inputs
         parts = []
-        with progress(task_metadata.name, len(loader), shown=show_progress_bar) as advance:
-            for batch in loader:
+        with progress(task_metadata.name, len(inputs), shown=show_progress_bar) as advance:
+            for batch in inputs:
                 parts.append(self.embedder.encode(list(_items(batch, task_metadata.name)), role))
                 advance()
         return torch.cat(parts).numpy()
