@@ -1,6 +1,7 @@
 """What size a picture gets before the model's own image processor, and how pictures are opened.
 
-The seven policies are the reference code's; `original` leaves the picture as it is.
+The seven policies are the reference code's; `original` leaves the picture as it is. Their arithmetic is in
+`shipped/resizing.py`, which exports carry with them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,14 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 
 from gen2embed.log import progress
+from gen2embed.shipped.resizing import POLICIES, resized, size_after
 from gen2embed.types import Picture, UserError
 
 Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "random", "original"]
 
-SQUARES = {"low": 128, "clip": 336, "mid_low": 448, "mid": 672, "mid_high": 768, "high": 1344}  # pixels a side
 ALIASES = {"random": "clamp"}  # the reference's name
-POLICIES = (*SQUARES, "clamp", "original")
 
 HEADERS_FROM = 5000  # pictures; the headers of fewer are read without a bar
-
-CLAMP_LONGEST, CLAMP_SHORTEST, CLAMP_RATIO = 992, 336, 2  # pixels, pixels, long side to short side
 
 
 @dataclass(frozen=True)
@@ -57,30 +55,12 @@ def canonical(policy: str) -> str:
 
 def target_size(width: int, height: int, policy: str) -> tuple[int, int]:
     """Width and height in pixels after `policy`."""
-    policy = canonical(policy)
-    if policy == "original":
-        return width, height
-    if policy in SQUARES:
-        return SQUARES[policy], SQUARES[policy]
-    long, short = float(max(width, height)), float(min(width, height))
-    if long > CLAMP_RATIO * short:
-        short = long / CLAMP_RATIO
-    scale = 1.0
-    if long > CLAMP_LONGEST:
-        scale = CLAMP_LONGEST / long
-    if short < CLAMP_SHORTEST:
-        scale = CLAMP_SHORTEST / short
-    ends = int(long * scale), int(short * scale)
-    return ends if width >= height else ends[::-1]
+    return size_after(width, height, canonical(policy))
 
 
 def resize(picture: Image.Image, policy: str) -> Image.Image:
     """Resize a picture by a policy: Lanczos for `clamp`, bicubic for the squares, as the reference does."""
-    size = target_size(*picture.size, policy)
-    if canonical(policy) == "original" or size == picture.size:
-        return picture
-    resample = Image.Resampling.LANCZOS if canonical(policy) == "clamp" else Image.Resampling.BICUBIC
-    return picture.resize(size, resample)
+    return resized(picture, canonical(policy))
 
 
 def load(picture: Picture) -> Image.Image:

@@ -7,11 +7,11 @@ import pytest
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "log", "files", "products"),
+    0: ("types", "log", "files", "products", "shipped"),
     1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
-    4: ("evaluate", "lit", "miners", "shortcuts", "tiny", "zero"),
+    4: ("evaluate", "lit", "miners", "mteb_encoder", "shortcuts", "tiny", "zero"),
     5: (
         "callbacks",
         "checkpoint",
@@ -26,6 +26,7 @@ LAYERS = {
         "compare",
         "rehearsal",
         "mining_report",
+        "export",
     ),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
@@ -52,6 +53,11 @@ def test_imports_point_down(path):
         assert LEVEL[name] < LEVEL[own] or name == own or (LEVEL[own] >= 5 and LEVEL[name] == 5), (
             f"{own} imports {name}"
         )
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "shipped").glob("*.py")), ids=lambda path: path.name)
+def test_what_exports_carry_runs_without_us(path):
+    assert not imported(path.read_text())
 
 
 def test_the_test_sees_imports():

@@ -61,6 +61,11 @@ class Backbone:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
+    def width(self) -> int:
+        """Of its hidden states, and so of its vectors."""
+        return self.full.config.get_text_config().hidden_size
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 

@@ -1,0 +1,111 @@
+"""What an export is: the files of a kind, and how its own library embeds with them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import huggingface_hub as hub
+import peft
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from torch import Tensor
+
+from gen2embed.encoder.adapter import read_card, save
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.given import Input
+from gen2embed.images import Resolution
+from gen2embed.prompts import Prompt
+from gen2embed.types import Role
+
+VIDEO = "video_preprocessor_config.json"
+Encode = Callable[[Sequence[Input], Role], Tensor]  # float32 unit vectors (n, d), on the CPU
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an export is loaded to be compared. base: the model that an adapter goes onto."""
+
+    base: str
+    device: str
+    max_length: int
+
+    def load(self, path: str | Path, prompt: Prompt | None = None, resolution: Resolution | None = None) -> Embedder:
+        """A checkpoint in single precision, as the Python API loads it."""
+        settings = {"dtype": "float32", "device": self.device, "max_length": self.max_length}
+        return Embedder.from_pretrained(path, prompt=prompt, resolution=resolution, **settings)  # type: ignore[arg-type]
+
+
+class Kind(Protocol):
+    """One kind of export.
+
+    merges: whether an adapter's weights are added to the base's.
+    library: the name that the hub knows the library by.
+    """
+
+    merges: bool
+    library: str
+
+    def refuse(self, embedder: Embedder) -> None:
+        """Raise `UserError` for a model that this kind cannot express; looks at no weight."""
+
+    def write(self, embedder: Embedder, base: str, folder: Path) -> None:
+        """Leave everything but the model card. base: the name of the base model."""
+
+    def load(self, folder: Path, place: Place) -> Encode:
+        """Load the folder by its own library, in single precision."""
+
+
+class Merged:
+    """A whole checkpoint, with the prompt and the resolution beside it."""
+
+    merges, library = True, "transformers"
+
+    def refuse(self, embedder: Embedder) -> None:
+        """Every model can be saved."""
+
+    def write(self, embedder: Embedder, base: str, folder: Path) -> None:
+        backbone = embedder.backbone
+        save(replace(backbone, name=base), embedder.build.prompt, embedder.build.resolution, folder)
+        # Ours has no processor for videos; where other libraries ask for one, they look into these files.
+        backbone.processor.image_processor.save_pretrained(folder)
+        if found := _video_settings(backbone.name):
+            shutil.copy(found, folder / VIDEO)
+
+    def load(self, folder: Path, place: Place) -> Encode:
+        return place.load(folder).encode
+
+
+class Alone:
+    """The adapter alone, as `peft` saves and loads it."""
+
+    merges, library = False, "peft"
+
+    def refuse(self, embedder: Embedder) -> None:
+        """Every adapter can be saved."""
+
+    def write(self, embedder: Embedder, base: str, folder: Path) -> None:
+        backbone = embedder.backbone
+        assert isinstance(backbone.full, peft.PeftModel)
+        for config in backbone.full.peft_config.values():
+            config.base_model_name_or_path = base
+        save(replace(backbone, name=base), embedder.build.prompt, embedder.build.resolution, folder)
+
+    def load(self, folder: Path, place: Place) -> Encode:
+        card = read_card(folder)
+        plain = place.load(place.base, Prompt(**card["prompt"]), Resolution(**card["resolution"]))
+        peft.PeftModel.from_pretrained(plain.backbone.full, folder)  # which puts its layers into the model
+        return plain.encode
+
+
+def _video_settings(path: str) -> Path | None:
+    """The file of the model at `path`, a folder or a hub id, that has them; None if it has none."""
+    if Path(path).is_dir():
+        file = Path(path) / VIDEO
+        return file if file.is_file() else None
+    try:
+        return Path(hub.hf_hub_download(path, VIDEO))
+    except (OSError, HfHubHTTPError, EntryNotFoundError):
+        return None

@@ -1,0 +1,39 @@
+"""What vLLM serves: the merged checkpoint, and both levels of the prompt as a chat template. Its recipe is the card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.export.kinds import Encode, Merged, Place
+from gen2embed.export.sentences import SHIPPED
+from gen2embed.export.template import chat_template
+from gen2embed.types import UserError
+
+TEMPLATE = "embedding.jinja"
+
+
+class Vllm:
+    """The recipe cannot be run without a GPU and vLLM; what is checked is the checkpoint that it serves."""
+
+    merges, library = True, "transformers"
+
+    def refuse(self, embedder: Embedder) -> None:
+        """Raise `UserError` for the reference convention, whose positions vLLM does not compute."""
+        if embedder.build.prompt.convention == "reference":
+            raise UserError(
+                "vLLM gives image tokens the model's own positions, and prompt.convention=reference has others; export "
+                "as merged or sentence-transformers, or train with prompt.convention=native"
+            )
+        chat_template(embedder.build.prompt, embedder.backbone, standalone=True)
+
+    def write(self, embedder: Embedder, base: str, folder: Path) -> None:
+        Merged().write(embedder, base, folder)
+        template = chat_template(embedder.build.prompt, embedder.backbone, standalone=True)
+        (folder / TEMPLATE).write_text(template)
+        if embedder.build.resolution.policy != "original":
+            shutil.copy(SHIPPED / "resizing.py", folder / "resizing.py")
+
+    def load(self, folder: Path, place: Place) -> Encode:
+        return Merged().load(folder, place)

@@ -1,0 +1,46 @@
+"""Both levels of a prompt as a chat template, for libraries that render messages by one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gen2embed.encoder.backbone import Backbone
+from gen2embed.prompts import REFERENCE_TEMPLATES, Prompt
+from gen2embed.types import ROLES, UserError
+
+ITEMS = Path(__file__).with_name("items.jinja")  # messages as our items
+REFERENCE = Path(__file__).with_name("reference.jinja")  # what the reference convention makes of them
+
+
+def chat_template(prompt: Prompt, backbone: Backbone, *, standalone: bool) -> str:
+    """A chat template that renders a user's message as our item, in the role that its variable `task` names: `query`,
+    or anything else for a candidate.
+
+    The model's own template gets what comes out; under the reference convention the paper's stands in its place.
+
+    standalone: the template also adds level 1 where there is no system message. Otherwise the library does that, and
+        the template is the model's own unless the variable `embed` is set, so that the folder still is a checkpoint.
+    """
+    values: dict[str, Any] = {
+        "suffixes": {role: {m: prompt.suffix.get(role, {}).get(m, "") for m in ("text", "image")} for role in ROLES},
+        "systems": {role: prompt.system.get(role, "") if standalone else "" for role in ROLES},
+        "line_break": "\n" if prompt.picture_break else "",
+    }
+    reference = prompt.convention == "reference"
+    if reference:
+        values |= {"around": REFERENCE_TEMPLATES[backbone.model_type]._asdict()}
+        values |= {"image_token": backbone.processor.image_token}
+    elif not isinstance(backbone.processor.chat_template, str):
+        raise UserError(f"{backbone.name} has no chat template, or several; set the one to use in its tokenizer")
+    # JSON is a literal of Jinja, but for its escapes beyond ASCII and for null, which is not among the values.
+    lines = [f"{{%- set {key} = {json.dumps(its, ensure_ascii=False)} -%}}" for key, its in values.items()]
+    lines.append(ITEMS.read_text().strip())
+    if reference:
+        return "\n".join([*lines, REFERENCE.read_text().strip()])
+    if not standalone:
+        lines = ["{%- if embed is defined -%}", *lines, "{%- endif -%}"]
+    # Templates are compiled with trim_blocks, so that the line break after this block is not part of the output.
+    lines.append("{%- set messages = shaped.messages if shaped is defined else messages %}")
+    return "\n".join([*lines, backbone.processor.chat_template])

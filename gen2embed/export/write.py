@@ -1,0 +1,214 @@
+"""Write an export: whole and checked, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import peft
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gen2embed.encoder.adapter import merge
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.given import Input
+from gen2embed.export.card import Facts, Run, write_card
+from gen2embed.export.kinds import Alone, Encode, Kind, Merged, Place
+from gen2embed.export.sentences import SentenceTransformers, needs_code
+from gen2embed.export.serving import Vllm
+from gen2embed.files import is_hub_id, replace_folder
+from gen2embed.prompts import Convention
+from gen2embed.types import ROLES, Role, UserError, did_you_mean
+
+KINDS: dict[str, Kind] = {
+    "merged": Merged(),
+    "adapter": Alone(),
+    "sentence-transformers": SentenceTransformers(),
+    "vllm": Vllm(),
+}
+Dtype = Literal["float32", "bfloat16", "float16"]
+LEAST = 0.99999  # cosine to the model's own vector
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model to export, and what its card says of it.
+
+    model: a hub id, a checkpoint's folder, or an adapter's, which names its base. adapter: to load onto `model`.
+    prompt, resolution: shipped names; None is what the model carries, else hierarchical and clamp. convention: in place
+        of the prompt's; adapters that the reference code made need `reference`.
+    run: the folder of the run that scored it. license: the hub's name of it. base_name: the base's hub id, where it
+        was loaded from a copy; None is where it was loaded from.
+    """
+
+    model: str
+    adapter: str | None = None
+    prompt: str | None = None
+    convention: Convention | None = None
+    resolution: str | None = None
+    device: str = "auto"
+    run: Path | None = None
+    license: str = "unknown"
+    base_name: str | None = None
+
+    def load(self) -> Embedder:
+        """In single precision, and without a memory of pictures, as the weights are about to change."""
+        return Embedder.from_pretrained(
+            self.model,
+            adapter=self.adapter,
+            prompt=self.prompt,
+            convention=self.convention,
+            resolution=self.resolution,
+            dtype="float32",
+            device=self.device,
+            picture_cache_gib=0,
+        )
+
+
+def export(kind: str, source: Source, output: Path, dtype: Dtype = "float32") -> dict[str, float]:
+    """Leave an export in `output`; returns the least cosines of its check.
+
+    1. Load the model, and embed the sample in both roles.
+    2. Add the adapter's weights to the base's, round them to `dtype`, and write the files.
+    3. Embed the sample with what the kind's own library loads from them.
+    4. If every cosine is at least `LEAST`, write the card and put the folder in its place.
+
+    Raises `UserError`, and leaves nothing, for an unknown kind, an output that is there, an adapter without its base or
+    none where one is asked for, a model that the kind cannot express, and an export whose vectors are not the model's.
+    """
+    if kind not in KINDS:
+        raise UserError(f"the kind {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of {', '.join(KINDS)}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"the output {output} is there and not empty; choose another, or remove it")
+    made, run = KINDS[kind], None if source.run is None else Run.read(source.run)
+    if not made.merges and dtype != "float32":
+        raise UserError(f"an adapter keeps its own type, and dtype={dtype} was asked for; leave it out")
+    check: dict[str, float] = {}
+
+    def write(folder: Path) -> None:
+        written = _write(kind, source, folder, dtype, run)
+        what = f"the {kind} export of {source.model}"
+        check["parity"] = _least(written.vectors, _found(made, folder, written.place, what), what)
+        if written.rounding is not None:
+            check["rounding"] = written.rounding
+        write_card(folder, output.resolve().name, written.facts, check, run)
+
+    replace_folder(output, write)
+    return check
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is known of an export when its model is no longer in memory.
+
+    vectors: the model's own of the sample, with the weights as they were written.
+    rounding: the least cosine that rounding the weights left; None if they were not rounded.
+    """
+
+    vectors: Tensor
+    rounding: float | None
+    facts: Facts
+    place: Place
+
+
+def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | None) -> _Written:
+    """Steps 1 and 2."""
+    made, embedder = KINDS[kind], source.load()
+    backbone, build = embedder.backbone, embedder.build
+    adapted = isinstance(backbone.full, peft.PeftModel)
+    if not made.merges and not adapted:
+        raise UserError(f"{source.model} has no adapter to export; give it as --adapter, or export it as merged")
+    made.refuse(embedder)
+    if run is not None:
+        run.check_model(embedder)
+    base = source.base_name or (backbone.name if is_hub_id(backbone.name) else str(Path(backbone.name).resolve()))
+    facts = Facts(
+        kind=kind,
+        library=made.library,
+        base=base,
+        license=source.license,
+        dtype=dtype,
+        width=backbone.width,
+        max_length=build.max_length,
+        parameters=backbone.parameters,
+        prompt=build.prompt.describe(),
+        resolution=build.resolution.describe(),
+        code=needs_code(embedder),
+    )
+    vectors, rounding = embed_sample(embedder.encode), None
+    if made.merges and adapted:
+        embedder = replace(embedder, backbone=merge(backbone))
+    _cast(embedder.backbone.full, getattr(torch, dtype))
+    made.write(embedder, base, folder)
+    if dtype != "float32":
+        _cast(embedder.backbone.full, torch.float32)
+        exact, vectors = vectors, embed_sample(embedder.encode)
+        rounding = _cosines(exact, vectors).min().item()
+    return _Written(vectors, rounding, facts, Place(backbone.name, str(backbone.device), build.max_length))
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """The parameters alone: a buffer of positions must not be rounded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+# --- the check ------------------------------------------------------------------------------------------------------
+
+
+def sample() -> list[Input]:
+    """Texts, pictures and both, in lengths and sizes that show a mistake in the prompt, the pixels or the padding."""
+    texts = ["a red circle", "Which animal stands left of the tree?\nAnswer in one word.", "naïve 東京 🙂", "blue"]
+    texts.append("A street in the rain, with umbrellas, a tram and two dogs that wait for somebody. " * 8)
+    random = np.random.default_rng(0)
+    inputs: list[Input] = list(texts)
+    for number, (width, height) in enumerate([(84, 84), (200, 61), (61, 200), (640, 480)]):
+        coarse = Image.fromarray(random.integers(256, size=(8, 8, 3), dtype=np.uint8))
+        picture = coarse.resize((width, height), Image.Resampling.NEAREST)  # whose edges any resampling changes
+        inputs += [{"image": picture}, {"image": picture, "text": texts[number]}]
+    return inputs
+
+
+def embed_sample(encode: Encode) -> Tensor:
+    """The sample's vectors as queries, then as candidates."""
+    inputs = sample()
+    return torch.cat([encode(inputs, role) for role in ROLES])
+
+
+def _found(made: Kind, folder: Path, place: Place, what: str) -> Tensor:
+    """The sample's vectors by the kind's own library; whatever that raises is a finding of the check."""
+    try:
+        return embed_sample(made.load(folder, place))
+    except UserError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise UserError(f"{what} does not embed the sample with {made.library}: {said}; nothing was written") from error
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    return nn.functional.cosine_similarity(first.double(), second.double())
+
+
+def _least(ours: Tensor, theirs: Tensor, what: str) -> float:
+    """The least cosine; raises `UserError` if it is too small."""
+    cosines, inputs = _cosines(ours, theirs), sample()
+    least = int(cosines.argmin())
+    if not cosines[least] >= LEAST:  # nor NaN
+        role: Role = ROLES[least // len(inputs)]
+        raise UserError(
+            f"{what} does not give the model's vectors: cosine {cosines[least]:.6f} for the {role} "
+            f"{_said(inputs[least % len(inputs)])}, and at least {LEAST} is asked for; nothing was written. Compare "
+            "the versions of the libraries with constraints.txt, and report it"
+        )
+    return cosines[least].item()
+
+
+def _said(value: Input) -> str:
+    if not isinstance(value, dict):
+        return repr(str(value)[:60])
+    text = f", {value['text'][:60]!r}" if value.get("text") else ""
+    return "picture of {}x{}".format(*value["image"].size) + text
