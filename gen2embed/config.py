@@ -7,6 +7,7 @@ shipped defaults. Both hold for keys added with `+` as well.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import typing
@@ -25,11 +26,21 @@ from gen2embed.types import UserError, did_you_mean
 
 TARGETS = ("gen2embed.", "lightning.", "torch.optim.", "transformers.optimization.")  # what a `_target_` may name
 FREE = {"batch.weights"}  # mappings whose keys are the user's
+LONGEST_NAME = 200  # bytes of a file's; systems end at 255
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+    OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
+
+
+def _file_name(text: str) -> str:
+    """A text as the name of a file; a long one by its beginning and a digest."""
+    name = text.replace("/", "_")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME // 4]}...{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

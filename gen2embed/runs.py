@@ -36,6 +36,7 @@ from gen2embed.leaderboard import leaderboard
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.search import Search
+from gen2embed.sweeps import finished
 from gen2embed.types import UserError
 
 
@@ -56,7 +57,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
             check(cfg, config_name, HydraConfig.get().overrides.task)
-            task(cfg)
+            job = HydraConfig.get().mode == RunMode.MULTIRUN
+            if job and finished(config_name, Path(cfg.output_dir), plain(cfg)):
+                log.info("finished before: %s", cfg.output_dir)
+            else:
+                task(cfg)
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole

@@ -190,12 +190,11 @@ def test_multirun(evaluate_small, tmp_path):
     outcome = evaluate_small("-m", "prompt=none,system", "output_dir=sweep", "benchmark.subsets=[grounding]")
     assert outcome.code == 0, outcome.err
     systems = []
-    for job in ("0", "1"):
-        manifest = json.loads((tmp_path / "sweep" / job / "manifest.json").read_text())
-        assert manifest["config"]["output_dir"] == str(tmp_path / "sweep" / job)
+    for file in (tmp_path / "sweep").glob("*/manifest.json"):
+        manifest = json.loads(file.read_text())
+        assert manifest["config"]["output_dir"] == str(file.parent)
         systems.append(manifest["config"]["prompt"]["system"])
-    assert systems[0] == {}
-    assert "query" in systems[1]
+    assert sorted(map(len, systems)) == [0, 2]
 
 
 def spoil_rows(folder, column, value):

@@ -22,6 +22,7 @@ LAYERS = {
         "leaderboard",
         "config",
         "runs",
+        "sweeps",
         "demo",
         "compare",
         "rehearsal",

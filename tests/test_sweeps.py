@@ -1,0 +1,83 @@
+"""Multiruns: by every launcher, gone on with after a stop, and compared."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, TINY
+
+from gen2embed import UserError, compare
+from gen2embed.config import _file_name
+from gen2embed.sweeps import finished
+
+SMALL = (
+    f"model.path={TINY}",
+    "paths.data_dir=data",
+    "bootstrap=10",
+    "engine.store=null",
+    "benchmark.queries=4",
+    "benchmark.subsets=[grounding]",
+    "output_dir=sweep",
+)
+TRAINED = ("data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=7", "trainer.max_steps=1", "batch.pairs=8")
+
+
+def run(folder, script, *args):
+    """A process of its own, as a launcher starts further ones from it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / script), "-m", *args, *SMALL]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def results(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / "sweep").glob("*/results.json")}
+
+
+@pytest.mark.xdist_group("sweep")
+def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, monkeypatch, capsys):
+    grid = ("mining=random,saha", "prompt=hierarchical,none", "seed=1,2")
+    jobs = (*grid, *TRAINED, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    run(tmp_path, "train.py", *jobs)
+    first = results(tmp_path)
+    assert len(first) == 8
+
+    lost = sorted(first)[3]
+    lost.unlink()
+    said = run(tmp_path, "train.py", *jobs)
+    second = results(tmp_path)
+    assert {path for path in first if second[path] != first[path]} == {lost}
+    assert said.count("finished before") == 7
+
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "sweep")])
+    compare.main()
+    assert "mining=SaHa" in capsys.readouterr().out
+    with (tmp_path / "sweep/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {row["seed"] for row in rows} == {"1", "2"}
+
+
+@pytest.mark.xdist_group("sweep")
+def test_submitit_in_this_machine(tmp_path):
+    run(tmp_path, "eval.py", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+    assert len(results(tmp_path)) == 1
+
+
+def test_a_finished_run_of_other_settings_is_not_one_of_these(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"config": {"seed": 1, "output_dir": "here"}}')
+    assert not finished("eval", tmp_path, {"seed": 1})
+    (tmp_path / "results.json").write_text("{}")
+    assert finished("eval", tmp_path, {"seed": 1, "output_dir": "there"})
+    with pytest.raises(UserError, match="holds a finished run with other settings: seed is 1 there and 2 here; choose"):
+        finished("eval", tmp_path, {"seed": 2})
+
+
+def test_a_jobs_folder_has_a_name_that_the_disk_takes(tmp_path):
+    assert _file_name("data.path=/a/b,seed=1") == "data.path=_a_b,seed=1"
+    long, other = ("x" * 300 + end for end in "ab")
+    assert _file_name(long) != _file_name(other)
+    (tmp_path / _file_name(long)).mkdir()
