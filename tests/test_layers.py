@@ -24,9 +24,12 @@ LAYERS = {
         "runs",
         "demo",
         "compare",
+        "commands",
+        "doctor",
         "rehearsal",
         "mining_report",
     ),
+    6: ("__main__",),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
