@@ -1,7 +1,7 @@
 """Compare runs that differ in some settings: mean and interval over seeds.
 
-    python -m gen2embed.compare outputs/false_negatives
-    python -m gen2embed.compare outputs/false_negatives --by mining
+    python -m gen2embed compare outputs/false_negatives
+    python -m gen2embed compare outputs/false_negatives --by mining
 
 Reads the results.json of every run below a folder, takes those that differ in nothing but the seed as one arm, and
 prints a row an arm: the mean over seeds with its 95 % interval (Student's t), overall and by group. With --by, an arm
@@ -211,23 +211,17 @@ def _get(config: Any, key: str) -> Any:
     return config
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--by", nargs="+", default=[], metavar="SETTING")
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
     folder = args.folder
-    try:
-        runs = read_runs(folder)
-        named = arms(runs, args.by)
-        write_scores(folder / "scores.csv", arms(runs))
-        print_table(table(named))
-        scores_chart(named).savefig(folder / "scores.png", dpi=150)
-        if (curves := curves_chart(named)) is not None:
-            curves.savefig(folder / "curves.png", dpi=150)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()
+    runs = read_runs(folder)
+    named = arms(runs, args.by)
+    write_scores(folder / "scores.csv", arms(runs))
+    print_table(table(named))
+    scores_chart(named).savefig(folder / "scores.png", dpi=150)
+    if (curves := curves_chart(named)) is not None:
+        curves.savefig(folder / "curves.png", dpi=150)

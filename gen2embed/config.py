@@ -11,12 +11,12 @@ import hashlib
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -58,6 +58,20 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
     _check_keys(resolved, defaults, "")
+
+
+def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """What some groups of a shipped config make, by group, outside of a Hydra program; `UserError` as in one."""
+    register_resolvers()
+    try:
+        cfg = compose_shipped(config_name, overrides)
+        cfg.output_dir = "outputs"  # Hydra's clock, which is in the default, runs in a program only
+        check(cfg, config_name, overrides)
+        return {group: instantiate(cfg[group], _convert_="all") for group in groups}
+    except (HydraException, OmegaConfBaseException) as error:
+        if (message := explain(error, config_name, overrides)) is None:
+            raise
+        raise UserError(message) from error
 
 
 def _check_keys(node: Any, default: Any, path: str) -> None:

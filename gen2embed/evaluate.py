@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gen2embed import metrics
+from gen2embed.compression import Compression, Precision, compress, decode, size_in_bytes
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.log import log
@@ -30,34 +31,53 @@ class Evaluation:
     encoded: tuple[Encoded, ...]
 
 
-def evaluate(model: Model, engine: Engine, benchmark: Benchmark, resamples: int = 1000, seed: int = 0) -> Evaluation:
+def evaluate(
+    model: Model,
+    engine: Engine,
+    benchmark: Benchmark,
+    resamples: int = 1000,
+    seed: int = 0,
+    compression: Compression | None = None,
+) -> Evaluation:
     """Score `model` on every task of `benchmark`.
 
     Per task: precision@1 with a bootstrap 95 % interval, the same with ties against the model, chance, recall@k and
     the mean reciprocal rank. Averages are unweighted means over tasks: per group, per further set of tasks, and
     overall, only where every task of them was run.
+    compression: at which sizes and precisions the same vectors are scored again; None is at none.
     """
     embedded = {role: _encode(model, engine, benchmark.tasks, role) for role in ROLES}
+    width = max(its.encoded.vectors.shape[1] for its in embedded.values())
+    settings = compression.settings(width) if compression else []
+    smaller: dict[tuple[int, Precision], dict[str, _Scored]] = {setting: {} for setting in settings}
     scored, rows = {}, []
     for task in benchmark.tasks:
         queries = embedded[task.query_role].of(task.queries)
         candidates = embedded[task.candidate_role].of(task.candidates)
-        outcome = [_predict(task, index, query, candidates) for index, query in enumerate(queries)]
+        outcome = _predict(task, queries, candidates)
         rows += [{key: value for key, value in row.items() if key not in _AVERAGED} for row in outcome]
         scored[task.name] = _Scored(task, outcome)
+        for setting, its in smaller.items():
+            outcome = _predict(task, _compressed(queries, *setting), _compressed(candidates, *setting))
+            its[task.name] = _Scored(task, outcome)
 
     def average(names: Sequence[str]) -> dict[str, Any] | None:
         if not set(names) <= set(scored):
             return None
         return {"tasks": len(names), **_score([scored[name] for name in names], resamples, seed)}
 
-    scores = {
+    scores: dict[str, Any] = {
         "benchmark": benchmark.name,
         "tasks": {name: {**its.counts, **_score([its], resamples, seed)} for name, its in scored.items()},
         "groups": {group: average(names) for group, names in benchmark.groups.items()},
         "averages": {which: average(names) for which, names in benchmark.averages.items()},
         "overall": average([name for names in benchmark.groups.values() for name in names]),
     }
+    if compression:
+        scores["compression"] = [
+            {"dim": dim, "precision": precision, "bytes": size_in_bytes(dim, precision), **_run(benchmark, its)}
+            for (dim, precision), its in smaller.items()
+        ]
     _warn_at_chance(scores)
     encoded = tuple(side.encoded for side in embedded.values())
     return Evaluation(scores, pa.Table.from_pylist(rows), encoded)
@@ -89,7 +109,32 @@ def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Ro
 _AVERAGED = tuple(f"recall@{k}" for k in RECALL_AT)
 
 
-def _predict(task: RankingTask, index: int, query: Tensor, candidates: Tensor) -> dict[str, Any]:
+def _compressed(vectors: Tensor, dim: int, precision: Precision) -> Tensor:
+    """Vectors whose inner products rank as smaller vectors do, and tie where they do."""
+    decoded = decode(compress(vectors, dim, precision))
+    return torch.nn.functional.normalize(decoded, dim=-1).float() if precision == "int8" else decoded
+
+
+def _run(benchmark: Benchmark, scored: dict[str, _Scored]) -> dict[str, Any]:
+    """Unweighted means over the tasks that were run: all of them, also with ties against the model, and by group."""
+
+    def mean(names: Iterable[str], key: str = "correct") -> float:
+        return metrics.mean([metrics.mean(getattr(scored[name], key)) for name in names])
+
+    groups = {group: [name for name in names if name in scored] for group, names in benchmark.groups.items()}
+    return {
+        "precision@1": mean(scored),
+        "pessimistic": mean(scored, "pessimistic"),
+        "groups": {group: mean(names) for group, names in groups.items() if names},
+    }
+
+
+def _predict(task: RankingTask, queries: Tensor, candidates: Tensor) -> list[dict[str, Any]]:
+    """A row a query."""
+    return [_predict_one(task, index, query, candidates) for index, query in enumerate(queries)]
+
+
+def _predict_one(task: RankingTask, index: int, query: Tensor, candidates: Tensor) -> dict[str, Any]:
     # Row by row rather than a matrix product, whose kernels may round equal candidates differently at its edges.
     scores = (candidates[torch.as_tensor(task.choices[index])] * query).sum(dim=-1).numpy()
     relevance = np.asarray(task.relevance[index])

@@ -28,7 +28,7 @@ def leaderboard(scores: Mapping[str, Any], embedder: Embedder) -> dict[str, Any]
             "model_name": Path(backbone.name).name + (f" + {backbone.adapter[:8]}" if backbone.adapter else ""),
             "model_backbone": backbone.model_type,
             "model_size": round(backbone.parameters / 1e9, 2),
-            "embedding_dimension": backbone.width,
+            "embedding_dimension": embedder.dim,
             "max_length_tokens": embedder.build.max_length,
             "model_release_date": None,
             "data_source": "Self-Reported",

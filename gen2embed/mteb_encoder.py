@@ -87,7 +87,7 @@ class MtebEncoder:
                 "revision": hashlib.blake2b(fingerprint.encode(), digest_size=16).hexdigest(),
                 "n_parameters": backbone.parameters,
                 "max_tokens": self.embedder.build.max_length,
-                "embed_dim": backbone.width,
+                "embed_dim": self.embedder.dim,
                 "framework": ["PyTorch", "Transformers"],
                 "similarity_fn_name": ScoringFunction.COSINE,
                 "use_instructions": True,

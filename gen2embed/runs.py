@@ -228,9 +228,11 @@ def evaluate_and_report(
     Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
     """
     folder, config, every = Path(cfg.output_dir), plain(cfg), {}
+    if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
+        compression.settings(embedder.dim)
     for benchmark in benchmarks:
         model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
-        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed)
+        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression)
         timing = report.timing(evaluation.encoded, time.perf_counter() - started)
         run = report.manifest(config, model.fingerprint, timing)
         its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
@@ -238,6 +240,8 @@ def evaluate_and_report(
         if benchmark.name == "mmeb":
             report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
         tables.print_table(tables.score_table(evaluation.scores))
+        if compression is not None:
+            tables.print_table(tables.compression_table(evaluation.scores))
         every[benchmark.name] = evaluation.scores
     report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:

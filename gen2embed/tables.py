@@ -146,6 +146,20 @@ def score_table(scores: Mapping[str, Any]) -> Table:
     return table
 
 
+def compression_table(scores: Mapping[str, Any]) -> Table:
+    """Score by size and precision of the vectors, overall and by group, in percent: of the tasks that were run."""
+    entries = scores["compression"]
+    table = Table(title=f"{scores['benchmark']}: precision@1 in percent, by size and precision of the vectors")
+    for name in ("elements", "precision", "bytes", "score", "pessimistic", *entries[0]["groups"]):
+        table.add_column(name, justify="left" if name == "precision" else "right")
+    for index, entry in enumerate(entries):
+        means = [entry["precision@1"], entry["pessimistic"], *entry["groups"].values()]
+        last = index + 1 == len(entries) or entries[index + 1]["dim"] != entry["dim"]
+        size = (str(entry["dim"]), entry["precision"], f"{entry['bytes']:,}")
+        table.add_row(*size, *(f"{100 * mean:.1f}" for mean in means), end_section=last)
+    return table
+
+
 def _cells(score: Mapping[str, Any]) -> list[str]:
     low, high = score["ci95"]
     interval = f"{100 * low:.1f} - {100 * high:.1f}"

@@ -1,5 +1,6 @@
 """What the README and the docs tell people to type, typed."""
 
+import contextlib
 import json
 import re
 import runpy
@@ -8,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, noise
 
 from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed.presets import compose_shipped
@@ -47,10 +48,16 @@ def here(tmp_path_factory):
     (folder / "my/pairs.csv").write_text("qry,qry_image_path,pos_text,pos_image_path\n" + "".join(rows))
     task = {"qry_text": "a dog", "qry_img_path": "", "tgt_text": ["dog", "cat"], "tgt_img_path": ["", ""]}
     (folder / "my/task.jsonl").write_text(json.dumps(task))
+    (folder / "photos").mkdir()
+    for number in range(4):
+        noise(number).save(folder / f"photos/{number}.png")
+    (folder / "questions.txt").write_text("what is it?\nwhere is it?\n")
     return folder
 
 
 SMOKE = ["--shape", "smoke", "--side", "56"]
+MODULE_MODEL = ["--model", str(TINY), "--resolution", "original"]  # the last one counts
+SAID = {"compare": "overall", "doctor": "0 problems", "embed": " written: ", "search": "nearest to"}
 BENCHMARKS = {  # shorter, and what they say
     "benchmarks/false_negatives.py": (["--rows", "24", "--seeds", "0", "--top-k", "3"], "| saha |"),
     "benchmarks/mining.py": (["--parts", "compare", "--rows", "200", "--width", "16"], "clusters:"),
@@ -88,10 +95,11 @@ def test_python_commands(run_script, capfd, monkeypatch, here):
         script, *args = shlex.split(command)[1:]
         monkeypatch.chdir(here)
         if script == "-m":
-            monkeypatch.setattr(sys, "argv", args)
+            monkeypatch.setattr(sys, "argv", [*args, *(MODULE_MODEL if "--model" in args else [])])
             capfd.readouterr()
-            runpy.run_module(args[0], run_name="__main__")
-            assert "overall" in capfd.readouterr().out
+            with contextlib.suppress(SystemExit):
+                runpy.run_module(args[0], run_name="__main__")
+            assert SAID[args[1]] in capfd.readouterr().out, command
             continue
         if script in BENCHMARKS:
             monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")

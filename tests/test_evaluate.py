@@ -31,8 +31,8 @@ class Given(Fake):
         return torch.tensor([[float(x) for x in item.texts[0].split()] for item in items])
 
 
-def task(name, group, rng, queries=40, size=5):
-    vectors = [Item.of(" ".join(map(str, rng.integers(-1, 2, size=3)))) for _ in range(queries + 12)]
+def task(name, group, rng, queries=40, size=5, width=3):
+    vectors = [Item.of(" ".join(map(str, rng.integers(-1, 2, size=width)))) for _ in range(queries + 12)]
     choices = tuple(tuple(rng.permutation(12)[:size].tolist()) for _ in range(queries))
     relevance = tuple((1.0, *[0.0] * (size - 1)) for _ in range(queries))
     return RankingTask(name, group, tuple(vectors[:queries]), tuple(vectors[queries:]), choices, relevance)

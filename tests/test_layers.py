@@ -8,7 +8,7 @@ from gen2embed.presets import PACKAGE
 
 LAYERS = {
     0: ("types", "log", "files", "products", "shipped"),
-    1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers"),
+    1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers", "compression"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
     4: ("evaluate", "lit", "miners", "mteb_encoder", "shortcuts", "tiny", "zero"),
@@ -25,10 +25,13 @@ LAYERS = {
         "sweeps",
         "demo",
         "compare",
+        "commands",
+        "doctor",
         "rehearsal",
         "mining_report",
         "export",
     ),
+    6: ("__main__",),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from gen2embed import UserError, compare, demo, report, tables
+from gen2embed.__main__ import main as command
 
 
 def score(value, chance=0.1):
@@ -136,14 +137,13 @@ def runs(tmp_path):
     return tmp_path
 
 
-def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
+def test_compare_takes_seeds_together(runs, capsys):
     named = compare.arms(compare.read_runs(runs))
     assert {arm: len(its) for arm, its in named.items()} == {("mining=a",): 3, ("mining=b",): 3}
     mean, half = compare.mean_interval([0.2, 0.3, 0.4])
     assert mean == pytest.approx(0.3)
     assert half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # Student's t with 2 degrees of freedom
-    monkeypatch.setattr("sys.argv", ["compare", str(runs)])
-    compare.main()
+    assert command(["compare", str(runs)]) == 0
     shown = capsys.readouterr().out
     assert "30.0 ± 24.8" in shown
     assert "50.0 ± 0.0" in shown
@@ -151,7 +151,7 @@ def test_compare_takes_seeds_together(runs, monkeypatch, capsys):
     assert not (runs / "curves.png").exists()  # nothing was logged
 
 
-def test_compare_by_one_setting(runs, monkeypatch, capsys):
+def test_compare_by_one_setting(runs, capsys):
     """A seed's score is the mean over the other settings."""
     for path in runs.glob("*/results.json"):
         results = json.loads(path.read_text())
@@ -161,8 +161,7 @@ def test_compare_by_one_setting(runs, monkeypatch, capsys):
         (path.parent / "other/results.json").write_text(json.dumps(results))
     read = compare.read_runs(runs)
     assert len(compare.arms(read)) == 4
-    monkeypatch.setattr("sys.argv", ["compare", str(runs), "--by", "mining"])
-    compare.main()
+    assert command(["compare", str(runs), "--by", "mining"]) == 0
     shown = capsys.readouterr().out
     assert "35.0 ± 24.8" in shown
     assert "55.0 ± 0.0" in shown
@@ -174,7 +173,7 @@ def test_compare_by_one_setting(runs, monkeypatch, capsys):
         compare.arms(read, ["data"])
 
 
-def test_compare_draws_what_was_logged(runs, monkeypatch):
+def test_compare_draws_what_was_logged(runs):
     """The mean over seeds at the steps that all of them have; seeds of the data may follow the run's."""
     for number, folder in enumerate(sorted(path for path in runs.iterdir() if path.is_dir())):
         lines = ["loss,step,world/x", f"{number}.0,10,", f"{number}.5,20,", *["9,30,"] * (number == 0), ",0,0.5"]
@@ -187,18 +186,16 @@ def test_compare_draws_what_was_logged(runs, monkeypatch):
     (axes,) = compare.curves_chart(named).axes
     drawn = [line.get_xydata().tolist() for line in axes.lines]
     assert drawn == [[[10, 1], [20, 1.5]], [[10, 4], [20, 4.5]]]
-    monkeypatch.setattr("sys.argv", ["compare", str(runs)])
-    compare.main()
+    assert command(["compare", str(runs)]) == 0
     assert (runs / "curves.png").stat().st_size > 5000
 
 
-def test_compare_refuses(runs, tmp_path, monkeypatch):
+def test_compare_refuses(runs, tmp_path, capsys):
     with pytest.raises(UserError, match="holds no run's results"):
         compare.read_runs(tmp_path / "nowhere")
     path = runs / "a0" / "results.json"
     other = json.loads(path.read_text())
     other["tasks"]["x"]["queries"] = 9
     path.write_text(json.dumps(other))
-    monkeypatch.setattr("sys.argv", ["compare", str(runs)])
-    with pytest.raises(SystemExit, match="evaluated on different tasks or queries"):
-        compare.main()
+    assert command(["compare", str(runs)]) == 1
+    assert "evaluated on different tasks or queries" in capsys.readouterr().err

@@ -70,9 +70,17 @@ def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns) 
     )
 
 
-def read_file(path: Path, columns: Columns) -> Rows:
-    """The rows of one file; raises `UserError` for wrong columns or values."""
-    return _checked(str(path), columns, *_read([path]))
+def read_file(path: Path, columns: Columns, *, any_of_them: bool = False) -> Rows:
+    """The rows of one file; raises `UserError` for wrong columns or values.
+
+    any_of_them: one of the columns is enough; the values of those that are not there are empty texts.
+    """
+    names, values = _read([path])
+    if any_of_them and any(name in names for name in columns):
+        values = [*values]
+        absent = [name for name in columns if name not in names]
+        names, values = [*names, *absent], [*values, *([None] * len(values[0]) for _ in absent)]
+    return _checked(str(path), columns, names, values)
 
 
 def data_files(path: Path) -> dict[str, Path]:
@@ -132,7 +140,7 @@ def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(files: Sequence[Path]) -> tuple[list[str], Iterator[Sequence[Any]]]:
+def _read(files: Sequence[Path]) -> tuple[list[str], Iterable[Sequence[Any]]]:
     """Column names, and each column's values."""
     if files[0].suffix == ".parquet":
         try:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import huggingface_hub as hub
 import peft
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
@@ -144,9 +145,9 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     try:
         config = peft.PeftConfig.from_pretrained(str(folder), inference_mode=True)
         model: Any = peft.PeftModel(backbone.full, config)
-    except ValueError as error:
+        saved = peft.utils.load_peft_weights(str(folder), device="cpu")
+    except (ValueError, SafetensorError) as error:
         raise UserError(f"{does_not_fit}: {str(error).splitlines()[0]}") from error
-    saved = peft.utils.load_peft_weights(str(folder), device="cpu")
     wanted = peft.get_peft_model_state_dict(model)
     names = _renamed(saved, wanted)
     if set(names.values()) != set(wanted):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
@@ -59,11 +60,6 @@ class Backbone:
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def width(self) -> int:
-        """Of its hidden states, and so of its vectors."""
-        return self.full.config.get_text_config().hidden_size
 
     @property
     def device(self) -> torch.device:
@@ -149,7 +145,7 @@ def load_backbone(
         model, loading = AutoModelForImageTextToText.from_pretrained(
             path, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **source
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,25 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num, Shaped
 from PIL import Image
 from torch import Tensor
 
-from gen2embed import images
-from gen2embed.encoder import vision
-from gen2embed.encoder.adapter import base_of, card_differences, find_adapter, is_adapter, merge, read_card
+from gen2embed import compression, images
+from gen2embed.compression import Precision
+from gen2embed.encoder import saving, vision
 from gen2embed.encoder.adapter import load as load_adapter
+from gen2embed.encoder.adapter import merge
 from gen2embed.encoder.backbone import Attention, Backbone, Dtype, load_backbone
 from gen2embed.encoder.chunks import Preparer
 from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.fingerprint import fingerprint_of
 from gen2embed.encoder.given import Input, as_item
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.packing import lengths, visible
 from gen2embed.encoder.pooling import last_token, unit_vectors
+from gen2embed.encoder.source import find_source
 from gen2embed.encoder.vision import Features, Seen
 from gen2embed.images import Policy, Resolution
-from gen2embed.log import log
-from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
 from gen2embed.types import ROLES, Chunk, Inputs, Item, Role, UserError, moved
 
@@ -81,46 +80,71 @@ class Embedder:
 
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
-        if adapter is None and is_adapter(path):
-            adapter, path = path, _base_of(Path(path))
-        folder = None if adapter is None else find_adapter(adapter)
-        if adapter is not None and folder is None:
-            raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json")
-        card = read_card(folder or path)
-        chosen = _chosen_prompt(prompt, card)
-        if convention is not None:
-            chosen = replace(chosen, convention=convention)
-        if not isinstance(resolution, Resolution):
-            carried = Resolution(**card.get("resolution", {}))
-            resolution = carried if resolution is None else load_preset("resolution", resolution)
-        if differing := card_differences(card, chosen, resolution):
-            log.warning("not as the checkpoint %s was trained: %s", adapter or path, "; ".join(differing))
-        backbone = load_backbone(path, resolution, dtype, device, revision, trust_remote_code, attn_implementation)
-        if folder is not None:
-            backbone = load_adapter(backbone, folder)
+        source = find_source(path, adapter, revision)
+        chosen, resolution = source.choose(prompt, convention, resolution)
+        backbone = load_backbone(
+            source.path, resolution, dtype, device, revision, trust_remote_code, attn_implementation
+        )
+        if source.adapter is not None:
+            backbone = load_adapter(backbone, source.adapter)
         build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
         embedder = cls(backbone, build, packing, Seen(int(picture_cache_gib * 2**30)))
-        if folder is not None:
-            embedder._check_effect(folder)
-        return replace(embedder, backbone=merge(backbone)) if folder is not None and merge_adapter else embedder
+        if source.adapter is None:
+            return embedder
+        embedder._check_effect(source.adapter)
+        return replace(embedder, backbone=merge(backbone)) if merge_adapter else embedder
 
     def encode(
-        self, inputs: Sequence[Input] | Input, role: Role = "query", batch_tokens: int | None = None
-    ) -> Float[Tensor, "n d"]:
+        self,
+        inputs: Sequence[Input] | Input,
+        role: Role = "query",
+        batch_tokens: int | None = None,
+        truncate_dim: int | None = None,
+        precision: Precision = "float32",
+    ) -> Num[Tensor, "n c"]:
         """Embed inputs in a role.
 
         inputs: each a text, a dict with `text` and/or `image` (a path or a PIL picture) and optional `instruction`, or
             an `Item`. A single one gives one row.
         batch_tokens: of a forward pass; None leaves it to the device.
-        Returns float32 unit vectors (n, d) on the CPU, in order; equal inputs are embedded once.
+        truncate_dim: keep the first elements only, as a unit vector again; None keeps all.
+        precision: int8 is a byte an element, binary a bit (see `gen2embed.compression`).
+        Returns unit vectors on the CPU, in order: float32 (n, d), int8 (n, d), or of binary uint8 (n, d / 8). Equal
+        inputs are embedded once. Raises `UserError` for what cannot be embedded, before any is, and for a size or a
+        precision that cannot be had.
         """
         if role not in ROLES:
             raise UserError(f"role {role!r} is unknown; choose one of {', '.join(ROLES)}")
+        compression.check(truncate_dim, precision, self.dim)
         if isinstance(inputs, str | Mapping | Item):
             inputs = [inputs]
         items = [as_item(value) for value in inputs]
         images.check(picture for item in items for picture in item.pictures)
-        return Engine(batch_tokens).encode(self, items, role).vectors
+        vectors = Engine(batch_tokens).encode(self, items, role).vectors if items else torch.empty(0, self.dim)
+        return compression.compress(vectors, truncate_dim, precision)
+
+    @staticmethod
+    def similarity(queries: Shaped[Tensor, "n c"], candidates: Shaped[Tensor, "m e"]) -> Float[Tensor, "n m"]:
+        """Cosines of what `encode` returned, in any precision; see `gen2embed.compression.similarity`."""
+        return compression.similarity(queries, candidates)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save what `from_pretrained(folder)` loads again, to a new or an empty folder: an adapter, or a checkpoint.
+
+        Either has its prompt and resolution beside it; see `gen2embed.encoder.saving`.
+        """
+        saving.save_pretrained(self.backbone, self.build.prompt, self.build.resolution, Path(folder))
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` saves to a repository on the hub, which is made if it is not there.
+
+        private: of a new repository; None is the account's default. token: None is that of `hf auth login`.
+        Returns the address of the commit. Raises `UserError` for what the hub refuses.
+        """
+        prompt, resolution = self.build.prompt, self.build.resolution
+        return saving.push_to_hub(self.backbone, prompt, resolution, repo_id, private, revision, token)
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""
@@ -188,6 +212,11 @@ class Embedder:
         return self.backbone.why_padded(self.build.max_length) if self.packing else "packing is switched off"
 
     @property
+    def dim(self) -> int:
+        """Elements of a vector."""
+        return self.backbone.full.config.get_text_config().hidden_size
+
+    @property
     def budget(self) -> int:
         """Tokens that the device runs well in one pass."""
         return self.backbone.budget
@@ -214,32 +243,4 @@ class Embedder:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an embedding, in plain values."""
-        return {
-            "model": self.backbone.identity,
-            "adapter": self.backbone.adapter,
-            "prompt": self.build.prompt.describe(),
-            "resolution": self.build.resolution.describe(),
-            "image_processor": json.loads(json.dumps(self.backbone.processor.image_processor.to_dict(), default=str)),
-            "pooling": last_token.__name__,
-            "attention": self.backbone.attention,
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
-            "max_length": self.build.max_length,
-            "libraries": {
-                name: importlib.metadata.version(name).split(".")[0] for name in ("torch", "transformers", "pillow")
-            },
-        }
-
-
-def _base_of(adapter: Path) -> str:
-    base = base_of(adapter)
-    if not base:
-        raise UserError(f"the adapter {adapter} does not name its base; give the base as path, and it as adapter")
-    return base
-
-
-def _chosen_prompt(prompt: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
-    if isinstance(prompt, Prompt):
-        return prompt
-    if prompt is None and "prompt" in card:
-        return Prompt(**card["prompt"])
-    return load_preset("prompt", prompt or "hierarchical")
+        return fingerprint_of(self.backbone, self.build)

@@ -12,7 +12,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from gen2embed.export.write import KINDS, Source, export
-from gen2embed.log import quieten_libraries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say how close it is. Raises `UserError`."""
-    quieten_libraries()
     source = Source(**{field.name: getattr(args, field.name) for field in fields(Source)})
     check = export(args.kind, source, args.output, args.dtype)
     rounding = f"; rounding the weights left {check['rounding']:.5f}" if "rounding" in check else ""

@@ -73,7 +73,7 @@ class SentenceTransformers:
             "": (module, None),
             "1_Pooling": (
                 f"{LIBRARY}.sentence_transformer.modules.pooling.Pooling",
-                {"embedding_dimension": embedder.backbone.width, "pooling_mode": "lasttoken", "include_prompt": True},
+                {"embedding_dimension": embedder.dim, "pooling_mode": "lasttoken", "include_prompt": True},
             ),
             "2_Normalize": (f"{LIBRARY}.base.modules.normalize.Normalize", {}),
         }

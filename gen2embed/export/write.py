@@ -131,7 +131,7 @@ def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | Non
         base=base,
         license=source.license,
         dtype=dtype,
-        width=backbone.width,
+        width=embedder.dim,
         max_length=build.max_length,
         parameters=backbone.parameters,
         prompt=build.prompt.describe(),

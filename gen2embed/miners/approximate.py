@@ -82,6 +82,6 @@ def _faiss() -> Any:
         return importlib.import_module("faiss")
     except ImportError as error:
         raise UserError(
-            "search.approximate_above needs faiss, which is not installed: pip install 'gen2embed[approximate]', or "
-            "set search.approximate_above=null to search exactly"
+            "an approximate search needs faiss, which is not installed: pip install 'gen2embed[approximate]', or "
+            "search exactly (search.approximate_above=null)"
         ) from error

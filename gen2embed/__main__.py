@@ -1,0 +1,65 @@
+"""gen2embed for daily use, without a configuration.
+
+`python -m gen2embed COMMAND --help` says what a command takes. Experiments are those of train.py, mine.py and eval.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from gen2embed import compare
+from gen2embed.commands import embed, search
+from gen2embed.doctor import command as doctor
+from gen2embed.export import command as export
+from gen2embed.log import quieten_libraries
+from gen2embed.types import UserError
+
+
+class Command(Protocol):
+    """A module that is a command; its docstring is its help."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what it takes."""
+
+    def run(self, args: argparse.Namespace) -> int | None:
+        """Do it; returns the exit code, None being 0. Raises `UserError` for what the user can mend."""
+
+
+COMMANDS: dict[str, Command] = {
+    "embed": embed,
+    "search": search,
+    "compare": compare,
+    "export": export,
+    "doctor": doctor,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 1 for what a command refuses, 2 for what its command line does not take."""
+    parser = argparse.ArgumentParser(prog="python -m gen2embed", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        said = module.__doc__ or ""
+        its = commands.add_parser(
+            name,
+            help=said.partition("\n")[0],
+            description=said,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(its)
+    args = parser.parse_args(argv)
+    quieten_libraries()
+    try:
+        return COMMANDS[args.command].run(args) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What the commands are given: the model, by its flags, and items in a file or a folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen2embed.data.rows import SUFFIXES, locate_pictures, make_item, picture_roots, read_file
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.images import check
+from gen2embed.types import Item, UserError
+
+COLUMNS = {"text": str, "image": str}
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
+KINDS = (
+    f"a text file, a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file with columns text and image, a picture, or a "
+    "folder of pictures"
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Items in order, and what is said of each in columns beside: its text, and its picture as it is named there."""
+
+    items: Sequence[Item]
+    columns: Mapping[str, Sequence[str]]
+
+    @property
+    def names(self) -> list[str]:
+        """One line an item."""
+        rows = zip(*self.columns.values(), strict=True)
+        return ["  ".join(" ".join(value.split()) for value in row if value) for row in rows]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    its = parser.add_argument_group("model", "what is not given is what the checkpoint carries")
+    its.add_argument("--model", metavar="PATH", required=required, help="a folder, a hub id, or an adapter's folder")
+    its.add_argument("--adapter", metavar="PATH", help="a folder or hub id of an adapter to load onto the model")
+    its.add_argument("--prompt", help="hierarchical, system, suffix, none, ...")
+    its.add_argument("--convention", choices=("native", "reference"), help="of the prompt")
+    its.add_argument("--resolution", help="clamp, clip, original, ...")
+
+
+def load_model(args: argparse.Namespace) -> Embedder:
+    """The embedder that the flags describe; raises `UserError` if it cannot be loaded."""
+    return Embedder.from_pretrained(args.model, args.adapter, args.prompt, args.convention, args.resolution)
+
+
+def read_items(path: Path, image_dir: Path | None = None) -> Given:
+    """The items at `path`: see `KINDS`. Pictures are looked for in `image_dir`, else beside the file.
+
+    Raises `UserError` for what is not there or cannot be read, pictures included, with the row.
+    """
+    if path.is_dir():
+        given = _folder(path)
+    elif not path.is_file():
+        raise UserError(f"{path} does not exist; give {KINDS}")
+    elif path.suffix in SUFFIXES:
+        given = _rows(path, image_dir or path.parent)
+    elif is_picture(path):
+        given = Given([Item.of("", path)], {"image": [path.name]})
+    elif path.suffix in ("", ".txt"):
+        given = _lines(path)
+    else:
+        raise UserError(f"{path} is of no kind that is known; give {KINDS}")
+    roots = picture_roots(image_dir or path.parent) if path.suffix in SUFFIXES else ()
+    check((picture for item in given.items for picture in item.pictures), roots)
+    return given
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name says that it is a picture."""
+    return path.suffix.lower() in PICTURES
+
+
+def _folder(folder: Path) -> Given:
+    paths = sorted(path for path in folder.rglob("*") if is_picture(path) and path.is_file())
+    if not paths:
+        raise UserError(f"{folder} holds no picture, at any depth: no file {', '.join(PICTURES)}")
+    return Given([Item.of("", path) for path in paths], {"image": [str(path.relative_to(folder)) for path in paths]})
+
+
+def _lines(file: Path) -> Given:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text file in UTF-8: {error}") from None
+    if not lines:
+        raise UserError(f"{file} is empty; give a text a line")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UserError(f"{file} line {number} is empty; remove it, as every line is embedded")
+    return Given([Item.of(line) for line in lines], {"text": lines})
+
+
+def _rows(file: Path, image_dir: Path) -> Given:
+    rows = read_file(file, COLUMNS, any_of_them=True)
+    if not len(rows):
+        raise UserError(f"{file} is empty: it has no rows")
+    locate = locate_pictures(image_dir, [image for _, (_, image) in rows])
+    items = [make_item(text, image, locate, where) for where, (text, image) in rows]
+    return Given(items, {name: [row[index] for row in rows.rows] for index, name in enumerate(COLUMNS)})

@@ -1,0 +1,67 @@
+"""Check libraries, device, disk, weights and data, before hours of work.
+
+    python -m gen2embed doctor
+    python -m gen2embed doctor photos --model Qwen/Qwen2-VL-2B-Instruct
+    python -m gen2embed doctor data=pairs data.path=my/pairs.csv --model outputs/run/adapter
+
+A line a finding: ok, warning or problem, with the remedy; the exit code is 1 if there is a problem. DATA is what
+`embed` takes, or settings of the groups data and benchmark, as of train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from gen2embed.commands.given import add_model_arguments, load_model
+from gen2embed.doctor.data import check_items, check_settings
+from gen2embed.doctor.environment import check_device, check_folder, check_libraries
+from gen2embed.doctor.findings import Finding, guarded
+from gen2embed.doctor.weights import check_files, check_loaded, check_speed
+from gen2embed.types import Item
+
+STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="*", metavar="DATA")
+    parser.add_argument("--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="default outputs")
+    add_model_arguments(parser, required=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    counts = dict.fromkeys(STYLES, 0)
+    console = Console(highlight=False)
+    for finding in findings(args):
+        counts[finding.state] += 1
+        console.print(Text.assemble((f"{finding.state:8}", STYLES[finding.state]), finding.said), soft_wrap=True)
+    console.print(f"{counts['problem']} problems, {counts['warning']} warnings")
+    return int(counts["problem"] > 0)
+
+
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """What all checks find, as it is found. A model whose files are broken is not loaded."""
+    yield from guarded("libraries", check_libraries())
+    yield from guarded("device", check_device())
+    yield from guarded("output folder", check_folder(args.output))
+    items: list[Item] = []
+    if settings := [its for its in args.data if "=" in its]:
+        yield from guarded("settings", check_settings(settings, items))
+    for path in (its for its in args.data if "=" not in its):
+        yield from guarded(f"input {path}", check_items(Path(path), items))
+    if args.model is None:
+        return
+    files = list(guarded("weights", check_files(args.model, args.adapter)))
+    yield from files
+    if all(finding.state == "ok" for finding in files):
+        yield from guarded("model", _check_model(args, items))
+
+
+def _check_model(args: argparse.Namespace, items: list[Item]) -> Iterator[Finding]:
+    embedder = load_model(args)
+    yield from check_loaded(embedder)
+    yield from check_speed(embedder, items)

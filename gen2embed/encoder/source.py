@@ -1,0 +1,96 @@
+"""What a path or a hub id holds: a base, or an adapter and its base; and what it carries beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub as hub
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+from gen2embed.encoder.adapter import CARD, base_of, card_differences, find_adapter, read_card
+from gen2embed.files import is_hub_id
+from gen2embed.images import Resolution
+from gen2embed.log import log
+from gen2embed.presets import load_preset
+from gen2embed.prompts import Convention, Prompt
+from gen2embed.types import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an embedder is loaded from.
+
+    path: of the base, a folder or a hub id. adapter: its folder here; None for none.
+    card: the prompt and the resolution that the checkpoint carries; empty for one that was not made here.
+    """
+
+    path: str | Path
+    adapter: Path | None
+    card: Mapping[str, Any]
+
+    def choose(
+        self, prompt: str | Prompt | None, convention: Convention | None, resolution: str | Resolution | None
+    ) -> tuple[Prompt, Resolution]:
+        """What is asked for, else what the checkpoint carries, else hierarchical, native and clamp.
+
+        Another choice than what it carries is taken, with a warning that says what differs.
+        """
+        chosen, size = _prompt(prompt, self.card), _resolution(resolution, self.card)
+        if convention is not None:
+            chosen = replace(chosen, convention=convention)
+        if differing := card_differences(dict(self.card), chosen, size):
+            log.warning("not as the checkpoint %s was trained: %s", self.adapter or self.path, "; ".join(differing))
+        return chosen, size
+
+
+def find_source(path: str | Path, adapter: str | Path | None = None, revision: str | None = None) -> Source:
+    """The base and the adapter at `path`, a folder or a hub id, or of `adapter` onto `path`; loads no weights.
+
+    Raises `UserError` for an adapter that is none, or that does not name its base.
+    """
+    if adapter is None:
+        if (config := _fetch(path, "adapter_config.json", revision)) is None:
+            card = _fetch(path, CARD, revision)
+            return Source(path, None, read_card(card.parent) if card else {})
+        adapter = path
+        base = base_of(config.parent)
+        if not base:
+            raise UserError(f"the adapter {adapter} does not name its base; give the base as path, and it as adapter")
+        path = base
+    folder = find_adapter(adapter)
+    if folder is None:
+        raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json")
+    return Source(path, folder, read_card(folder))
+
+
+def _prompt(asked: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
+    if isinstance(asked, Prompt):
+        return asked
+    if asked is None and "prompt" in card:
+        return Prompt(**card["prompt"])
+    return load_preset("prompt", asked or "hierarchical")
+
+
+def _resolution(asked: str | Resolution | None, card: Mapping[str, Any]) -> Resolution:
+    if isinstance(asked, Resolution):
+        return asked
+    return Resolution(**card.get("resolution", {})) if asked is None else load_preset("resolution", asked)
+
+
+def _fetch(path: str | Path, name: str, revision: str | None) -> Path | None:
+    """A small file of a folder or a hub repository; None if it is not there, or, with a warning, out of reach."""
+    file = Path(path) / name
+    if Path(path).exists() or not is_hub_id(path):
+        return file if file.is_file() else None
+    try:
+        return Path(hub.hf_hub_download(str(path), name, revision=revision))
+    except RemoteEntryNotFoundError:
+        return None
+    except OSError as error:
+        if hub.try_to_load_from_cache(str(path), name, revision=revision) is not hub._CACHED_NO_EXIST:
+            first = str(error).splitlines()[0]
+            log.warning("whether %s has a %s could not be asked, and it is taken to have none: %s", path, name, first)
+        return None

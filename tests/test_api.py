@@ -1,0 +1,299 @@
+"""The Python API beyond plain vectors: smaller ones, their similarity, saving and uploading; and scores by size."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub as hub
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, INPUTS, SIZE, TINY
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from test_adapters import trained
+from test_evaluate import Given, task
+
+from gen2embed import Embedder, UserError
+from gen2embed.compression import BLOCK, PRECISIONS, Compression, compress, similarity, size_in_bytes
+from gen2embed.data.benchmark import Benchmark
+from gen2embed.encoder.adapter import Lora
+from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.source import find_source
+from gen2embed.evaluate import evaluate
+from gen2embed.prompts import Prompt
+from gen2embed.tables import compression_table, print_table
+
+
+def unit(rows, width=128, seed=0, outlier=8):
+    """Random unit vectors, one element of which is often large, as language models have it."""
+    made = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    made[:, 3] *= outlier
+    return torch.nn.functional.normalize(made, dim=-1)
+
+
+# --- smaller vectors ------------------------------------------------------------------------------------------------
+
+
+def test_codes_against_loops():
+    vectors = unit(5)
+    for row, codes in zip(vectors.tolist(), compress(vectors, None, "int8").tolist(), strict=True):
+        assert codes == pytest.approx([127 * x / max(map(abs, row)) for x in row], abs=0.5 + 1e-4)
+        assert max(map(abs, codes)) == 127
+    for row, codes in zip(vectors.tolist(), compress(vectors, None, "binary").tolist(), strict=True):
+        bits = "".join("01"[x > 0] for x in row)
+        assert codes == [int(bits[start : start + 8], 2) for start in range(0, 128, 8)]
+    cut = compress(vectors, 40, "float32")
+    torch.testing.assert_close(cut, vectors[:, :40] / vectors[:, :40].norm(dim=1, keepdim=True))
+    assert compress(vectors, 128, "float32") is vectors
+
+
+def test_binary_codes_are_those_of_sentence_transformers():
+    quantize = pytest.importorskip("sentence_transformers.util").quantize_embeddings
+    np.testing.assert_array_equal(compress(unit(9), 64, "binary").numpy(), quantize(unit(9)[:, :64], "ubinary"))
+
+
+@settings(max_examples=30)
+@given(arrays(np.float32, (4, 16), elements=st.floats(-1, 1, width=16)), st.sampled_from(PRECISIONS))
+def test_codes_know_no_company(values, precision):
+    vectors = torch.nn.functional.normalize(torch.tensor(values) + 0.001, dim=-1)
+    alone = torch.cat([compress(row[None], 8, precision) for row in vectors])
+    assert torch.equal(compress(vectors, 8, precision), alone)
+
+
+@pytest.mark.parametrize("dim", [128, 64])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_similarity_is_near_the_cosine(dim, precision):
+    """Of random vectors, the signs agree as much as their angle says (Goemans and Williamson, 1995)."""
+    queries, candidates = (unit(n, seed=n, outlier=1 if precision == "binary" else 8) for n in (6, BLOCK + 9))
+    cosines = compress(queries, dim, "float32") @ compress(candidates, dim, "float32").T
+    expected = cosines.asin() * 2 / torch.pi if precision == "binary" else cosines
+    found = similarity(compress(queries, dim, precision), compress(candidates, dim, precision))
+    assert found.dtype == torch.float32
+    deviation = {"float32": 1e-7, "int8": 0.002, "binary": dim**-0.5}[precision]
+    assert (found - expected).abs().max() < 5 * deviation
+    assert (found - expected).mean().abs() < 0.1 * deviation
+    own = similarity(*[compress(candidates[:5], dim, precision)] * 2).diagonal()
+    torch.testing.assert_close(own, torch.ones(5), atol=1e-6, rtol=0)
+
+
+def test_similarity_of_codes_against_loops():
+    ints = torch.full((1, 140_000), -127, dtype=torch.int8)  # the products' sum is beyond int32
+    assert similarity(ints, -ints).tolist() == [[-1.0]]
+    bits = [[torch.randint(0, 2, (24,)).tolist() for _ in range(rows)] for rows in (3, 4)]
+    packed = [torch.tensor(np.packbits(side, axis=1)) for side in bits]
+    agreement = [[sum((a == b) - (a != b) for a, b in zip(q, c, strict=True)) / 24 for c in bits[1]] for q in bits[0]]
+    torch.testing.assert_close(similarity(*packed), torch.tensor(agreement))
+    exact = similarity(unit(3), compress(unit(4, seed=1), None, "int8"))  # of two precisions
+    torch.testing.assert_close(exact, unit(3) @ unit(4, seed=1).T, atol=0.02, rtol=0)
+
+
+def test_sizes_and_precisions_that_cannot_be_had(tiny):
+    for options, message in (
+        ({"truncate_dim": 129}, "vectors of 129 elements cannot be cut from the model's 128; choose 1 to 128"),
+        ({"truncate_dim": 0}, "vectors of 0 elements"),
+        ({"truncate_dim": 12, "precision": "binary"}, "12 elements are not; choose a multiple of 8"),
+        ({"precision": "int4"}, "precision 'int4' is unknown; choose one of float32, int8, binary"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tiny.encode("a dog", **options)
+    with pytest.raises(UserError, match=r"128 elements cannot be compared with candidates of 64; .* one truncate_dim"):
+        similarity(unit(1), unit(1, 64))
+    with pytest.raises(UserError, match="vectors are float32, int8 or, of binary, uint8; got int64"):
+        similarity(torch.ones(1, 8, dtype=torch.int64), unit(1, 8))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_encode_at_a_size_and_precision(tiny, precision):
+    whole = tiny.encode(INPUTS, "candidate")
+    codes = tiny.encode(INPUTS, "candidate", truncate_dim=64, precision=precision)
+    assert torch.equal(codes, compress(whole, 64, precision))
+    assert codes.element_size() * codes.shape[1] == size_in_bytes(64, precision)
+    assert tiny.encode([], truncate_dim=64, precision=precision).shape == (0, codes.shape[1])
+    assert torch.equal(tiny.similarity(codes, codes), similarity(codes, codes))
+
+
+def test_long_input_shows_a_bar(tiny, capfd):
+    tiny.encode(["a dog"] * 300)
+    assert "encoding" not in capfd.readouterr().err
+    tiny.encode([f"a dog {number}" for number in range(300)])
+    assert "300/300" in capfd.readouterr().err
+
+
+# --- saved and loaded again -----------------------------------------------------------------------------------------
+
+CHOSEN = Prompt(system={"query": "Say it."}, suffix={"candidate": {"text": "\nIn one word."}})
+
+
+def test_a_saved_base_is_the_same_embedder(tmp_path, caplog):
+    embedder = Embedder.from_pretrained(TINY, prompt=CHOSEN, resolution="original", device="cpu")
+    embedder.save_pretrained(tmp_path / "saved")
+    again = Embedder.from_pretrained(tmp_path / "saved", device="cpu")
+    assert (again.build.prompt, again.build.resolution) == (CHOSEN, embedder.build.resolution)
+    for role in ("query", "candidate"):
+        assert torch.equal(again.encode(INPUTS, role), embedder.encode(INPUTS, role))
+    assert not caplog.text
+    with pytest.raises(UserError, match=r"saved is there already, and is not an empty folder; name another one"):
+        embedder.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_saved_adapter_is_the_same_embedder(tmp_path, merged):
+    folder = trained(tmp_path, Lora(["q_proj", "down_proj"], r=4))
+    embedder = Embedder.from_pretrained(folder, device="cpu", merge_adapter=merged)
+    embedder.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved/adapter_model.safetensors").exists() != merged
+    assert (tmp_path / "saved/model.safetensors").exists() == merged
+    again = Embedder.from_pretrained(tmp_path / "saved", device="cpu")
+    torch.testing.assert_close(again.encode(INPUTS), embedder.encode(INPUTS), atol=1e-6, rtol=0)
+    assert again.build.resolution == embedder.build.resolution
+
+
+# --- the hub, by its client's objects replaced ----------------------------------------------------------------------
+
+
+class Hub:
+    """A hub of folders, as the client's functions show it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.asked = root, []
+
+    def HfApi(self, token):  # noqa: N802
+        self.asked.append(("token", token))
+        return self
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self.asked.append((repo_id, private, exist_ok))
+        if repo_id == "nobody/mine":
+            raise HfHubHTTPError("403 Forbidden: not yours", response=SimpleNamespace(headers={}, request=None))
+
+    def upload_folder(self, repo_id, folder_path, revision, commit_message):
+        shutil.copytree(folder_path, self.root / repo_id)
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{revision or 'main'}")
+
+    def hf_hub_download(self, repo_id, name, revision=None):
+        if not (self.root / repo_id).is_dir():
+            raise LocalEntryNotFoundError("offline")
+        if not (self.root / repo_id / name).is_file():
+            raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+        return str(self.root / repo_id / name)
+
+    def snapshot_download(self, repo_id, allow_patterns):
+        return str(self.root / repo_id)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    ours = Hub(tmp_path / "hub")
+    for name in ("HfApi", "hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(hub, name, getattr(ours, name))
+    return ours
+
+
+def test_push_to_hub(tiny, tmp_path, served, caplog):
+    address = tiny.push_to_hub("me/base", private=True, revision="next", token="secret")
+    assert address == "https://hub/me/base/commit/next"
+    assert served.asked == [("token", "secret"), ("me/base", True, True)]
+    card = json.loads((served.root / "me/base/gen2embed.json").read_text())
+    assert card["resolution"]["policy"] == "original"
+    assert not caplog.text
+    adapted = Embedder.from_pretrained(trained(tmp_path, Lora(["q_proj"])), device="cpu")
+    adapted.push_to_hub("me/adapter")
+    assert "the adapter names its base" in caplog.text
+    assert not (served.root / "me/adapter/model.safetensors").exists()
+    with pytest.raises(UserError, match=r"could not be uploaded to nobody/mine: 403 Forbidden.*; see `hf auth login`"):
+        tiny.push_to_hub("nobody/mine")
+    inputs = ["a red star", {"image": GOLDEN / "images" / "3.png"}]
+    by_path = Embedder.from_pretrained("me/adapter", device="cpu")  # as a repository of the hub
+    assert torch.equal(by_path.encode(inputs), adapted.encode(inputs))
+
+
+def test_what_a_repository_carries(tiny, served, caplog, monkeypatch):
+    """A whole checkpoint's card comes from the hub, as a folder's does."""
+    Embedder.from_pretrained(TINY, prompt=CHOSEN, resolution="original", device="cpu").push_to_hub("me/base")
+    assert find_source("me/base").choose(None, None, None) == (CHOSEN, tiny.build.resolution)
+    assert not caplog.text
+    assert find_source("me/unknown").card == {}
+    assert "whether me/unknown has a gen2embed.json could not be asked, and it is taken to have none" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: hub._CACHED_NO_EXIST)
+    assert find_source("me/unknown").card == {}
+    assert not caplog.text
+
+
+# --- scores by size and precision -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    rng = np.random.default_rng(0)
+    tasks = (task("a", "one", rng, width=16), task("b", "one", rng, size=4, width=16), task("c", "two", rng, width=16))
+    return Benchmark("given", tasks, {"one": ["a", "b"], "two": ["c"], "three": ["absent"]})
+
+
+def test_scores_by_size_and_precision_against_loops(benchmark, capsys):
+    def spelled(item):
+        vector = np.array([float(x) for x in item.texts[0].split()])
+        return torch.tensor(vector / np.linalg.norm(vector), dtype=torch.float32)[None]
+
+    result = evaluate(Normed(), Engine(4), benchmark, resamples=10, compression=Compression([16, 8]))
+    found = {(entry["dim"], entry["precision"]): entry for entry in result.scores["compression"]}
+    assert list(found) == [(dim, precision) for dim in (16, 8) for precision in PRECISIONS]
+    plain = [result.scores["tasks"][name] for name in ("a", "b", "c")]
+    assert found[16, "float32"]["precision@1"] == pytest.approx(np.mean([its["precision@1"] for its in plain]))
+    assert found[16, "float32"]["pessimistic"] == pytest.approx(np.mean([its["pessimistic"] for its in plain]))
+    assert result.scores["overall"] is None  # "three" was not run
+    for (dim, precision), entry in found.items():
+        right = {}
+        for its in benchmark.tasks:
+            for query, choices in zip(its.queries, its.choices, strict=True):
+                codes = [
+                    compress(spelled(item), dim, precision) for item in (query, *(its.candidates[i] for i in choices))
+                ]
+                scores = [round(float(similarity(codes[0], other)), 5) for other in codes[1:]]
+                right.setdefault(its.name, []).append(scores.index(max(scores)) == 0)
+        means = {name: np.mean(values) for name, values in right.items()}
+        assert entry["precision@1"] == pytest.approx(np.mean(list(means.values())))
+        assert entry["groups"] == pytest.approx({"one": (means["a"] + means["b"]) / 2, "two": means["c"]})
+        assert entry["bytes"] == {"float32": 4 * dim, "int8": dim, "binary": dim / 8}[precision]
+        assert entry["pessimistic"] <= entry["precision@1"]
+    assert found[8, "binary"]["pessimistic"] < found[8, "binary"]["precision@1"]  # ties of few bits are shown
+    assert len({round(entry["precision@1"], 6) for entry in found.values()}) > 3
+    print_table(compression_table(result.scores))
+    shown = capsys.readouterr().out
+    assert "binary" in shown
+    assert f"{100 * found[8, 'binary']['pessimistic']:.1f}" in shown
+
+
+class Normed(Given):
+    def embed(self, items, role):
+        return torch.nn.functional.normalize(super().embed(items, role), dim=-1)
+
+
+def test_eval_leaves_scores_by_size(run_script, world, tmp_path):
+    args = [
+        f"benchmark.folder={world.folder}",
+        f"benchmark.queries={SIZE['queries']}",
+        "bootstrap=10",
+        "engine.store=null",
+    ]
+    args += ["benchmark.subsets=[shape,t2i]", f"output_dir={tmp_path / 'out'}"]
+    outcome = run_script("eval.py", *args, "compression=default", "compression.precisions=[float32,binary]")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    sizes = [(entry["dim"], entry["precision"], entry["bytes"]) for entry in results["compression"]]
+    expected = [
+        (dim, name, dim * bits // 8) for dim in (128, 64, 32, 16) for name, bits in (("float32", 32), ("binary", 1))
+    ]
+    assert sizes == expected
+    assert set(results["compression"][0]["groups"]) == {results["tasks"][name]["group"] for name in ("shape", "t2i")}
+    assert "by size and precision of the vectors" in outcome.out
+    outcome = run_script("eval.py", *args, "compression=default", "compression.dims=[256]")
+    assert outcome.code == 1
+    assert "error: vectors of 256 elements cannot be cut from the model's 128" in outcome.err
+    outcome = run_script("eval.py", *args, "compression=default", "compression.precisions=[int4]")
+    assert outcome.code == 1
+    assert "compression.precisions" in outcome.err
