@@ -8,7 +8,7 @@ from gen2embed.presets import PACKAGE
 
 LAYERS = {
     0: ("types", "log", "files", "products"),
-    1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers"),
+    1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers", "significance"),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
     4: ("evaluate", "lit", "miners", "shortcuts", "tiny", "zero"),
@@ -26,6 +26,8 @@ LAYERS = {
         "compare",
         "rehearsal",
         "mining_report",
+        "eval_report",
+        "pages",
     ),
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
