@@ -31,6 +31,7 @@ from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
+from gen2embed.eval_report.page import write_report
 from gen2embed.evaluate import evaluate
 from gen2embed.leaderboard import leaderboard
 from gen2embed.log import log, quieten_libraries
@@ -237,6 +238,8 @@ def evaluate_and_report(
     report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:
         report.write_json(folder / "results.json", {"benchmarks": every})
+    if benchmarks:
+        write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)
     if len(benchmarks) != 1:
         run = report.manifest(config, embedder.fingerprint, report.timing((), time.perf_counter() - started))
         report.write_json(folder / "manifest.json", run)

@@ -17,12 +17,12 @@ ITS_OWN = re.compile(r"https?://([^/]*\.)?(google|googleapis|gvt1)\.com/")  # wh
 
 
 class Page(HTMLParser):
-    """Tags that are open, the text, the attributes of all tags and of each, and what is in scripts."""
+    """Tags that are open, the text, as one and in pieces, attributes, of all and by element, and what is in scripts."""
 
     def __init__(self, text):
         super().__init__()
         self.open, self.said, self.attributes, self.tags = [], "", [], Counter()
-        self.elements, self.scripts, self.text = [], [], text
+        self.elements, self.scripts, self.pieces, self.text = [], [], [], text
         self.feed(text)
         assert self.open == []
 
@@ -41,6 +41,7 @@ class Page(HTMLParser):
             self.scripts.append(data)
         else:
             self.said += "" if self.open[-1:] == ["style"] else data
+            self.pieces.append(data)
 
     def outside(self):
         """What the page would take from outside of itself."""

@@ -46,7 +46,7 @@ def _inline(document: str, name: str) -> Markup:
     drawn = document[document.index("<svg") :]
     drawn = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r"<!--.*?-->", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'<g id="[a-zA-Z]\w*_\d+">', "<g>", drawn)
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
     width, height = re.findall(r' (?:width|height)="([\d.]+)pt"', drawn)
     head = f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {width} {height}" style="max-width: {width}pt">'
     body = drawn[drawn.index(">") + 1 :].replace(INK, "var(--ink)").replace(AXES, "var(--axes)")
