@@ -31,7 +31,7 @@ from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
-from gen2embed.eval_report.page import write_report
+from gen2embed.eval_report.page import check_count, write_report
 from gen2embed.evaluate import evaluate
 from gen2embed.leaderboard import leaderboard
 from gen2embed.log import log, quieten_libraries
@@ -152,6 +152,7 @@ def check_sources(cfg: DictConfig) -> None:
 
 def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None) -> list[Benchmark]:
     """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+    check_count(cfg.report_queries)
     made = instantiate(chosen, _convert_="all") or {}
     benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
     for benchmark in benchmarks:
@@ -219,7 +220,7 @@ def evaluate_and_report(
     benchmarks: Sequence[Benchmark],
     started: float,
 ) -> None:
-    """Score the embedder, and leave results, tables and logs in the run's folder. started: of the run, in seconds.
+    """Score the embedder, and leave results, report and logs in the run's folder. started: of the run, in seconds.
 
     Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
     """
@@ -238,8 +239,8 @@ def evaluate_and_report(
     report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:
         report.write_json(folder / "results.json", {"benchmarks": every})
-    if benchmarks:
-        write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)
     if len(benchmarks) != 1:
         run = report.manifest(config, embedder.fingerprint, report.timing((), time.perf_counter() - started))
         report.write_json(folder / "manifest.json", run)
+    if benchmarks:
+        write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)

@@ -254,6 +254,11 @@ def neither(folder):
             [],
             r"error: .*shape.*parquet lacks the column tgt_text; it has qry_text, qry_img_path, tgt_img_path",
         ),
+        (
+            lambda f: None,
+            ["report_queries=-1"],
+            r"error: report_queries is a number of queries of each task, .* got -1",
+        ),
         (lambda f: spoil_rows(f, "tgt_text", ["a"]), [], r"error: .*shape.*row 3 has 1 tgt_text and 8 tgt_img_path"),
         (
             lambda f: shutil.rmtree(next(f.glob("eval-*/shape"))),

@@ -21,7 +21,7 @@ THUMBNAIL, QUALITY = 96, 70  # pixels of a picture's longer side; of WebP
 
 
 def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, seed: int) -> dict[str, Any]:
-    """At most `count` queries a task, chosen at random, wrong ones first, and the answers of each run.
+    """At most `count` queries a task, chosen at random, wrong ones more than right ones, and the answers of each run.
 
     Items and pictures come once each, and are referred to by their places. Raises `UserError` for benchmarks that are
     not those of the runs, and for pictures that cannot be opened.
@@ -34,9 +34,7 @@ def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, se
         for task in named[name].tasks:
             columns = [run.results[name].predictions[task.name] for run in runs]
             chosen = choose(columns, count, np.random.default_rng([seed, *task.name.encode()]))
-            wrong = [int((~its["correct"].astype(bool)).sum()) for its in columns]
-            about = {"benchmark": name, "name": task.name, "group": task.group}
-            tasks.append({**about, "queries": len(task.queries), "wrong": wrong, "shown": len(chosen)})
+            tasks.append({"benchmark": name, "name": task.name})
             shown += [(len(tasks) - 1, task, query, _answers(task, query, columns)) for query in chosen]
     roots = [root for benchmark in benchmarks for root in benchmark.roots]
     images.check((picture for _, task, query, its in shown for picture in _pictures(task, query, its)), roots)
@@ -73,7 +71,7 @@ def _check(benchmark: Benchmark | None, result: Result, name: str) -> None:
     if there != evaluated:
         raise UserError(
             f"the queries of benchmark {name} are no longer those that were evaluated; evaluate again, or make the "
-            "report without queries"
+            "report with --queries 0"
         )
 
 

@@ -36,8 +36,7 @@ def write_report(
     None reads them again, as the first run's manifest says. Raises `UserError` for folders without results, for runs
     that are not of the same queries, and for benchmarks or pictures that are gone.
     """
-    if queries < 0:
-        raise UserError(f"report_queries is a number of queries of each task, 0 for none; got {queries}")
+    check_count(queries)
     runs = read_runs(folders)
     explorer = None
     if queries:
@@ -63,8 +62,13 @@ def write_report(
             "text": TEXT,
             "resamples": RESAMPLES,
         },
-        colours=[charts.colour(index) for index in range(len(runs))],
     )
+
+
+def check_count(queries: int | None) -> None:
+    """Raise `UserError` for what is no number of queries to show."""
+    if queries is None or queries < 0:
+        raise UserError(f"report_queries is a number of queries of each task, 0 for none; got {queries}")
 
 
 def read_benchmarks(run: Run) -> list[Benchmark]:
