@@ -6,10 +6,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from gen2embed import tables
+from gen2embed.reporting import evaluate_and_report
 from gen2embed.runs import (
     check_sources,
     entry_point,
-    evaluate_and_report,
     make_benchmarks,
     make_embedder,
     make_trainer,

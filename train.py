@@ -28,11 +28,11 @@ from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
 from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.reporting import evaluate_and_report
 from gen2embed.resume import Resume
 from gen2embed.runs import (
     check_sources,
     entry_point,
-    evaluate_and_report,
     leave_config,
     make_benchmarks,
     make_embedder,

@@ -13,6 +13,7 @@ from typing import Protocol
 from gen2embed import compare
 from gen2embed.commands import embed, search
 from gen2embed.doctor import command as doctor
+from gen2embed.eval_report import command as report
 from gen2embed.export import command as export
 from gen2embed.log import quieten_libraries
 from gen2embed.types import UserError
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "embed": embed,
     "search": search,
     "compare": compare,
+    "report": report,
     "export": export,
     "doctor": doctor,
 }

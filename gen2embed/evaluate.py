@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gen2embed import metrics
 from gen2embed.compression import Compression, Precision, compress, decode, size_in_bytes
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.log import log
 from gen2embed.types import ROLES, Item, RankingTask, Role
@@ -157,11 +157,8 @@ class _Scored:
     """The outcomes of a task: of its rows, and for the ranks of its queries."""
 
     def __init__(self, task: RankingTask, outcome: Sequence[dict[str, Any]]) -> None:
-        first = np.flatnonzero(np.diff([row["row"] for row in outcome], prepend=-1))
-        self.correct, self.pessimistic = (
-            np.logical_and.reduceat([row[key] for row in outcome], first).astype(float)
-            for key in ("correct", "pessimistic")
-        )
+        rows, *right = (np.array([row[key] for row in outcome]) for key in ("row", "correct", "pessimistic"))
+        self.correct, self.pessimistic = (metrics.rows_right(rows, its).astype(float) for its in right)
         self.chance = metrics.chance(task.relevance) if task.chance is None else task.chance
         self.ranks = (
             {}
@@ -174,8 +171,9 @@ class _Scored:
         sizes = [len(choices) for choices in task.choices]
         self.counts = {
             "group": task.group,
-            "queries": len(first),
+            "queries": len(self.correct),
             "candidates": sizes[0] if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
+            "digest": task_digest(task),
         }
 
 

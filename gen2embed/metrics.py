@@ -20,6 +20,11 @@ def hits(scores: np.ndarray, relevance: np.ndarray) -> tuple[bool, bool]:
     return bool(relevance[scores.argmax()] > 0), bool((relevance[best] > 0).all())
 
 
+def rows_right(rows: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of each row, whether all of its queries are right; rows, right: (n,), the queries of a row side by side."""
+    return np.logical_and.reduceat(right, np.flatnonzero(np.diff(rows, prepend=rows[0] - 1)))
+
+
 def rank(scores: np.ndarray, relevance: np.ndarray) -> int:
     """Rank from 1 of the best relevant choice; choices that tie with it count as before it (pessimistic)."""
     best = scores[relevance > 0].max()

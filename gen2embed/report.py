@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def manifest(config: Mapping[str, Any], fingerprint: Mapping[str, Any], timing: 
         "config": config,
         "fingerprint": fingerprint,
         "seed": config.get("seed"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "versions": {
             "gen2embed": __version__,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import images, report, tables
+from gen2embed import images
 from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
@@ -30,9 +29,7 @@ from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.engine import Engine
-from gen2embed.evaluate import evaluate
-from gen2embed.leaderboard import leaderboard
+from gen2embed.eval_report.page import check_count
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.search import Search
@@ -58,7 +55,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
             check(cfg, config_name, HydraConfig.get().overrides.task)
             job = HydraConfig.get().mode == RunMode.MULTIRUN
-            if job and finished(config_name, Path(cfg.output_dir), plain(cfg)):
+            if job and finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
             else:
                 task(cfg)
@@ -156,6 +153,7 @@ def check_sources(cfg: DictConfig) -> None:
 
 def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None) -> list[Benchmark]:
     """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+    check_count(cfg.report_queries)
     made = instantiate(chosen, _convert_="all") or {}
     benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
     for benchmark in benchmarks:
@@ -213,39 +211,3 @@ def _chosen() -> set[str]:
                 else:
                     groups |= {str(key).rpartition("/")[2] for key in entry}
     return groups
-
-
-def evaluate_and_report(
-    cfg: DictConfig,
-    trainer: Trainer,
-    embedder: Embedder,
-    engine: Engine,
-    benchmarks: Sequence[Benchmark],
-    started: float,
-) -> None:
-    """Score the embedder, and leave results, tables and logs in the run's folder. started: of the run, in seconds.
-
-    Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
-    """
-    folder, config, every = Path(cfg.output_dir), plain(cfg), {}
-    if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
-        compression.settings(embedder.dim)
-    for benchmark in benchmarks:
-        model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
-        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression)
-        timing = report.timing(evaluation.encoded, time.perf_counter() - started)
-        run = report.manifest(config, model.fingerprint, timing)
-        its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
-        report.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
-        if benchmark.name == "mmeb":
-            report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
-        tables.print_table(tables.score_table(evaluation.scores))
-        if compression is not None:
-            tables.print_table(tables.compression_table(evaluation.scores))
-        every[benchmark.name] = evaluation.scores
-    report.log_scores(trainer.loggers, list(every.values()), config)
-    if len(benchmarks) > 1:
-        report.write_json(folder / "results.json", {"benchmarks": every})
-    if len(benchmarks) != 1:
-        run = report.manifest(config, embedder.fingerprint, report.timing((), time.perf_counter() - started))
-        report.write_json(folder / "manifest.json", run)

@@ -10,18 +10,14 @@ from typing import Any
 from gen2embed.encoder.store import differences
 from gen2embed.types import UserError
 
-# What a job leaves at its very end.
-LAST = {"train": "results.json", "eval": "results.json", "mine": "report.html"}
+LAST = "report.html"  # is what a job leaves at its very end
 FREE = ("output_dir", "paths", "logger", "callbacks", "resume", "engine", "search")  # do not decide a result
 
 
-def finished(name: str, folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the job of a configuration has ended in its folder; raises `UserError` if another one has.
-
-    name: of the entry point.
-    """
+def finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the job of a configuration has ended in its folder; raises `UserError` if another one has."""
     manifest = folder / "manifest.json"
-    if not (folder / LAST[name]).is_file() or not manifest.is_file():
+    if not (folder / LAST).is_file() or not manifest.is_file():
         return False
     there = json.loads(manifest.read_text())["config"]
     if differing := differences(_deciding(there), _deciding(config)):

@@ -106,6 +106,11 @@ class Item:
         text = repr((parts, self.instruction))
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
+    @property
+    def portable(self) -> list[str]:
+        """What it holds, wherever its pictures lie: texts, and the names of pictures below any root."""
+        return [part if isinstance(part, str) else f"\0{Path(str(part)).name}" for part in self.parts]
+
     def __str__(self) -> str:
         said = [f"text {part[:60]!r}" if isinstance(part, str) else f"picture {part}" for part in self.parts]
         return ", ".join(said)

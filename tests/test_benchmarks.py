@@ -427,6 +427,9 @@ def test_eval_all_three(run_eval, public, tmp_path, monkeypatch):
         policies[name] = alone["manifest"]["fingerprint"]["resolution"]["policy"]
         assert {key: alone[key] for key in scores} == scores
         assert (tmp_path / "run" / name / "scores.png").is_file()
+    page = (tmp_path / "run" / "report.html").read_text()
+    for name, scores in every.items():
+        assert all(f"{name}: {task}</option>" in page for task in scores["tasks"])
     assert policies == {"mmeb": "clip", "sugarcrepe": "original", "sugarcrepe_pp": "original"}
     assert "sugarcrepe is evaluated at its published resolution, original" in " ".join(outcome.err.split())
 

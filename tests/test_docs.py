@@ -57,7 +57,14 @@ def here(tmp_path_factory):
 
 SMOKE = ["--shape", "smoke", "--side", "56"]
 MODULE_MODEL = ["--model", str(TINY), "--resolution", "original"]  # the last one counts
-SAID = {"compare": "overall", "doctor": "0 problems", "embed": " written: ", "search": "nearest to"}
+SAID = {
+    "compare": "overall",
+    "report": "written",
+    "export": "written",
+    "doctor": "0 problems",
+    "embed": " written: ",
+    "search": "nearest to",
+}
 BENCHMARKS = {  # shorter, and what they say
     "benchmarks/false_negatives.py": (["--rows", "24", "--seeds", "0", "--top-k", "3"], "| saha |"),
     "benchmarks/mining.py": (["--parts", "compare", "--rows", "200", "--width", "16"], "clusters:"),

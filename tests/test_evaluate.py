@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.engine import Engine
+from gen2embed.eval_report.page import write_report
 from gen2embed.evaluate import evaluate
 from gen2embed.types import Item, RankingTask
 
@@ -153,6 +154,10 @@ def test_eval_leaves_everything(evaluate_small, tmp_path):
     assert pq.read_table(tmp_path / "run" / "predictions.parquet").num_rows == 12 * 8
     with Image.open(tmp_path / "run" / "scores.png") as chart:
         assert chart.width > 500
+    page = tmp_path / "run" / "report.html"
+    written = page.read_bytes()
+    write_report([tmp_path / "run"], page, manifest["config"]["report_queries"])
+    assert page.read_bytes() == written
     for name in (*results["tasks"], *results["groups"], "overall", "pessimistic", "chance"):
         assert name in outcome.out
 
@@ -247,6 +252,11 @@ def neither(folder):
             no_column,
             [],
             r"error: .*shape.*parquet lacks the column tgt_text; it has qry_text, qry_img_path, tgt_img_path",
+        ),
+        (
+            lambda f: None,
+            ["report_queries=-1"],
+            r"error: report_queries is a number of queries of each task, .* got -1",
         ),
         (lambda f: spoil_rows(f, "tgt_text", ["a"]), [], r"error: .*shape.*row 3 has 1 tgt_text and 8 tgt_img_path"),
         (

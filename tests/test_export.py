@@ -357,7 +357,7 @@ def test_scores_on_several_benchmarks(trained, tmp_path):
 def test_a_fully_tuned_model_and_its_scores(trained, tmp_path):
     model = Embedder.from_pretrained(TINY, resolution="original", device="cpu")
     with torch.no_grad():
-        model.backbone.full.model.language_model.norm.weight.mul_(torch.linspace(0.5, 2, model.backbone.width))
+        model.backbone.full.model.language_model.norm.weight.mul_(torch.linspace(0.5, 2, model.dim))
     tuned = save(model.backbone, model.build.prompt, model.build.resolution, tmp_path / "tuned")
     scores = json.loads((trained / "results.json").read_text())
     manifest = {**scores["manifest"], "fingerprint": replace(model, backbone=tuned).fingerprint}

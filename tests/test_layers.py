@@ -8,7 +8,18 @@ from gen2embed.presets import PACKAGE
 
 LAYERS = {
     0: ("types", "log", "files", "products", "shipped"),
-    1: ("prompts", "images", "metrics", "losses", "gradcache", "memory", "search", "peers", "compression"),
+    1: (
+        "prompts",
+        "images",
+        "metrics",
+        "significance",
+        "losses",
+        "gradcache",
+        "memory",
+        "search",
+        "peers",
+        "compression",
+    ),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
     4: ("evaluate", "lit", "miners", "mteb_encoder", "shortcuts", "tiny", "zero"),
@@ -22,6 +33,7 @@ LAYERS = {
         "leaderboard",
         "config",
         "runs",
+        "reporting",
         "sweeps",
         "demo",
         "compare",
@@ -30,6 +42,8 @@ LAYERS = {
         "rehearsal",
         "mining_report",
         "export",
+        "eval_report",
+        "pages",
     ),
     6: ("__main__",),
 }

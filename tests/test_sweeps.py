@@ -33,8 +33,8 @@ def run(folder, script, *args):
     return " ".join((done.stdout + done.stderr).split())
 
 
-def results(folder):
-    return {path: path.stat().st_mtime_ns for path in (folder / "sweep").glob("*/results.json")}
+def reports(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / "sweep").glob("*/report.html")}
 
 
 @pytest.mark.xdist_group("sweep")
@@ -42,13 +42,13 @@ def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, monkeypatch, c
     grid = ("mining=random,saha", "prompt=hierarchical,none", "seed=1,2")
     jobs = (*grid, *TRAINED, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     run(tmp_path, "train.py", *jobs)
-    first = results(tmp_path)
+    first = reports(tmp_path)
     assert len(first) == 8
 
     lost = sorted(first)[3]
     lost.unlink()
     said = run(tmp_path, "train.py", *jobs)
-    second = results(tmp_path)
+    second = reports(tmp_path)
     assert {path for path in first if second[path] != first[path]} == {lost}
     assert said.count("finished before") == 7
 
@@ -64,16 +64,16 @@ def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, monkeypatch, c
 @pytest.mark.xdist_group("sweep")
 def test_submitit_in_this_machine(tmp_path):
     run(tmp_path, "eval.py", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
-    assert len(results(tmp_path)) == 1
+    assert len(reports(tmp_path)) == 1
 
 
 def test_a_finished_run_of_other_settings_is_not_one_of_these(tmp_path):
     (tmp_path / "manifest.json").write_text('{"config": {"seed": 1, "output_dir": "here"}}')
-    assert not finished("eval", tmp_path, {"seed": 1})
-    (tmp_path / "results.json").write_text("{}")
-    assert finished("eval", tmp_path, {"seed": 1, "output_dir": "there"})
+    assert not finished(tmp_path, {"seed": 1})
+    (tmp_path / "report.html").write_text("")
+    assert finished(tmp_path, {"seed": 1, "output_dir": "there"})
     with pytest.raises(UserError, match="holds a finished run with other settings: seed is 1 there and 2 here; choose"):
-        finished("eval", tmp_path, {"seed": 2})
+        finished(tmp_path, {"seed": 2})
 
 
 def test_a_jobs_folder_has_a_name_that_the_disk_takes(tmp_path):

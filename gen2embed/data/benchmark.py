@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from gen2embed.data.rows import known_names
 from gen2embed.images import Policy
@@ -30,6 +34,15 @@ class Benchmark:
     @property
     def pictures(self) -> Iterator[Picture]:
         return (picture for task in self.tasks for item in task.items() for picture in item.pictures)
+
+
+def task_digest(task: RankingTask) -> str:
+    """A digest of what is asked and what is right: texts, the pictures' names below any root, choices and grades."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([[item.portable for item in side] for side in (task.queries, task.candidates)]).encode())
+    for choices, grades in zip(task.choices, task.relevance, strict=True):
+        digest.update(np.asarray(choices, np.int64).tobytes() + np.asarray(grades, np.float64).tobytes())
+    return digest.hexdigest()
 
 
 def choose(benchmark: str, known: Sequence[str], subsets: Sequence[str] | None) -> list[str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen2embed.files import write_atomic
-from gen2embed.types import Item, Pair, UserError
+from gen2embed.types import Pair, UserError
 
 SCHEMA = pa.schema(
     {
@@ -47,14 +47,10 @@ def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
 
     negatives: with their explicit negatives, which decide a loss, but no cluster.
     """
-
-    def side(item: Item) -> list[str]:
-        return [part if isinstance(part, str) else f"\0{Path(str(part)).name}" for part in item.parts]
-
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs:
-        row = [pair.subset, pair.row, side(pair.query), side(pair.positive)]
-        row += [side(item) for item in pair.negatives] if negatives else []
+        row = [pair.subset, pair.row, pair.query.portable, pair.positive.portable]
+        row += [item.portable for item in pair.negatives] if negatives else []
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
 

@@ -34,7 +34,7 @@ def digest(fingerprint: Fingerprint) -> str:
 
 def differences(there: Fingerprint, here: Fingerprint) -> list[str]:
     """What differs, one line a setting, nested keys dotted."""
-    a, b = dict(_flat(there)), dict(_flat(here))
+    a, b = dict(flat(there)), dict(flat(here))
     said = {True: repr, False: lambda _: "nothing"}
     return [
         f"{key} is {said[key in a](a.get(key))} there and {said[key in b](b.get(key))} here"
@@ -43,10 +43,11 @@ def differences(there: Fingerprint, here: Fingerprint) -> list[str]:
     ]
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their keys, nested ones dotted."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

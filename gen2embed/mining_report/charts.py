@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from gen2embed.pages.drawing import Draw
+
 BINS = np.linspace(-1, 1, 101)  # of a cosine
 OWN = "own positive"
 COLOURS = {"kept": "#3d7fd9", "skipped": "#e8903a", OWN: "#8a8f98"}
-THEMES = {"light": ("#2b2f36", "#c9ced6"), "dark": ("#d7dae0", "#4a505a")}  # ink, axes
 TALLEST = 40  # subsets in one chart
-
-Draw = Callable[[Axes], None]
 
 
 def counts(values: np.ndarray) -> np.ndarray:
@@ -98,27 +94,3 @@ def overview(draws: Sequence[Draw], subsets: int, title: str) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     return figure
-
-
-def themed(draw: Draw) -> dict[str, str]:
-    """One small chart as a data URI for each of `THEMES`, on a transparent ground."""
-    return {theme: _data_uri(draw, *colours) for theme, colours in THEMES.items()}
-
-
-def _data_uri(draw: Draw, ink: str, axes_colour: str) -> str:
-    names = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
-    style: Any = dict.fromkeys(names, ink)
-    style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), axes_colour) | {"font.size": 9}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(3.4, 2.4))
-        figure.subplots_adjust(0.21, 0.25, 0.95, 0.9)  # a layout engine would draw everything twice
-        axes = figure.subplots()
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        file = io.BytesIO()
-        figure.savefig(file, format="webp", dpi=200, transparent=True, pil_kwargs={"lossless": True})
-    return data_uri(file.getvalue(), "image/webp")
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

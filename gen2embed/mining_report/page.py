@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from gen2embed import images
 from gen2embed.files import write_atomic
 from gen2embed.log import progress
 from gen2embed.mining_report import charts
 from gen2embed.mining_report.figures import Run, Subset, facts, read_run, values
+from gen2embed.pages.drawing import svg
+from gen2embed.pages.page import shortened, thumbnail, write_page
 from gen2embed.types import Pair, Picture
 
 GALLERY = 3  # clusters shown of each subset
@@ -43,21 +45,21 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
     sections = []
     with progress("drawing the report", len(run.subsets)) as advance:
         for subset, its in zip(run.subsets, shown, strict=True):
-            cards = [_card(run, rows) for rows in its]
-            sections.append({"facts": facts(run, subset), "charts": _themed([subset]), "cards": cards})
+            cards, drawn = [_card(run, rows) for rows in its], _drawn([subset], f"subset {subset.name}")
+            sections.append({"facts": facts(run, subset), "charts": drawn, "cards": cards})
             advance()
-    page = _template().render(
+    write_atomic(folder / "mining.png", lambda file: file.write(_overview(run)))
+    write_page(
+        folder / "report.html",
+        "gen2embed.mining_report",
         run=run,
         seed=seed,
         members=MEMBERS,
         gallery=GALLERY,
         facts=[section["facts"] for section in sections],
-        charts=_themed(run.subsets),
+        charts=_drawn(run.subsets, "all subsets"),
         sections=sections,
     )
-    write_atomic(folder / "mining.png", lambda file: file.write(_overview(run)))
-    # A text may hold half of a surrogate pair, which no file can.
-    write_atomic(folder / "report.html", lambda file: file.write(page.encode(errors="replace")))
 
 
 # --- the gallery ----------------------------------------------------------------------------------------------------
@@ -116,17 +118,8 @@ def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part(part: str | Picture) -> dict[str, str]:
     if isinstance(part, str):
-        text = " ".join(part.split())
-        return {"text": text if len(text) <= TEXT else text[: TEXT - 1].rstrip() + "…"}
-    return {"picture": _thumbnail(part), "name": str(part).rpartition("/")[2]}
-
-
-def _thumbnail(picture: Picture) -> str:
-    small = images.load(picture)
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    small.save(file, "webp", quality=80)
-    return charts.data_uri(file.getvalue(), "image/webp")
+        return {"text": shortened(part, TEXT)}
+    return {"picture": thumbnail(part, THUMBNAIL), "name": str(part).rpartition("/")[2]}
 
 
 # --- charts and page ------------------------------------------------------------------------------------------------
@@ -143,8 +136,8 @@ def _draws(subsets: Sequence[Subset]) -> dict[str, charts.Draw]:
     return out
 
 
-def _themed(subsets: Sequence[Subset]) -> dict[str, dict[str, str]]:
-    return {title: charts.themed(draw) for title, draw in _draws(subsets).items()}
+def _drawn(subsets: Sequence[Subset], of: str) -> dict[str, Markup]:
+    return {title: svg(draw, f"{title}, {of}: histogram") for title, draw in _draws(subsets).items()}
 
 
 def _overview(run: Run) -> bytes:
@@ -158,15 +151,3 @@ def _overview(run: Run) -> bytes:
     file = io.BytesIO()
     charts.overview(draws, len(shares), title).savefig(file, dpi=150)
     return file.getvalue()
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gen2embed.mining_report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": "{:,}".format, "cosine": "{:.3f}".format, "percent": "{:.0%}".format}
-    return environment.get_template("page.html")

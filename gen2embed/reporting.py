@@ -1,0 +1,58 @@
+"""Score an embedder, and leave all that people and programs look for in the run's folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.utils import instantiate
+from lightning import Trainer
+from omegaconf import DictConfig
+
+from gen2embed import report, tables
+from gen2embed.config import plain
+from gen2embed.data.benchmark import Benchmark
+from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.engine import Engine
+from gen2embed.eval_report.page import write_report
+from gen2embed.evaluate import evaluate
+from gen2embed.leaderboard import leaderboard
+
+
+def evaluate_and_report(
+    cfg: DictConfig,
+    trainer: Trainer,
+    embedder: Embedder,
+    engine: Engine,
+    benchmarks: Sequence[Benchmark],
+    started: float,
+) -> None:
+    """Score the embedder, and leave results, report and logs in the run's folder. started: of the run, in seconds.
+
+    Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
+    """
+    folder, config, every = Path(cfg.output_dir), plain(cfg), {}
+    if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
+        compression.settings(embedder.dim)
+    for benchmark in benchmarks:
+        model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
+        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression)
+        timing = report.timing(evaluation.encoded, time.perf_counter() - started)
+        run = report.manifest(config, model.fingerprint, timing)
+        its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
+        report.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
+        if benchmark.name == "mmeb":
+            report.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
+        tables.print_table(tables.score_table(evaluation.scores))
+        if compression is not None:
+            tables.print_table(tables.compression_table(evaluation.scores))
+        every[benchmark.name] = evaluation.scores
+    report.log_scores(trainer.loggers, list(every.values()), config)
+    if len(benchmarks) > 1:
+        report.write_json(folder / "results.json", {"benchmarks": every})
+    if len(benchmarks) != 1:
+        run = report.manifest(config, embedder.fingerprint, report.timing((), time.perf_counter() - started))
+        report.write_json(folder / "manifest.json", run)
+    if benchmarks:
+        write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)
