@@ -11,9 +11,10 @@ from conftest import Fake, noise
 from pages import Page, needs_browser, opened
 
 from gen2embed import UserError, report
+from gen2embed.__main__ import main
 from gen2embed.data.mmeb import read_custom
 from gen2embed.encoder.engine import Engine
-from gen2embed.eval_report import command, explorer
+from gen2embed.eval_report import explorer
 from gen2embed.eval_report.page import write_report
 from gen2embed.eval_report.results import read_runs
 from gen2embed.eval_report.tables import make_table
@@ -194,10 +195,9 @@ def test_chart_names_are_escaped():
     assert '$a$ &lt;b&gt; &amp; "' in drawn
 
 
-def test_report_again_is_the_same(left, page, monkeypatch, capsys):
+def test_report_again_is_the_same(left, page, capsys):
     """From a run's folder alone."""
-    monkeypatch.setattr("sys.argv", ["eval_report", str(left / "good")])
-    command.main()
+    assert main(["report", str(left / "good")]) == 0
     assert (left / "good" / "report.html").read_text() == page.text
     assert "good/report.html written" in capsys.readouterr().out
     benchmark = read_custom(left / "tasks", name="kinds")
@@ -348,17 +348,18 @@ def test_refuses_what_cannot_be_paired(left, tmp_path):
         read_runs([left / "bad", tmp_path / "fewer"])
 
 
-def test_command_refuses(left, monkeypatch, tmp_path):
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["eval_report", *map(str, args)])
-        command.main()
+def test_command_refuses(left, capsys, tmp_path):
+    def refused(*args):
+        assert main(["report", *map(str, args)]) == 1
+        return capsys.readouterr().err
 
-    with pytest.raises(SystemExit, match=r"error: .*nowhere holds no results.json; eval.py and train.py leave one"):
-        run(tmp_path / "nowhere")
-    with pytest.raises(SystemExit, match=r"error: several runs .* say --output FILE.html"):
-        run(left / "good", left / "bad")
-    with pytest.raises(SystemExit, match=r"error: a run is named twice"):
-        run(left / "good", left / "good", "--output", tmp_path / "x.html")
+    assert re.search(
+        r"error: .*nowhere holds no results.json; eval.py and train.py leave one", refused(tmp_path / "nowhere")
+    )
+    assert re.search(r"error: several runs .* say --output FILE.html", refused(left / "good", left / "bad"))
+    assert re.search(
+        r"error: a run is named twice", refused(left / "good", left / "good", "--output", tmp_path / "x.html")
+    )
 
 
 def test_several_benchmarks(left, tmp_path):

@@ -8,7 +8,8 @@ import sys
 import pytest
 from conftest import REPOSITORY, TINY
 
-from gen2embed import UserError, compare
+from gen2embed import UserError
+from gen2embed.__main__ import main
 from gen2embed.config import _file_name
 from gen2embed.sweeps import finished
 
@@ -38,7 +39,7 @@ def reports(folder):
 
 
 @pytest.mark.xdist_group("sweep")
-def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, monkeypatch, capsys):
+def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, capsys):
     grid = ("mining=random,saha", "prompt=hierarchical,none", "seed=1,2")
     jobs = (*grid, *TRAINED, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     run(tmp_path, "train.py", *jobs)
@@ -52,8 +53,7 @@ def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, monkeypatch, c
     assert {path for path in first if second[path] != first[path]} == {lost}
     assert said.count("finished before") == 7
 
-    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "sweep")])
-    compare.main()
+    assert main(["compare", str(tmp_path / "sweep")]) == 0
     assert "mining=SaHa" in capsys.readouterr().out
     with (tmp_path / "sweep/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
