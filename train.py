@@ -56,6 +56,11 @@ def main(cfg: DictConfig) -> None:
     start(cfg, trainer, leave=resume.checkpoint is None)
     sync_of(trainer.strategy)
     check_sources(cfg)
+    if cfg.model.get("compiled") and cfg.adapter is not None:
+        raise UserError(
+            "model.compiled=true draws other random numbers in the second pass over a chunk than in the first, so it "
+            "is not for training; leave it to mine.py and eval.py"
+        )
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None

@@ -113,6 +113,14 @@ def test_flash_attention_is_told_the_samples_of_a_row(checkpoint, embedder, monk
     torch.testing.assert_close(torch.cat(rows)[prepared.order].detach(), alone, atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_vectors():
+    """By the compiler that there is; it takes a minute."""
+    plain, compiled = load(TINY), load(TINY, compiled=True)
+    assert all(layer._compiled_call_impl for layer in compiled.backbone.full.get_decoder().layers)
+    torch.testing.assert_close(compiled.encode(INPUTS), plain.encode(INPUTS), atol=2e-6, rtol=0)
+
+
 def test_rows_are_padded_where_tokens_do_not_see_all_before_them(embedder, monkeypatch):
     if embedder.backbone.model_type == "gemma3":
         assert embedder.why_padded == "a model of type gemma3 is not known to be causal"

@@ -264,6 +264,12 @@ def test_the_base_does_not_move(pairs, tiny):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_compiled_layers_are_not_trained(train):
+    outcome = train("model.compiled=true")
+    assert outcome.code == 1
+    assert "model.compiled=true draws other random numbers" in outcome.err
+
+
 def test_multirun_over_miners_and_seeds(train, tmp_path):
     outcome = train("-m", "mining=random,saha_paper", "seed=1,2", "output_dir=sweep", "trainer.max_steps=1")
     assert outcome.code == 0, outcome.err

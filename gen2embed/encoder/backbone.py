@@ -125,8 +125,11 @@ def load_backbone(
     revision: str | None = None,
     trust_remote_code: bool = False,
     attn_implementation: Attention = "sdpa",
+    compiled: bool = False,
 ) -> Backbone:
     """Load the model at `path`, a local folder or a hub id.
+
+    compiled: compile the text layers at their first pass, once for rows of all lengths.
 
     Raises `UserError` for a folder that is missing, is not a checkpoint or lacks weights, for a model that is not a
     multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
@@ -153,6 +156,9 @@ def load_backbone(
     if missing := sorted(loading["missing_keys"]) + sorted(loading["mismatched_keys"]):
         raise UserError(f"the checkpoint {path} does not fill the model: {len(missing)} weights, such as {missing[0]}")
     model = model.requires_grad_(False).eval().to(device)
+    if compiled:
+        for layer in model.get_decoder().layers:
+            layer.compile(dynamic=True)
     return Backbone(path, model, model.base_model, processor, config.model_type, _identity(path, config))
 
 

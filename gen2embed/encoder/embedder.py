@@ -60,6 +60,7 @@ class Embedder:
         attn_implementation: Attention = "sdpa",
         merge_adapter: bool = False,
         packing: bool = True,
+        compiled: bool = False,
         picture_cache_gib: float = 1.0,
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
@@ -76,6 +77,7 @@ class Embedder:
         max_length: in tokens; a longer input loses the end of its own text.
         attn_implementation: flash_attention_2 falls back to sdpa, with a line that says why, where it cannot run.
         packing: put many inputs in one row of tokens, where the model allows it; the same vectors, faster.
+        compiled: compile the text layers: a minute at the first inputs, faster after it. Not for training.
         picture_cache_gib: how much of what the vision tower made is kept for when a picture comes again.
 
         Raises `UserError` for what cannot be loaded, with the remedy.
@@ -83,7 +85,7 @@ class Embedder:
         source = find_source(path, adapter, revision)
         chosen, resolution = source.choose(prompt, convention, resolution)
         backbone = load_backbone(
-            source.path, resolution, dtype, device, revision, trust_remote_code, attn_implementation
+            source.path, resolution, dtype, device, revision, trust_remote_code, attn_implementation, compiled
         )
         if source.adapter is not None:
             backbone = load_adapter(backbone, source.adapter)
