@@ -15,6 +15,7 @@ from gen2embed.runs import (
     make_trainer,
     start,
 )
+from gen2embed.sync import gathered
 from gen2embed.types import UserError
 
 
@@ -26,12 +27,12 @@ def main(cfg: DictConfig) -> None:
     if cfg.benchmark is None:
         raise UserError("benchmark=none evaluates nothing; choose another benchmark")
     check_sources(cfg)
-    benchmarks = make_benchmarks(cfg, cfg.benchmark)
-
-    embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
-    tables.print_table(tables.summary_table(embedder, benchmarks, engine, folder))
-
-    evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+    with gathered(trainer) as peers:
+        benchmarks = make_benchmarks(cfg, cfg.benchmark)
+        embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
+        if peers.rank == 0:
+            tables.print_table(tables.summary_table(embedder, benchmarks, engine, folder))
+        evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started, peers)
 
 
 if __name__ == "__main__":

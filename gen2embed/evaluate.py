@@ -16,6 +16,7 @@ from gen2embed.compression import Compression, Precision, compress, decode, size
 from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.log import log
+from gen2embed.peers import ALONE, Peers
 from gen2embed.types import ROLES, Item, RankingTask, Role
 
 TOP = 5  # best choices that the predictions keep
@@ -38,6 +39,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     compression: Compression | None = None,
+    peers: Peers = ALONE,
 ) -> Evaluation:
     """Score `model` on every task of `benchmark`.
 
@@ -45,8 +47,9 @@ def evaluate(
     the mean reciprocal rank. Averages are unweighted means over tasks: per group, per further set of tasks, and
     overall, only where every task of them was run.
     compression: at which sizes and precisions the same vectors are scored again; None is at none.
+    peers: each embeds its part of the items, and has all scores.
     """
-    embedded = {role: _encode(model, engine, benchmark.tasks, role) for role in ROLES}
+    embedded = {role: _encode(model, engine, benchmark.tasks, role, peers) for role in ROLES}
     width = max(its.encoded.vectors.shape[1] for its in embedded.values())
     settings = compression.settings(width) if compression else []
     smaller: dict[tuple[int, Precision], dict[str, _Scored]] = {setting: {} for setting in settings}
@@ -92,7 +95,7 @@ class _Embedded:
         return self.encoded.vectors[[self.rows[id(item)] for item in items]]
 
 
-def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role) -> _Embedded:
+def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, peers: Peers) -> _Embedded:
     """Every item that some task uses in `role`, in one run of the engine."""
     items = {
         id(item): item
@@ -103,7 +106,7 @@ def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Ro
     }
     title = {"query": "queries", "candidate": "candidates"}[role]
     rows = {key: row for row, key in enumerate(items)}
-    return _Embedded(rows, engine.encode(model, list(items.values()), role, title))
+    return _Embedded(rows, engine.encode(model, list(items.values()), role, title, peers))
 
 
 _AVERAGED = tuple(f"recall@{k}" for k in RECALL_AT)

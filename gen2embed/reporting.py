@@ -18,6 +18,7 @@ from gen2embed.encoder.engine import Engine
 from gen2embed.eval_report.page import write_report
 from gen2embed.evaluate import evaluate
 from gen2embed.leaderboard import leaderboard
+from gen2embed.peers import ALONE, Peers
 
 
 def evaluate_and_report(
@@ -27,8 +28,11 @@ def evaluate_and_report(
     engine: Engine,
     benchmarks: Sequence[Benchmark],
     started: float,
+    peers: Peers = ALONE,
 ) -> None:
     """Score the embedder, and leave results, report and logs in the run's folder. started: of the run, in seconds.
+
+    Each of `peers` embeds its part; rank 0 leaves what there is.
 
     Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
     """
@@ -37,7 +41,9 @@ def evaluate_and_report(
         compression.settings(embedder.dim)
     for benchmark in benchmarks:
         model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
-        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression)
+        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression, peers)
+        if peers.rank > 0:
+            continue
         timing = report.timing(evaluation.encoded, time.perf_counter() - started)
         run = report.manifest(config, model.fingerprint, timing)
         its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
@@ -48,6 +54,8 @@ def evaluate_and_report(
         if compression is not None:
             tables.print_table(tables.compression_table(evaluation.scores))
         every[benchmark.name] = evaluation.scores
+    if peers.rank > 0:
+        return
     report.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:
         report.write_json(folder / "results.json", {"benchmarks": every})

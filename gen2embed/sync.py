@@ -219,8 +219,8 @@ def gathered(trainer: Trainer) -> Iterator[Peers]:
         return
     if not isinstance(strategy, Replicated):
         raise UserError(
-            f"mining cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, else "
-            "strategy=single"
+            f"mining and evaluation cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, "
+            "else strategy=single"
         )
     assert strategy.launcher is not None
     try:

@@ -662,7 +662,7 @@ def test_zero_on_a_cpu(run_script):
         said = f"error: strategy={strategy} cannot run on CPUAccelerator: {needs}"
         assert said in " ".join(outcome.err.split())
     outcome = run_script("mine.py", "trainer=cpu", "strategy=deepspeed_zero2")
-    assert "error: mining cannot use Zero; choose strategy=ddp" in outcome.err
+    assert "error: mining and evaluation cannot use Zero; choose strategy=ddp" in outcome.err
 
 
 def test_zero_without_deepspeed(run_script, monkeypatch):

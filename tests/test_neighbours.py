@@ -183,6 +183,24 @@ def uninterrupted(mine, tmp_path_factory):
     return (folder / "mined/clusters.parquet").read_bytes()
 
 
+@FORKS
+def test_ranks_share_an_evaluation(forked, tmp_path):
+    """Each embeds its shards; one leaves the results, which are those of a process alone."""
+    args = ["trainer=cpu", "benchmark.queries=6", "bootstrap=10", "engine.shard_size=8", "report_queries=0"]
+    scores, stored = [], []
+    for name, more in (("one", []), ("two", TWO)):
+        (folder := tmp_path / name).mkdir()
+        told = {"script": "eval.py", "folder": folder, **({"ranks": 2} if more else {})}
+        codes = forked(folder / "said", *args, *more, "output_dir=run", **told)
+        assert codes == [0] * len(codes), (folder / "said.0").read_text()
+        results = json.loads((folder / "run/results.json").read_text())
+        scores.append({task: (its["precision@1"], its["mrr"]) for task, its in results["tasks"].items()})
+        stored.append((count(folder, "embeddings"), results["manifest"]["items_computed"]))
+    assert scores[0] == scores[1]
+    assert stored[0][0] == stored[1][0] > 2
+    assert stored[1][1] < 0.7 * stored[0][1]
+
+
 def count(folder: Path, kind: str) -> int:
     return len([path for path in (folder / "outputs" / kind).rglob("*.npy") if not path.name.startswith(".")])
 
