@@ -50,6 +50,11 @@ def _fsync(path: Path) -> None:
         os.close(opened)
 
 
+def is_occupied(folder: Path) -> bool:
+    """Whether there is anything but an empty folder."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
 def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Write a folder under a temporary name beside its own, then rename it, in place of what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,8 +35,8 @@ class Answers:
 
     def paired(self, rows: slice) -> Bool[Tensor, "b m"]:
         """Of some queries, the candidates that some training row pairs with it."""
-        found = torch.zeros_like(self.identical(rows))
-        for column in self.known[rows].T:
+        found = self.known[rows, :1] == self.candidates
+        for column in self.known[rows, 1:].T:
             found |= column[:, None] == self.candidates
         return found
 
@@ -140,7 +140,7 @@ class InfoNCE(nn.Module):
 def describe(
     queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: Answers
 ) -> dict[str, Float[Tensor, ""]]:
-    """How a batch stands, where what is identical to the positive or known of the query is right, all else wrong.
+    """How a batch stands, where what is known of the query, its own positive included, is right, all else wrong.
 
     accuracy: share of queries whose most similar candidate is right. positive_similarity: mean over own positives.
     negative_similarity: mean over all that is wrong.
@@ -148,7 +148,7 @@ def describe(
     sums = queries.new_zeros(4)
     for rows in blocks(len(queries), len(candidates)):
         similarity = queries[rows] @ candidates.T
-        right = answers.identical(rows) | answers.paired(rows)
+        right = answers.paired(rows)
         hits = right.gather(1, similarity.argmax(dim=1, keepdim=True))
         own, wrong = similarity.diagonal(rows.start), similarity.masked_fill(right, 0)
         sums += torch.stack([hits.sum(), own.sum(), wrong.sum(), (~right).sum()])

@@ -12,8 +12,6 @@ instructions that tasks of mteb propose are not used.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 
 from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.store import digest
 from gen2embed.log import progress
 from gen2embed.types import Item, Role, UserError
 
@@ -80,11 +79,11 @@ class MtebEncoder:
             from mteb.models.model_meta import ModelMeta, ScoringFunction  # noqa: PLC0415
         except ImportError as error:
             raise UserError("mteb is not installed; run: pip install 'gen2embed[mteb]'") from error
-        backbone, fingerprint = self.embedder.backbone, json.dumps(self.embedder.fingerprint, sort_keys=True)
+        backbone = self.embedder.backbone
         return ModelMeta.create_empty(
             {
                 "name": f"gen2embed/{Path(backbone.name).name}",
-                "revision": hashlib.blake2b(fingerprint.encode(), digest_size=16).hexdigest(),
+                "revision": digest(self.embedder.fingerprint),
                 "n_parameters": backbone.parameters,
                 "max_tokens": self.embedder.build.max_length,
                 "embed_dim": self.embedder.dim,

@@ -15,7 +15,7 @@ import peft
 
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.backbone import Backbone
-from gen2embed.files import replace_folder
+from gen2embed.files import is_occupied, replace_folder
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
@@ -27,7 +27,7 @@ def save_pretrained(backbone: Backbone, prompt: Prompt, resolution: Resolution, 
 
     Raises `UserError` for a folder that holds something, as what was there could be taken for a part of it.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_occupied(folder):
         raise UserError(f"{folder} is there already, and is not an empty folder; name another one, or remove it")
     replace_folder(folder, lambda unfinished: save(backbone, prompt, resolution, unfinished))
 

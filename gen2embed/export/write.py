@@ -19,7 +19,7 @@ from gen2embed.export.card import Facts, Run, write_card
 from gen2embed.export.kinds import Alone, Encode, Kind, Merged, Place
 from gen2embed.export.sentences import SentenceTransformers, needs_code
 from gen2embed.export.serving import Vllm
-from gen2embed.files import is_hub_id, replace_folder
+from gen2embed.files import is_hub_id, is_occupied, replace_folder
 from gen2embed.prompts import Convention
 from gen2embed.types import ROLES, Role, UserError, did_you_mean
 
@@ -81,7 +81,7 @@ def export(kind: str, source: Source, output: Path, dtype: Dtype = "float32") ->
     """
     if kind not in KINDS:
         raise UserError(f"the kind {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of {', '.join(KINDS)}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if is_occupied(output):
         raise UserError(f"the output {output} is there and not empty; choose another, or remove it")
     made, run = KINDS[kind], None if source.run is None else Run.read(source.run)
     if not made.merges and dtype != "float32":
