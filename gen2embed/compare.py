@@ -25,12 +25,13 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
-from gen2embed.encoder.store import differences
+from gen2embed.encoder.store import differences, without
 from gen2embed.tables import print_table
 from gen2embed.types import UserError
 
 CURVES = ("loss", "accuracy", "positive_similarity", "negative_similarity", "validation/mean")
-IGNORED = ("seed", "output_dir", "paths", "logger", "callbacks", "resume")  # what may differ within an arm
+# What may differ within an arm; seeds of the miner and the data may follow the run's.
+IGNORED = ("seed", "mining.seed", "data.seed", "output_dir", "paths", "logger", "callbacks", "resume")
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def arms(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> dict[Arm,
 
     by: of these settings, only those; raises `UserError` for one that does not differ. Empty takes all.
     """
-    configs = [_settings(run["manifest"]["config"]) for run in runs]
+    configs = [without(run["manifest"]["config"], IGNORED) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
     told = [key for key in differing if key.endswith("._target_") or key.rpartition(".")[0] not in classes]
@@ -187,15 +188,6 @@ def write_scores(path: Path, named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -
                 manifest = run["manifest"]
                 scores = [f"{_score(run, column):.6f}" for column in columns]
                 lines.writerow([*values, manifest["config"]["seed"], manifest.get("git_commit"), *scores])
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what may differ within an arm; seeds of the miner and the data may follow the run's."""
-    kept = {key: value for key, value in config.items() if key not in IGNORED}
-    for group in ("mining", "data"):
-        if kept.get(group):
-            kept[group] = {key: value for key, value in kept[group].items() if key != "seed"}
-    return kept
 
 
 def _told(config: Mapping[str, Any], key: str) -> str:

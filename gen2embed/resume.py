@@ -19,7 +19,7 @@ from gen2embed.checkpoint import Checkpoints, remove, step_of, steps, sweep
 from gen2embed.data.batches import BatchPlan
 from gen2embed.data.clusters import data_fingerprint
 from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.store import differences
+from gen2embed.encoder.store import differences, without
 from gen2embed.files import write_atomic
 from gen2embed.log import log
 from gen2embed.logger import CSVLogger
@@ -50,7 +50,7 @@ class Resume:
             raise UserError(f"resume={config['resume']} is unknown; choose one of auto, never")
         self.trainer, self.checkpoint, self.kept = trainer, None, list[Path]()
         device = trainer.strategy.root_device.type
-        self.settings = _plain({**_deciding(config), "ranks": trainer.world_size, "device": device})
+        self.settings = _plain({**without(config, FREE), "ranks": trainer.world_size, "device": device})
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.folder = next((its.folder for its in callbacks if isinstance(its, Checkpoints)), None)
         if self.folder is None:
@@ -105,15 +105,6 @@ class Resume:
     def _compare(self, what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         if differing := differences(there, here):
             raise UserError(f"the checkpoint {self.checkpoint} was made with {what}: {'; '.join(differing)}; {REMEDY}")
-
-
-def _deciding(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings that decide what is trained."""
-    return {
-        key: _deciding(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if f"{prefix}{key}" not in FREE
-    }
 
 
 def _describe(pairs: Sequence[Pair]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.encoder.store import differences
+from gen2embed.encoder.store import differences, without
 from gen2embed.types import UserError
 
 LAST = "report.html"  # is what a job leaves at its very end
@@ -20,12 +20,8 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
     if not (folder / LAST).is_file() or not manifest.is_file():
         return False
     there = json.loads(manifest.read_text())["config"]
-    if differing := differences(_deciding(there), _deciding(config)):
+    if differing := differences(without(there, FREE), without(config, FREE)):
         raise UserError(
             f"{folder} holds a finished run with other settings: {'; '.join(differing)}; choose another output_dir"
         )
     return True
-
-
-def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in FREE}

@@ -136,6 +136,7 @@ def test_a_run_without_them_is_the_same(world, run_script, tmp_path):
             "adapter.dropout=0",
             "trainer.max_steps=3",
             "benchmark=none",
+            "data.rows=24",
         ]
         args += ["batch.pairs=8", "callbacks=default", f"shortcuts={name}", f"output_dir={tmp_path / name}"]
         runs[name] = run_script("train.py", *args, *folders(world)[:1])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import SIZE
 from PIL import Image
 
 from gen2embed import UserError
@@ -117,17 +118,16 @@ def test_near_duplicates_are_among_the_candidates(tasks):
     assert np.mean(near) > 3
 
 
-def test_it_is_drawn_once_and_the_same(world, tmp_path):
-    again = World(tmp_path, rows=24, queries=8)
-    files = {path.relative_to(world.folder) for path in world.folder.rglob("*") if path.is_file()}
-    before = (world.train(), world.eval())
-    times = {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")}
-    assert before == (world.train(), world.eval())
-    assert times == {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")}
-    again.train(), again.eval()
-    assert files == {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    for path in files:
-        assert (tmp_path / path).read_bytes() == (world.folder / path).read_bytes()
+def test_it_is_drawn_once_and_the_same(tmp_path):
+    worlds = [World(tmp_path / name, **SIZE) for name in ("a", "b")]
+    drawn = [(world.train(), world.eval()) for world in worlds]
+    first, again = ({path.relative_to(its.folder): path for path in its.folder.rglob("*")} for its in worlds)
+    times = {path: path.stat().st_mtime_ns for path in first.values()}
+    assert drawn[0] == (worlds[0].train(), worlds[0].eval())
+    assert times == {path: path.stat().st_mtime_ns for path in worlds[0].folder.rglob("*")}
+    assert first.keys() == again.keys()
+    for name, path in first.items():
+        assert path.is_dir() or path.read_bytes() == again[name].read_bytes()
 
 
 def test_another_seed_is_another_world(world, tmp_path):

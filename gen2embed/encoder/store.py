@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,15 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def without(mapping: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """A mapping without what lies at some keys, nested ones dotted."""
+    return {
+        key: without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in mapping.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def _plain(fingerprint: Fingerprint) -> Fingerprint:

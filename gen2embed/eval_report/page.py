@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from gen2embed.config import check_call
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoder.store import flat
+from gen2embed.encoder.store import flat, without
 from gen2embed.eval_report import charts
 from gen2embed.eval_report.explorer import RIGHT_ANSWERS, TEXT, WRONG, explore
 from gen2embed.eval_report.results import Result, Run, read_runs
@@ -131,7 +131,7 @@ def _resolution(manifest: Mapping[str, Any]) -> str:
 def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The settings that differ between runs, by their keys."""
     configs = [next(iter(run.results.values())).manifest["config"] for run in runs]
-    every = [{key: value for key, value in flat(its) if key.partition(".")[0] not in IGNORED} for its in configs]
+    every = [dict(flat(without(its, IGNORED))) for its in configs]
     keys = dict.fromkeys(key for its in every for key in its)
     said = {key: [json.dumps(its[key], ensure_ascii=False) if key in its else "–" for its in every] for key in keys}
     return {key: values for key, values in said.items() if len(set(values)) > 1}
