@@ -140,10 +140,10 @@ def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequ
         return {}
     if len(benchmarks) != 1:
         raise UserError("a validation is of one benchmark; choose one with benchmark@validation.benchmark=...")
-    keep, every = cfg.validation.keep, cfg.validation.every_n_steps
-    callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", every, keep)
+    settings = {key: value for key, value in plain(cfg.validation).items() if key != "benchmark"}
+    callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", **settings)
     trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]  # a checkpoint of the step has what it found
-    return callback.best if keep == "best" else {}
+    return callback.best if callback.keep == "best" else {}
 
 
 def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:

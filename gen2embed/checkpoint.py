@@ -68,7 +68,8 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step != trainer.max_steps and (not self.every_n_steps or step % self.every_n_steps):
+        last = step == trainer.max_steps or trainer.should_stop
+        if not last and (not self.every_n_steps or step % self.every_n_steps):
             return
         _log_early(trainer)
         self.save(trainer, f"step={step:06d}")
@@ -90,7 +91,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 def _log_early(trainer: Trainer) -> None:
     """Log a step before its checkpoint: Lightning does it afterwards, and in between the run may die."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    if not every or trainer.global_step % every:
+    if not every or (trainer.global_step % every and not trainer.should_stop):
         return
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     for logger in trainer.loggers:
