@@ -12,14 +12,14 @@ from gen2embed.presets import compose_shipped
 PAGE = (REPOSITORY / "docs/migration.md").read_text()
 NEEDED = {"data=pairs": ["data.path=my.csv"], "model=base": ["model.path=some/model"]}
 FLAGS = {  # of the reference's README, and of src/arguments.py and cli/ at 3ea7803
-    "README": "model_name model_name_or_path data_dir prompt_mode eval_split output_dir num_hard_negatives pool_multiplier "
-    "processed_data_path lora_rank learning_rate num_epochs batch_size nproc_per_node",
-    "ModelArguments": "model_name model_backbone processor_name model_type checkpoint_path pooling normalize temperature "
-    "lora lora_r lora_alpha lora_dropout lora_target_modules prompt_tuning num_crops",
+    "README": "model_name model_name_or_path data_dir prompt_mode eval_split output_dir num_hard_negatives "
+    "pool_multiplier processed_data_path lora_rank learning_rate num_epochs batch_size nproc_per_node",
+    "ModelArguments": "model_name model_backbone processor_name model_type checkpoint_path pooling normalize "
+    "temperature lora lora_r lora_alpha lora_dropout lora_target_modules prompt_tuning num_crops",
     "DataArguments": "dataset_name split_name subset_name dataset_split num_sample_per_subset image_dir "
     "encode_output_path max_len embedding_type image_resolution use_text_data Q_prompt D_prompt",
-    "TrainingArguments": "image_encoder_freeze output_dir project_name from_ckpt logging_steps num_train_epochs grad_cache "
-    "gc_q_chunk_size gc_p_chunk_size joint_training use_batch_sampling hard_negatives",
+    "TrainingArguments": "image_encoder_freeze output_dir project_name from_ckpt logging_steps num_train_epochs "
+    "grad_cache gc_q_chunk_size gc_p_chunk_size joint_training use_batch_sampling hard_negatives",
     "MTEBArguments": "task_types tasks",
     "cli": "apply_represent_prompt in_one_word_D in_one_word_Q top_k pool_mult",
 }
