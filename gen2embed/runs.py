@@ -53,7 +53,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 )
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
-            check(cfg, config_name, HydraConfig.get().overrides.task)
+            check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
             job = HydraConfig.get().mode == RunMode.MULTIRUN
             if job and finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
@@ -75,6 +75,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         return main
 
     return decorate
+
+
+def added_folders() -> list[str]:
+    """The folders of yaml files that the command line adds to the shipped ones, by --config-dir or hydra.searchpath."""
+    sources = HydraConfig.get().runtime.config_sources
+    shipped = conf_dir()
+    return [source.path for source in sources if source.schema == "file" and Path(source.path) != shipped]
 
 
 def started_together() -> int:
@@ -200,9 +207,11 @@ def _overridden() -> set[str]:
 def _chosen() -> set[str]:
     """The groups that the command line overrides, or the experiment that it names."""
     groups, experiments = _overridden(), [HydraConfig.get().runtime.choices.get("experiment")]
+    folders = [conf_dir(), *map(Path, added_folders())]
     while experiments:
-        file = conf_dir() / "experiment" / f"{experiments.pop()}.yaml"
-        if file.is_file():
+        name = experiments.pop()
+        files = (folder / "experiment" / f"{name}.yaml" for folder in folders)  # Hydra takes the first, too
+        if file := next(filter(Path.is_file, files), None):
             experiment: Any = OmegaConf.load(file)
             groups |= {str(key) for key in experiment if key != "defaults"}
             for entry in experiment.get("defaults", []):
