@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -134,12 +134,12 @@ def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, whole: bool = F
 
     roots: folders that hold them; none is anywhere. whole: decode them, rather than read their headers.
     """
-    paths, real = sorted(set(paths)), tuple(dict.fromkeys(os.path.realpath(root) for root in roots))
-    found = {}
+    paths, found = sorted(set(paths)), {}
+    within = partial(_within, roots={os.path.realpath(root) for root in roots}, real=cache(os.path.realpath))
     with ThreadPoolExecutor(os.cpu_count() if whole else 16) as pool:
         title = "decoding pictures" if whole else "checking pictures"
         with progress(title, len(paths), shown=len(paths) >= HEADERS_FROM) as advance:
-            for path, fault in zip(paths, pool.map(lambda path: _fault(path, real, whole), paths), strict=True):
+            for path, fault in zip(paths, pool.map(lambda path: _fault(path, whole, within), paths), strict=True):
                 if fault:
                     found[path] = fault
                 advance()
@@ -155,9 +155,9 @@ def _looked(roots: Sequence[Path]) -> str:
     return f"looked in {', '.join(map(str, roots[:3]))}{others}; set the image folder" if roots else "check the paths"
 
 
-def _fault(path: Path, roots: Sequence[str], whole: bool) -> Fault | None:
+def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | None:
     try:
-        if roots and not _within(path, roots):
+        if not within(path):
             return Fault(LINKED)
         with _opened(path) as opened:
             if max(opened.size) > MOST_ASPECT * min(opened.size):
@@ -173,12 +173,13 @@ def _fault(path: Path, roots: Sequence[str], whole: bool) -> Fault | None:
     return None
 
 
-def _within(path: Path, roots: Sequence[str]) -> bool:
-    real = os.path.realpath(path) if path.is_symlink() else os.path.join(_real(path.parent), path.name)  # noqa: PTH118
-    return any(Path(real).is_relative_to(root) for root in roots)
+def _within(path: Path, roots: Collection[str], real: Callable[[Path], str]) -> bool:
+    """Whether a file lies below one of some folders, wherever links lead; without any, it does.
 
-
-_real = lru_cache(maxsize=4096)(os.path.realpath)  # of folders, which hold many pictures each
+    real: of folders, which hold many pictures each, so that it remembers.
+    """
+    found = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
+    return not roots or any(found.is_relative_to(root) for root in roots)
 
 
 def _opened(path: Path) -> Image.Image:

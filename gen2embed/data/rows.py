@@ -125,12 +125,16 @@ def locate_pictures(image_dir: Path, names: Iterable[str]) -> Callable[[str], Pa
     probed = [Path(name) for name in list(distinct)[:PROBED]]
     if probed and not image_dir.is_dir():
         raise UserError(f"the image folder {image_dir} does not exist; set image_dir to where {probed[0]} lies")
-    if all((image_dir / name).is_file() for name in probed):
+    if all(_is_file(image_dir / name) for name in probed):
         return lambda name: _confined(image_dir, name, 0, image_dir)
     layouts = [(root, 0) for root in picture_roots(image_dir)] + [(image_dir, 1)]
-    hits = [sum((root / Path(*name.parts[skip:])).is_file() for name in probed) for root, skip in layouts]
+    hits = [sum(_is_file(root / Path(*name.parts[skip:])) for name in probed) for root, skip in layouts]
     root, skip = layouts[hits.index(max(hits))]
     return lambda name: _confined(root, name, skip, image_dir)
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # which raises for no name, however long, and no folder that is closed
 
 
 def _confined(root: Path, name: str, skip: int, image_dir: Path) -> Path:
