@@ -19,6 +19,7 @@ from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.datamodules import PairDataModule
 from gen2embed.data.pairs import Files
 from gen2embed.data.quarantine import FILE, sound_pairs
+from gen2embed.data.rows import locate_pictures
 from gen2embed.encoder.engine import Engine
 from gen2embed.types import Picture
 
@@ -161,6 +162,19 @@ def test_a_run_skips_and_goes_on_the_same(run_script, tmp_path):
     outcome = run_script(*train, "trainer.max_steps=1")
     assert outcome.code == 1
     assert "were mined from other data: 6 rows" in " ".join(outcome.err.split())
+
+
+def test_a_name_that_leaves_the_folder_only_without_its_first_folder(tmp_path):
+    """Where pictures lie without the first folder of their names."""
+    noise(1).save(tmp_path / "secret.png")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in "abc":
+        noise(2).save(folder / f"{name}.png")
+    locate = locate_pictures(folder, [*(f"train/{name}.png" for name in "abc"), "train/../secret.png"])
+    assert locate("train/a.png") == folder / "a.png"
+    with pytest.raises(UserError, match=r"the picture 'train/../secret.png' lies outside of .*images; mend the row"):
+        locate("train/../secret.png")
 
 
 # --- in the midst of a run ------------------------------------------------------------------------------------------

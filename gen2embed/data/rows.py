@@ -5,6 +5,7 @@ A file is parquet, jsonl or csv (lists in a csv are JSON). A subset lies in one 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the 
 )
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 LONGEST_PATH = 4000  # bytes of a picture's name; systems end at 4096 with its folder
+CONTROL = [*map(chr, range(32)), "\x7f"]  # characters that no picture's name has
 PROBED = 50  # picture names of a subset that are looked for to find their root
 
 Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or tuple for a str or a list of them
@@ -121,35 +123,36 @@ def locate_pictures(image_dir: Path, names: Iterable[str]) -> Callable[[str], Pa
     folder in it, and without their own first folder; the first layout that holds the most of them is taken for all.
     Raises `UserError` if there are names and no such folder; the function, for a name that leaves it.
     """
-    distinct = dict.fromkeys(name for name in names if name and _outside(image_dir, name) is None)
-    probed = [Path(name) for name in list(distinct)[:PROBED]]
+    distinct = dict.fromkeys(name for name in names if name)
+    confined = (name for name in distinct if _outside(image_dir, name, image_dir / name) is None)
+    probed = [Path(name) for name in itertools.islice(confined, PROBED)]
     if probed and not image_dir.is_dir():
         raise UserError(f"the image folder {image_dir} does not exist; set image_dir to where {probed[0]} lies")
     if all(_is_file(image_dir / name) for name in probed):
-        return lambda name: _confined(image_dir, name, 0, image_dir)
+        return lambda name: _confined(image_dir, name, image_dir / name)
     layouts = [(root, 0) for root in picture_roots(image_dir)] + [(image_dir, 1)]
     hits = [sum(_is_file(root / Path(*name.parts[skip:])) for name in probed) for root, skip in layouts]
     root, skip = layouts[hits.index(max(hits))]
-    return lambda name: _confined(root, name, skip, image_dir)
+    return lambda name: _confined(image_dir, name, root / Path(*Path(name).parts[skip:]))
 
 
 def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113  # which raises for no name, however long, and no folder that is closed
 
 
-def _confined(root: Path, name: str, skip: int, image_dir: Path) -> Path:
-    """The path of a name below a root, without its first `skip` folders; `UserError` if it leaves the image folder."""
-    if why := _outside(image_dir, name):
+def _confined(image_dir: Path, name: str, path: Path) -> Path:
+    """The path that a name has; `UserError` if it leaves the image folder."""
+    if why := _outside(image_dir, name, path):
         raise UserError(f"the picture {name[:200]!r} {why}")
-    return root / Path(*Path(name).parts[skip:])
+    return path
 
 
-def _outside(image_dir: Path, name: str) -> str | None:
+def _outside(image_dir: Path, name: str, path: Path) -> str | None:
     """Why a name is of no file below the image folder; None if it is of one. Links are `images.check`'s."""
-    if len(os.fsencode(name)) > LONGEST_PATH or any(ord(character) < 32 for character in name):
+    if len(os.fsencode(name)) > LONGEST_PATH or any(map(name.__contains__, CONTROL)):
         return f"is no file's name: it is longer than {LONGEST_PATH} bytes, or holds control characters; mend the row"
-    root, path = (os.path.abspath(its) for its in (image_dir, image_dir / name))  # noqa: PTH100  # follows no link
-    if not Path(path).is_relative_to(root):
+    root, its = os.path.abspath(image_dir), os.path.abspath(path)  # noqa: PTH100  # which follow no link
+    if not its.startswith(root.rstrip(os.sep) + os.sep):
         return f"lies outside of {image_dir}; mend the row, or set image_dir to a folder that holds it"
     return None
 

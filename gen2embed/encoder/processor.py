@@ -29,7 +29,7 @@ def load_processor(
         raise UserError(
             f"{path} is a model of type {config.model_type!r}, which has no processor for pictures and texts"
         )
-    base: type[ProcessorMixin] = PROCESSOR_MAPPING[type(config)]
+    base: Any = PROCESSOR_MAPPING[type(config)]
     tokenizer = AutoTokenizer.from_pretrained(path, **source)
     if not tokenizer.is_fast:
         raise UserError(
@@ -63,7 +63,7 @@ def _without_videos(base: Any) -> type[ProcessorMixin]:
     return PictureProcessor
 
 
-def _restored(base: type[ProcessorMixin], state: dict[str, Any]) -> ProcessorMixin:
+def _restored(base: Any, state: dict[str, Any]) -> ProcessorMixin:
     processor = object.__new__(_without_videos(base))
     vars(processor).update(state)
     return processor
