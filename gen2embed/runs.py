@@ -26,6 +26,7 @@ from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.quarantine import sound_pairs
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
@@ -34,7 +35,7 @@ from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
-from gen2embed.types import UserError
+from gen2embed.types import Pair, UserError
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -149,6 +150,12 @@ def read_data(folder: Path) -> PairSource:
         raise UserError(f"{file} names no data: it is not of a run of mine.py or train.py")
     check_call(data, "data")
     return instantiate(data, _convert_="all")
+
+
+def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
+    """The training pairs that a run in `folder` takes; rank 0 checks their pictures for all."""
+    seconds = getattr(trainer.strategy, "timeout_seconds", 0.0)  # of several ranks; a single one waits for none
+    return sound_pairs(data, folder, leader=trainer.is_global_zero, seconds=seconds)
 
 
 def check_sources(cfg: DictConfig) -> None:
