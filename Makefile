@@ -1,7 +1,7 @@
 # `make help` lists the targets. Every target sets up .venv first, unless it is up to date.
 .DEFAULT_GOAL := help
 PAPER := zero-shot-2b zero-shot-7b mine-2b train-2b train-7b train-2b-one-gpu train-7b-one-gpu evaluate-2b evaluate-7b
-.PHONY: help setup demo test test-slow coverage lint typecheck bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
+.PHONY: help setup demo test test-slow coverage lint typecheck docs bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -43,6 +43,10 @@ lint: setup ## ruff: rules and format
 
 typecheck: setup ## mypy
 	$(RUN) -m mypy
+
+docs: setup ## the documentation as a site, outputs/docs/index.html; a warning is an error
+	$(RUN) docs/configuration.py
+	$(RUN) -m sphinx --quiet --fresh-env --fail-on-warning --keep-going docs outputs/docs
 
 bench: setup ## short forms of the benchmarks, on one CPU thread; outputs/bench/speed.json against the others
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) benchmarks/encode.py --short --output outputs/bench

@@ -7,12 +7,15 @@ import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import REPOSITORY, TINY, noise
 
+from gen2embed import Item
 from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
-from gen2embed.presets import compose_shipped
+from gen2embed.presets import compose_shipped, load_preset
+from gen2embed.prompts import as_text, reference_template, render
 from gen2embed.rehearsal import experiments
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -31,7 +34,7 @@ MAKES = [command for command in COMMANDS if command.startswith("make ")]
 def test_commands_are_found():
     assert len(PYTHON) >= 12
     assert {"make demo", "make test"} <= set(MAKES)
-    assert len(PYTHON) + len(MAKES) + 1 == len(COMMANDS)  # and .venv/bin/pre-commit
+    assert set(COMMANDS) - {*PYTHON, *MAKES} == {".venv/bin/pre-commit install", ". .venv/bin/activate"}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ SAID = {
     "embed": " written: ",
     "search": "nearest to",
 }
-BENCHMARKS = {  # shorter, and what they say
+SCRIPTS = {  # shorter, and what they say
     "benchmarks/false_negatives.py": (["--rows", "24", "--seeds", "0", "--top-k", "3"], "| saha |"),
     "benchmarks/mining.py": (["--parts", "compare", "--rows", "200", "--width", "16"], "clusters:"),
     "benchmarks/encode.py": ([*SMOKE, "--works", "labels", "--items", "8", "--rounds", "1"], "encode_labels"),
@@ -74,6 +77,7 @@ BENCHMARKS = {  # shorter, and what they say
         [*SMOKE, "--works", "texts", "--schemes", "ours", "--pairs", "2", "4"],
         "ours without its inputs",
     ),
+    "docs/figures.py": (["--output", "."], "method_saha.png"),
 }
 
 
@@ -82,7 +86,10 @@ def small(script, args):
     groups = {arg.partition("=")[0] for arg in args}
     out = ["engine.store=null"]
     if script != "mine.py":
-        out += ["bootstrap=10", *([] if "benchmark" in groups else ["benchmark.queries=2"])]
+        out += [
+            "bootstrap=10",
+            *([] if "benchmark" in groups else ["benchmark.queries=2", "benchmark.subsets=[shape,colour]"]),
+        ]
     if script != "eval.py":
         out += [
             *([] if "mining=none" in args else ["mining.top_k=7"]),
@@ -102,15 +109,16 @@ def test_python_commands(run_script, capfd, monkeypatch, here):
         script, *args = shlex.split(command)[1:]
         monkeypatch.chdir(here)
         if script == "-m":
-            monkeypatch.setattr(sys, "argv", [*args, *(MODULE_MODEL if "--model" in args else [])])
+            remote = "--model" in args and not (here / args[args.index("--model") + 1]).exists()
+            monkeypatch.setattr(sys, "argv", [*args, *(MODULE_MODEL if remote else [])])
             capfd.readouterr()
             with contextlib.suppress(SystemExit):
                 runpy.run_module(args[0], run_name="__main__")
             assert SAID[args[1]] in capfd.readouterr().out, command
             continue
-        if script in BENCHMARKS:
+        if script in SCRIPTS:
             monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-            arguments, said = BENCHMARKS[script]
+            arguments, said = SCRIPTS[script]
             outcome = run_script(script, *arguments, cwd=here)
             assert outcome.code == 0, f"{command}: {outcome.err}"
             assert said in outcome.out
@@ -155,26 +163,35 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_group_and_choice_is_in_the_readme():
-    text = (REPOSITORY / "README.md").read_text()
-    for group in (
-        "model",
-        "prompt",
-        "resolution",
-        "benchmark",
-        "data",
-        "trainer",
-        "logger",
-        "experiment",
-        "sweep",
-        "mining",
-        "adapter",
-        "loss",
-        "optim",
-        "strategy",
-        "callbacks",
-        "engine",
-        "search",
-    ):
-        for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
-            assert f"`{file.stem}`" in text, f"{group}={file.stem}"
+def test_the_configuration_page_is_of_the_configuration():
+    written = runpy.run_path(str(REPOSITORY / "docs/configuration.py"))["page"]()
+    assert written == (REPOSITORY / "docs/configuration.md").read_text(), "run `make docs`"
+    for file in (REPOSITORY / "conf").glob("*/*.yaml"):
+        assert f"| `{file.stem}` |" in written
+
+
+def test_every_experiment_of_the_paper_is_on_its_page():
+    page = (REPOSITORY / "docs/reproduction.md").read_text()
+    for _, name in experiments():
+        assert f"`{name}`" in page
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    build = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "docs", str(tmp_path)]
+    outcome = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    index = (tmp_path / "index.html").read_text()
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert f'href="{page.stem}.html"' in index or page.stem == "index"
+    assert "Raises <cite>UserError</cite>" in (tmp_path / "api.html").read_text()
+
+
+def test_the_prompt_on_the_page_is_the_one_that_is_rendered():
+    prompt, template = (
+        replace(load_preset("prompt", "hierarchical"), convention="reference"),
+        reference_template("qwen2_vl"),
+    )
+    question, answer = Item.of("Which shape is in the picture?", noise(0)), Item.of("circle")
+    shown = re.findall(r"```text\n(.*?)```", (REPOSITORY / "docs/method.md").read_text(), re.DOTALL)
+    rendered = [render(question, "query", prompt, template), render(answer, "candidate", prompt, template)]
+    assert shown == [as_text(pieces, "<|image_pad|>") for pieces in rendered]
