@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gen2embed.data.datamodules import TrainingBatch
+from gen2embed.log import log
 from gen2embed.peers import ALONE, Peers
 from gen2embed.types import Prepare, UserError
 
@@ -174,8 +175,15 @@ class Ranks(DDPStrategy):
             ) from error
 
     def on_exception(self, exception: BaseException) -> None:
-        """End the ranks that this one started: they would wait for it until their timeout."""
+        """End the ranks that this one started, which would wait for it until their timeout, and name what ended one."""
         super().on_exception(exception)
+        for rank, process in enumerate(self.launcher.procs, 1):  # type: ignore[union-attr]
+            if (code := process.poll()) is not None and code < 0:
+                log.error(
+                    "rank %d was ended by %s, as the system does where memory is short",
+                    rank,
+                    signal.Signals(-code).name,
+                )
         self.launcher.kill(signal.SIGKILL)  # type: ignore[union-attr]
 
 

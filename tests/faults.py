@@ -1,6 +1,11 @@
-"""`python train.py ARGS` with a fault on rank 1, named by the variable FAULT: other rows, or an error in a step."""
+"""`python train.py ARGS` with a fault on rank 1, named by the variable FAULT: other rows, an error in a step, a kill of
+the rank or of its loader's worker.
+"""
 
 import os
+import signal
+
+import psutil
 
 from gen2embed.data.world import World
 from gen2embed.lit import ContrastiveModule
@@ -14,8 +19,13 @@ def fewer(self):
 
 
 def broken(self, batch, index):
-    if index == 1:
+    if index == 1 and os.environ["FAULT"] == "step":
         raise OSError("the disk of rank 1 is full")
+    if index == 1 and os.environ["FAULT"] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if index == 1:
+        for worker in psutil.Process().children():
+            worker.kill()
     step(self, batch, index)
 
 

@@ -269,12 +269,14 @@ def test_a_broken_step_ends_every_rank(launch):
             marks=pytest.mark.slow,
         ),
         ("step", "OSError: the disk of rank 1 is full"),
+        pytest.param("killed", "rank 1 was ended by SIGKILL|terminated with code -9", marks=pytest.mark.slow),
+        pytest.param("loader", r"DataLoader worker \(pid \d+\) is killed by signal", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_on_one_rank_ends_all_with_its_cause(launch, tmp_path, fault, message):
     """Within a minute of when it happens: the timeout is half an hour."""
     started = time.monotonic()
-    without = ["mining=random", "mining.top_k=7"]
+    without = ["mining=random", "mining.top_k=7", "batch.workers=1"]
     code, said = launch(*without, script="tests/faults.py", environment={"FAULT": fault})
     assert code != 0
     assert re.search(message, " ".join(said.split())), said
@@ -381,11 +383,16 @@ def test_slurm_starts_the_ranks_and_requeues_by_itself(slurm, monkeypatch):
     assert not environment.auto_requeue
 
 
-def test_a_rank_that_fails_ends_those_that_it_started():
+def test_a_rank_that_fails_ends_those_that_it_started(caplog):
     strategy, sent = Replicated(), []
-    strategy._launcher = SimpleNamespace(kill=sent.append)
+    codes = (None, 1, -signal.SIGKILL)  # it runs, it said itself what was wrong, it could say nothing
+    procs = [SimpleNamespace(poll=lambda code=code: code) for code in codes]
+    strategy._launcher = SimpleNamespace(kill=sent.append, procs=procs)
     strategy.on_exception(OSError("disk full"))
     assert sent == [signal.SIGKILL]
+    assert [record.getMessage() for record in caplog.records] == [
+        "rank 3 was ended by SIGKILL, as the system does where memory is short"
+    ]
 
 
 def test_a_rank_that_does_not_come(monkeypatch):
