@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
@@ -37,7 +38,8 @@ IGNORED = ("seed", "mining.seed", "data.seed", "output_dir", "paths", "logger", 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """The results of every run below `folder`; raises `UserError` for none, or for runs on different tasks."""
     runs = [
-        {**json.loads(path.read_text()), "logged": _logged(path)} for path in sorted(folder.glob("**/results.json"))
+        {**json.loads(path.read_text()), "logged": _logged(path), "choices": _choices(path)}
+        for path in sorted(folder.glob("**/results.json"))
     ]
     runs = [run for run in runs if "manifest" in run]
     if not runs:
@@ -60,28 +62,46 @@ def _logged(results: Path) -> dict[str, dict[int, float]]:
     return logged
 
 
+def _choices(results: Path) -> dict[str, str]:
+    """The file of `conf/` that each group of a run has, as Hydra left it; empty where it did not."""
+    file = results.parent / ".hydra" / "hydra.yaml"
+    return yaml.safe_load(file.read_text())["hydra"]["runtime"]["choices"] if file.is_file() else {}
+
+
 Arm = tuple[str, ...]  # its settings, those that differ between arms
 
 
 def arms(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> dict[Arm, list[Mapping[str, Any]]]:
     """Runs by what their configurations differ in, besides the seed; where a class differs, by its name alone.
 
+    What the choice of a group decides by itself is told by that choice.
     by: of these settings, only those; raises `UserError` for one that does not differ. Empty takes all.
     """
     configs = [without(run["manifest"]["config"], IGNORED) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
-    told = [key for key in differing if key.endswith("._target_") or key.rpartition(".")[0] not in classes]
-    if by:
-        there = [key.removesuffix("._target_") for key in told]
-        for name in by:
-            if name not in there:
-                raise UserError(f"the runs do not differ in {name}, but in {', '.join(there) or 'the seed alone'}")
-        told = [key for key, name in zip(told, there, strict=True) if name in by]
+    told: dict[str, list[str]] = {}  # a setting's name, and its value for each run
+    for key in differing:
+        group = key.partition(".")[0]
+        values = [str(_get(config, key)) for config in configs]
+        if _decides(choices := [run.get("choices", {}).get(group) for run in runs], values):
+            told[group] = choices
+        elif key.endswith("._target_"):
+            told[key.removesuffix("._target_")] = [value.rpartition(".")[2] for value in values]
+        elif key.rpartition(".")[0] not in classes:
+            told[key] = values
+    if unknown := [name for name in by if name not in told]:
+        raise UserError(f"the runs do not differ in {unknown[0]}, but in {', '.join(told) or 'the seed alone'}")
     named: dict[Arm, list[Mapping[str, Any]]] = {}
-    for run, config in zip(runs, configs, strict=True):
-        named.setdefault(tuple(_told(config, key) for key in told) or ("all",), []).append(run)
+    for number, run in enumerate(runs):
+        arm = tuple(f"{name}={values[number]}" for name, values in told.items() if not by or name in by)
+        named.setdefault(arm or ("all",), []).append(run)
     return dict(sorted(named.items()))
+
+
+def _decides(choices: Sequence[str | None], values: Sequence[str]) -> bool:
+    """Whether runs of one choice have one value."""
+    return None not in choices and len(set(zip(choices, values, strict=True))) == len(set(choices))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -159,12 +179,15 @@ def _colours(named: Iterable[Arm]) -> tuple[int, dict[str, tuple[float, float, f
 
 
 def _columns(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> list[str]:
-    return ["overall", *next(iter(named.values()))[0]["groups"]]
+    """The averages that have a score, and the tasks of groups that have none, since not all of theirs were run."""
+    run = next(iter(named.values()))[0]
+    groups = [group for group, average in run["groups"].items() if average]
+    tasks = [name for name, task in run["tasks"].items() if task["group"] not in groups]
+    return [*["overall"] * bool(run["overall"]), *groups, *tasks]
 
 
 def _score(run: Mapping[str, Any], column: str) -> float:
-    average = run["overall"] if column == "overall" else run["groups"][column]
-    return float(average["precision@1"]) if average else float("nan")
+    return float({**run["tasks"], **run["groups"], "overall": run["overall"]}[column]["precision@1"])
 
 
 def _scores(runs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
@@ -188,13 +211,6 @@ def write_scores(path: Path, named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -
                 manifest = run["manifest"]
                 scores = [f"{_score(run, column):.6f}" for column in columns]
                 lines.writerow([*values, manifest["config"]["seed"], manifest.get("git_commit"), *scores])
-
-
-def _told(config: Mapping[str, Any], key: str) -> str:
-    value = _get(config, key)
-    if key.endswith("._target_"):
-        return f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"
-    return f"{key}={value}"
 
 
 def _get(config: Any, key: str) -> Any:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import subprocess
 
 import pytest
@@ -171,6 +172,33 @@ def test_compare_by_one_setting(runs, capsys):
     assert lines[1].startswith("1,a,0,,0.200000,")
     with pytest.raises(UserError, match="the runs do not differ in data, but in lr, mining"):
         compare.arms(read, ["data"])
+
+
+def test_compare_names_the_choice_of_a_group(runs):
+    """Where that choice alone decides its keys; what it does not decide is told, too."""
+    for path in runs.glob("*/results.json"):
+        results, name = json.loads(path.read_text()), path.parent.name
+        choices = {"mining": f"{name[0]}_paper", "prompt": "long" if name[0] == "a" else "none"}
+        (path.parent / ".hydra").mkdir()
+        (path.parent / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
+        results["manifest"]["config"]["prompt"] = {"system": "x" * 99 if name[0] == "a" else "", "n": int(name[1]) // 2}
+        path.write_text(json.dumps(results))
+    named = compare.arms(compare.read_runs(runs))
+    assert {arm: len(its) for arm, its in named.items()} == {
+        ("mining=a_paper", "prompt.n=0", "prompt=long"): 2,
+        ("mining=a_paper", "prompt.n=1", "prompt=long"): 1,
+        ("mining=b_paper", "prompt.n=0", "prompt=none"): 2,
+        ("mining=b_paper", "prompt.n=1", "prompt=none"): 1,
+    }
+    assert len(compare.arms(compare.read_runs(runs), ["prompt"])) == 2
+
+
+def test_compare_shows_tasks_where_averages_lack_some(runs, capsys):
+    for path in runs.glob("*/results.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **copy.deepcopy(SCORES)}))
+    assert command(["compare", str(runs)]) == 0
+    assert re.search(r"arm +┃ seeds ┃ +one ┃ +y ┃", capsys.readouterr().out)
+    assert (runs / "scores.csv").read_text().splitlines()[1].endswith(",0.500000,0.250000")
 
 
 def test_compare_draws_what_was_logged(runs):

@@ -54,7 +54,9 @@ def test_eight_jobs_side_by_side_and_none_of_them_again(tmp_path, capsys):
     assert said.count("finished before") == 7
 
     assert main(["compare", str(tmp_path / "sweep")]) == 0
-    assert "mining=SaHa" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mining=saha, prompt=none" in shown
+    assert "nan" not in shown  # of this world's tasks, one was run
     with (tmp_path / "sweep/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
