@@ -5,8 +5,8 @@
 Trains the embedded model on two gloo processes with a loader's worker each, a checkpoint every 100 steps and a
 validation every 500. Of each rank and its worker, every two seconds: resident memory (of pages that they share, twice:
 that a page is copied when one of them writes to it is no leak) and open files. Growth is the median of the last quarter
-of the training over that of the second quarter, when every cache is full. Draws soak.png and exits with 1 if something grew by more than 2 %, a file was
-left open, or a step has no finite loss.
+of the training over that of the second quarter, when every cache is full. Draws soak.png and exits with 1 if something
+grew by more than 2 %, a file was left open, or a step has no finite loss.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from gen2embed.report import write_json
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 SETTINGS = [
     "strategy=ddp", "trainer=cpu", "trainer.devices=2", "mining=random", "mining.top_k=3", "batch.pairs=16",
-    "batch.workers=1", "data.rows=100", "data.subsets=[shape,vqa_colour,t2i]", "benchmark=none", "optim=cosine", "optim.optimizer.lr=1e-4",
-    "trainer.log_every_n_steps=1", "callbacks.checkpoints.every_n_steps=100", "validation=world",
-    "validation.every_n_steps=500", "validation.benchmark.queries=20", "resume=never",
+    "batch.workers=1", "data.rows=100", "data.subsets=[shape,vqa_colour,t2i]", "benchmark=none", "optim=cosine",
+    "optim.optimizer.lr=1e-4", "trainer.log_every_n_steps=1", "callbacks.checkpoints.every_n_steps=100",
+    "validation=world", "validation.every_n_steps=500", "validation.benchmark.queries=20", "resume=never",
 ]  # fmt: skip
 GROWTH = 0.02
 RANKS = ("0", "1")
