@@ -16,15 +16,15 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.targets import check_calls, check_saved, find_target
 from gen2embed.types import UserError, did_you_mean
 
-TARGETS = ("gen2embed.", "lightning.", "torch.optim.", "transformers.optimization.")  # what a `_target_` may name
 FREE = {"batch.weights"}  # mappings whose keys are the user's
 LONGEST_NAME = 200  # bytes of a file's; systems end at 255
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -57,7 +57,15 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
         raise UserError(f"{error.full_key} has no value; set it as {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    check_calls(resolved, "")
     _check_keys(resolved, defaults, "")
+
+
+def make_saved(call: Any, group: str) -> Any:
+    """What a call of a group makes that a run has left in its files; `UserError` for one that no run leaves."""
+    check_saved(call, group)
+    check_call(call, group)
+    return instantiate(call, _convert_="all")
 
 
 def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -90,13 +98,7 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
 
 def check_call(node: Mapping[str, Any], path: str) -> Any:
     """Check one constructor call; returns the class or function that it names."""
-    name = node["_target_"]
-    if not str(name).startswith(TARGETS):
-        raise UserError(f"{path}._target_={name!r} is not allowed; a target starts with {', '.join(TARGETS)}")
-    try:
-        target = get_object(name)
-    except Exception as error:
-        raise UserError(f"{path}._target_={name!r} names nothing that can be imported") from error
+    target = find_target(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = _hints(target)

@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gen2embed import images
 from gen2embed.checkpoint import CheckpointFiles
-from gen2embed.config import check, check_call, explain, plain, register_resolvers
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.config import check, explain, make_saved, plain, register_resolvers
+from gen2embed.data.benchmark import Benchmark, several
 from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
@@ -137,11 +137,10 @@ def read_data(folder: Path) -> PairSource:
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{file} does not exist; it says where the rows of a run lie, and every run leaves one")
-    data = plain(cast(DictConfig, OmegaConf.load(file))).get("data")
+    data = plain(cast(DictConfig, OmegaConf.load(file)), resolve=False).get("data")
     if not isinstance(data, dict) or "_target_" not in data:
         raise UserError(f"{file} names no data: it is not of a run of mine.py or train.py")
-    check_call(data, "data")
-    return instantiate(data, _convert_="all")
+    return make_saved(data, "data")
 
 
 def check_sources(cfg: DictConfig) -> None:
@@ -151,13 +150,13 @@ def check_sources(cfg: DictConfig) -> None:
         check_path(cfg.checkpoint)
 
 
-def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None) -> list[Benchmark]:
-    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer) -> list[Benchmark]:
+    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none; rank 0 checks pictures."""
     check_count(cfg.report_queries)
-    made = instantiate(chosen, _convert_="all") or {}
-    benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
+    benchmarks = several(instantiate(chosen, _convert_="all"))
     for benchmark in benchmarks:
-        images.check(benchmark.pictures, benchmark.roots)
+        if trainer.is_global_zero:
+            images.check(benchmark.pictures, benchmark.roots)
         if "resolution" in _overridden() and benchmark.resolution not in (None, cfg.resolution.policy):
             log.warning(
                 "%s is evaluated at its published resolution, %s; set it to null for the chosen one",

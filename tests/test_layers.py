@@ -44,6 +44,7 @@ LAYERS = {
         "export",
         "eval_report",
         "pages",
+        "targets",
     ),
     6: ("__main__",),
 }
