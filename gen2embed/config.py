@@ -22,6 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.redaction import expanded
 from gen2embed.targets import check_calls, check_saved, find_target
 from gen2embed.types import UserError, did_you_mean
 
@@ -32,6 +33,7 @@ SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+    OmegaConf.register_new_resolver("from_home", lambda path: expanded(str(path)), replace=True)
     OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
 
 
@@ -46,6 +48,16 @@ def _file_name(text: str) -> str:
 def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     """The config as plain values."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
+
+
+def from_home(cfg: DictConfig) -> DictConfig:
+    """The config in which texts that begin with `~/` begin with the home folder."""
+    given = plain(cfg, resolve=False)
+    if (whole := expanded(given)) == given:
+        return cfg
+    made = OmegaConf.create(whole)
+    OmegaConf.set_struct(made, value=True)
+    return made
 
 
 def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
@@ -65,7 +77,7 @@ def make_saved(call: Any, group: str) -> Any:
     """What a call of a group makes that a run has left in its files; `UserError` for one that no run leaves."""
     check_saved(call, group)
     check_call(call, group)
-    return instantiate(call, _convert_="all")
+    return instantiate(expanded(call), _convert_="all")
 
 
 def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> dict[str, Any]:

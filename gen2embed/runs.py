@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gen2embed import images
 from gen2embed.checkpoint import CheckpointFiles
-from gen2embed.config import check, explain, make_saved, plain, register_resolvers
+from gen2embed.config import check, explain, from_home, make_saved, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark, several
 from gen2embed.data.pairs import PairSource
 from gen2embed.encoder.adapter import find_adapter
@@ -32,6 +32,7 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.eval_report.page import check_count
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
+from gen2embed.redaction import redact_yaml, redacted, visible
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
 from gen2embed.types import UserError
@@ -51,6 +52,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                     "processes that start together need one folder, and the default's time differs between them; set "
                     "output_dir=..."
                 )
+            _redact_hydra()
+            cfg = from_home(cfg)
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
             check(cfg, config_name, HydraConfig.get().overrides.task)
@@ -70,11 +73,19 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 message = explain(error, config_name, sys.argv[1:])
                 if message is None:
                     raise
-                sys.exit(f"error: {message}")
+                sys.exit(f"error: {visible(message)}")
 
         return main
 
     return decorate
+
+
+def _redact_hydra() -> None:
+    """Redact what Hydra itself has left of a run or a multirun."""
+    its = HydraConfig.get()
+    own = Path(its.runtime.output_dir) / (its.output_subdir or "")
+    for file in [*own.glob("*.yaml"), Path(its.sweep.dir) / "multirun.yaml"]:
+        redact_yaml(file)
 
 
 def started_together() -> int:
@@ -128,8 +139,8 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
 
 
 def leave_config(cfg: DictConfig) -> None:
-    """Leave the resolved configuration in the run's folder."""
-    OmegaConf.save(cfg, Path(cfg.output_dir) / "config.yaml", resolve=True)
+    """Leave the resolved configuration in the run's folder; redacted, it names the same files when it is read again."""
+    OmegaConf.save(OmegaConf.create(redacted(plain(cfg))), Path(cfg.output_dir) / "config.yaml")
 
 
 def read_data(folder: Path) -> PairSource:

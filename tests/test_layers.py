@@ -7,7 +7,7 @@ import pytest
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "log", "files", "products", "shipped"),
+    0: ("types", "log", "files", "products", "redaction", "shipped"),
     1: (
         "prompts",
         "images",

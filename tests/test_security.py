@@ -1,14 +1,21 @@
 """Nobody is let in: calls in files, pickles, texts that would be markup or move the cursor, tokens and home folders."""
 
 import json
+import re
+import shutil
 
 import pytest
+from conftest import TINY
 from omegaconf import OmegaConf
+from rich.table import Table
 
 from gen2embed import UserError, config
+from gen2embed.__main__ import main
 from gen2embed.config import make_saved
 from gen2embed.presets import compose_shipped
+from gen2embed.redaction import expanded, redacted, visible
 from gen2embed.runs import read_data
+from gen2embed.tables import print_table
 from gen2embed.targets import find_target, shipped_targets
 
 config.register_resolvers()
@@ -103,3 +110,114 @@ def test_what_a_stranger_left_in_a_configuration(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="data refers to other values") as caught:
         read_data(tmp_path)
     assert "told" not in str(caught.value)
+
+
+# --- what is left and said ------------------------------------------------------------------------------------------
+
+TOKEN = "hf_" + "a1B2" * 8
+KEY = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    folder = tmp_path / "home" / "ada"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{home}/data", "~/data"), ("{home}", "~"), ("in '{home}/a', {home}", "in '~/a', ~"), ("file://{home}/a", "file://~/a"),
+        ("{home}s/data", None), ("/mnt{home}/data", None), ("{home}-old", None), ("~/data", None),
+        (f"token {TOKEN} of", "token *** of"), (f"key {KEY}.", "key ***."),
+        ("https://ada:pass@host/x", "https://***@host/x"),
+        ("+logger.api_key=abc", "+logger.api_key=***"), ("hub_token='abc'", None), ("token=null", None),
+        ("batch_tokens=512", None), ("hf_short", None), ("commit 9a8b7c6d" + "0" * 32, None),
+        ("image_token: <|x|>", None),
+    ],
+)  # fmt: skip
+def test_redacted_texts(home, text, shown):
+    text = text.format(home=home)
+    assert redacted(text) == (text if shown is None else shown)
+
+
+def test_redacted_values(home):
+    value = {"path": home / "x", "api_key": "short", "batch_tokens": 3, "token": None, "deep": [{"password": "p"}, 0.5]}
+    assert redacted(value) == {
+        "path": "~/x", "api_key": "***", "batch_tokens": 3, "token": None, "deep": [{"password": "***"}, 0.5],
+    }  # fmt: skip
+    assert expanded(redacted({"a": [str(home / "x")], "b": "~user", "c": 1})) == {
+        "a": [str(home / "x")],
+        "b": "~user",
+        "c": 1,
+    }
+
+
+def test_a_home_that_is_the_root_is_none(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    assert redacted("/data/x") == "/data/x"
+
+
+def test_control_characters_do_nothing():
+    assert visible("a\x1b]8;;evil\x07b\x9b2J\rc\u202ed\n\te") == "a\\x1b]8;;evil\\x07b\\x9b2J\\rc\\u202ed\n\te"
+
+
+MARKUP = "[link=https://evil]x[/link] [/] [bold]\x1b[2J :smile:"
+
+
+def test_tables_show_texts_as_they_are(capsys):
+    table = Table(title=MARKUP)
+    table.add_column(MARKUP)
+    table.add_row(MARKUP)
+    print_table(table)
+    out = capsys.readouterr().out
+    assert out.count(MARKUP.replace("\x1b", "\\x1b")) == 3
+    assert "\x1b" not in out
+
+
+def left_in(folder):
+    """Every file below a folder that holds the home folder or a secret."""
+    told = [str(folder).encode(), TOKEN.encode(), KEY.encode()]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return {str(path.relative_to(folder)) for path in files if any(its in path.read_bytes() for its in told)}
+
+
+def test_runs_leave_no_token_and_no_home(run_script, home, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    shutil.copytree(TINY, home / "model")
+    model = ["model=base", f"model.path={home}/model", "resolution=original", f"paths.output_dir={home}/out"]
+    model += [f"paths.data_dir={home}/data", "trainer=cpu"]
+    small = ["benchmark.queries=8", "benchmark.subsets=[shape]", "bootstrap=10", "report_queries=1"]
+    train = [*model, *small, "data.rows=24", "trainer.max_steps=2", "batch.pairs=8", "mining=random", "mining.top_k=3"]
+    out = home / "out"
+    for script, args in (
+        ("train.py", [*train, f"output_dir={out}/train"]),
+        ("mine.py", [*model, "data.rows=24", "mining.top_k=3", f"output_dir={out}/mine"]),
+        ("eval.py", [*model, *small, f"checkpoint={out}/train/adapter", f"output_dir={out}/eval"]),
+        ("eval.py", ["-m", *model, *small, "prompt=none", f"output_dir={out}/sweep"]),
+    ):
+        outcome = run_script(script, *args)
+        assert outcome.code == 0, outcome.err
+        assert str(home) not in outcome.out
+        assert str(home) not in outcome.err
+    shutil.rmtree(home / "model")
+    # which peft itself reads, and does not expand
+    assert left_in(home) == {f"out/train/adapter/{name}" for name in ("adapter_config.json",)}
+    manifest = json.loads((out / "eval/manifest.json").read_text())
+    assert manifest["config"]["model"]["path"] == "~/model"
+    assert manifest["config"]["checkpoint"] == "~/out/train/adapter"
+    assert json.loads((out / "train/adapter/gen2embed.json").read_text())["base"]["name"] == "~/model"
+    assert read_data(out / "mine").pairs()  # the files are found again
+    assert main(["report", str(out / "eval")]) == 0
+    shutil.copytree(TINY, home / "model")
+    quoted = [re.sub(rf"{home}(.*)", r"'~\1'", arg) for arg in (*model, *small, f"output_dir={out}/again")]
+    assert "model.path='~/model'" in quoted
+    again = run_script("eval.py", *quoted)
+    assert again.code == 0, again.err
+    assert (out / "again/results.json").is_file()
+    finished = run_script("eval.py", "-m", *model, *small, "prompt=none", f"output_dir={out}/sweep")
+    assert "finished before: ~/out/sweep" in " ".join(finished.err.split())

@@ -25,6 +25,7 @@ from gen2embed.files import digest_files, is_hub_id, write_atomic
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
+from gen2embed.redaction import expanded, redacted, redacted_text
 from gen2embed.types import UserError
 
 CARD = "gen2embed.json"
@@ -109,6 +110,8 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
     An adapter is saved by itself; a fully tuned model as a checkpoint, with tokenizer and image processor.
     """
     backbone.full.save_pretrained(folder)
+    if (readme := folder / "README.md").is_file():  # peft's, which names the base's folder
+        readme.write_text(redacted_text(readme.read_text()))
     if not isinstance(backbone.full, peft.PeftModel):
         backbone.processor.save_pretrained(folder)
     card = {
@@ -116,7 +119,7 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
         "resolution": resolution.describe(),
         "base": {"name": backbone.name, "identity": backbone.identity},
     }
-    write_atomic(folder / CARD, lambda file: file.write(json.dumps(card, indent=2).encode()))
+    write_atomic(folder / CARD, lambda file: file.write(json.dumps(redacted(card), indent=2).encode()))
     return replace(backbone, adapter=digest_files(folder.glob("*.safetensors")))
 
 
@@ -235,7 +238,7 @@ def is_adapter(path: str | Path) -> bool:
 
 def base_of(folder: Path) -> str | None:
     """The base model that an adapter names, if it does."""
-    return json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    return expanded(json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path"))
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
