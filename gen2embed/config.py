@@ -60,9 +60,12 @@ def from_home(cfg: DictConfig) -> DictConfig:
     return made
 
 
-def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
-    """Raise `UserError` at the first key or value of `cfg` that nothing takes."""
-    defaults = _defaults(config_name, overrides)
+def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
+    """Raise `UserError` at the first key or value of `cfg` that nothing takes.
+
+    folders: where the choices of `overrides` may lie, beside the shipped ones.
+    """
+    defaults = _defaults(config_name, overrides, folders)
     try:
         resolved = plain(cfg)
     except MissingMandatoryValue as error:
@@ -197,12 +200,12 @@ def _join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _defaults(config_name: str, overrides: Iterable[str]) -> dict[str, Any]:
+def _defaults(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
     """The config with the same choices of groups, and no other override."""
     groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
     choices = [override for override in groups if "," not in override]
     try:
-        cfg = compose_shipped(config_name, choices)
+        cfg = compose_shipped(config_name, choices, folders)
     except HydraException:
         cfg = compose_shipped(config_name)
     return plain(cfg, resolve=False)

@@ -179,7 +179,7 @@ def _average_cells(average: Mapping[str, Any] | None, present: int) -> list[str]
 class _Literal(Console):
     """Shows texts as they are: what looks like markup is none, and control characters do nothing."""
 
-    def render_str(self, text: str, **settings: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(visible(text), **{**settings, "markup": False, "emoji": False})
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 from conftest import TINY
@@ -52,6 +53,44 @@ def test_no_other_call_is_made(name):
 )  # fmt: skip
 def test_what_a_configuration_is_for_is_allowed(name):
     assert callable(find_target(name, "x"))
+
+
+OWN = """
+import os
+from os import system
+from shutil import rmtree
+from torch.optim import SGD
+from functools import partial
+
+class Miner:
+    @classmethod
+    def make(cls): ...
+
+def read(): ...
+
+alias, made = system, partial(read)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's own module."""
+    (tmp_path / "gen2embed_own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("gen2embed_own")
+
+
+@pytest.mark.parametrize("name", ["os.system", "system", "rmtree", "SGD", "partial", "alias", "made", "Miner.make"])
+def test_what_ones_own_module_merely_imports_is_refused(name, own):
+    with pytest.raises(UserError, match=r"is not allowed; a target .* your own module gen2embed_... defines"):
+        find_target(f"gen2embed_own.{name}", "mining")
+
+
+@pytest.mark.parametrize("name", ["Miner", "read"])
+def test_what_ones_own_module_defines_is_allowed(name, own):
+    assert callable(find_target(f"gen2embed_own.{name}", "mining"))
+    make_saved({"_target_": f"gen2embed_own.{name}"}, "benchmark")
 
 
 EVIL = {"_target_": "os.system", "command": "false"}
