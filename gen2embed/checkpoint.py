@@ -80,8 +80,8 @@ def _check_digest(path: Path) -> None:
             left -= len(data)
         if file.read() != MARK + digest.digest():
             raise UserError(
-                f"the checkpoint {path} cannot be read: it is not as it was saved, as its SHA-256 says; remove it to go "
-                "on from an earlier one"
+                f"the checkpoint {path} cannot be read: its SHA-256 is not that of what was saved; remove it to go on "
+                "from an earlier one"
             )
 
 

@@ -135,6 +135,8 @@ def load_backbone(
     multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
     """
     path = check_path(path)
+    if trust_remote_code:
+        log.warning("model.trust_remote_code=true: code that lies beside the weights of %s may run, unchecked", path)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
