@@ -56,8 +56,8 @@ def evaluate(
     warned = set() if warned is None else warned
     embedded = {role: _encode(model, engine, benchmark.tasks, role, peers) for role in ROLES}
     if peers.rank == 0:
-        for role, its in embedded.items():
-            if role not in warned and warn_if_collapsed(its.encoded.vectors.numpy(), role):
+        for role, side in embedded.items():
+            if role not in warned and warn_if_collapsed(side.encoded.vectors.numpy(), role):
                 warned.add(role)
     width = max(its.encoded.vectors.shape[1] for its in embedded.values())
     settings = compression.settings(width) if compression else []
@@ -206,8 +206,6 @@ def _warn_at_chance(scores: dict[str, Any]) -> bool:
     enough = {name: task for name, task in scores["tasks"].items() if task["queries"] >= ENOUGH}
     at_chance = [name for name, task in enough.items() if task["ci95"][0] <= task["chance"]]
     if at_chance:
-        which = (
-            "no task is above chance" if len(at_chance) == len(enough) else f"not above chance: {', '.join(at_chance)}"
-        )
-        log.warning("%s: check that the weights, the prompt and the convention belong together", which)
+        said = "no task is above chance" if at_chance == [*enough] else f"not above chance ({', '.join(at_chance)})"
+        log.warning("%s: check that the weights, the prompt and the convention belong together", said)
     return bool(at_chance)

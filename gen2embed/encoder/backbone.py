@@ -43,6 +43,7 @@ class Backbone:
     adapter: a digest of the weights that were trained on top; None for none.
     name: the path or hub id that it was loaded from.
     identity: hub id and revision, or a digest of the local weights.
+    remote_code: code that lies beside the weights was trusted.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backbone:
     model_type: str
     identity: str
     adapter: str | None = None
+    remote_code: bool = False
 
     @property
     def tokenizer(self) -> Any:
@@ -161,7 +163,15 @@ def load_backbone(
     if compiled:
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
-    return Backbone(path, model, model.base_model, processor, config.model_type, _identity(path, config))
+    return Backbone(
+        path,
+        model,
+        model.base_model,
+        processor,
+        config.model_type,
+        _identity(path, config),
+        remote_code=trust_remote_code,
+    )
 
 
 def check_path(path: str | Path) -> str:

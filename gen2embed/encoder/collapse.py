@@ -18,8 +18,8 @@ def warn_if_collapsed(vectors: np.ndarray, role: Role) -> bool:
         return False
     log.warning(
         "the embeddings of the %d items as %s are nearly all the same (mean cosine %.4f, above %s): scores and "
-        "clusters of them mean little; check that weights, adapter and prompt belong together, and after training lower "
-        "optim.optimizer.lr or raise loss.temperature",
+        "clusters of them mean little; check that weights, adapter and prompt belong together, and after training "
+        "lower optim.optimizer.lr or raise loss.temperature",
         len(vectors),
         role,
         mean,

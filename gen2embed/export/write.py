@@ -139,6 +139,7 @@ def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | Non
         parameters=backbone.parameters,
         prompt=build.prompt.describe(),
         resolution=build.resolution.describe(),
+        remote_code=backbone.remote_code,
         code=needs_code(embedder),
     )
     vectors, rounding = embed_sample(embedder.encode), None
