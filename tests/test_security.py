@@ -1,23 +1,37 @@
 """Nobody is let in: calls in files, pickles, texts that would be markup or move the cursor, tokens and home folders."""
 
+import ast
 import json
 import re
 import shutil
 import sys
+import tomllib
 
 import pytest
-from conftest import TINY
+import torch
+from conftest import REPOSITORY, TINY, Fake, noise
 from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+from pages import Page
 from rich.table import Table
 
-from gen2embed import UserError, config
+from gen2embed import Embedder, Item, UserError, config, report
 from gen2embed.__main__ import main
 from gen2embed.config import make_saved
-from gen2embed.presets import compose_shipped
+from gen2embed.data.clusters import write_clusters
+from gen2embed.data.mmeb import read_custom
+from gen2embed.encoder.engine import Engine
+from gen2embed.eval_report.page import write_report as write_eval_report
+from gen2embed.evaluate import evaluate
+from gen2embed.miners.run import mine_pairs
+from gen2embed.miners.shuffled import Random
+from gen2embed.mining_report.page import write_report as write_mining_report
+from gen2embed.presets import PACKAGE, compose_shipped
 from gen2embed.redaction import expanded, redacted, visible
 from gen2embed.runs import read_data
 from gen2embed.tables import print_table
 from gen2embed.targets import find_target, shipped_targets
+from gen2embed.types import Pair
 
 config.register_resolvers()
 
@@ -260,3 +274,148 @@ def test_runs_leave_no_token_and_no_home(run_script, home, monkeypatch):
     assert (out / "again/results.json").is_file()
     finished = run_script("eval.py", "-m", *model, *small, "prompt=none", f"output_dir={out}/sweep")
     assert "finished before: ~/out/sweep" in " ".join(finished.err.split())
+
+
+# --- nothing is unpickled, or run by its text -----------------------------------------------------------------------
+
+SOURCES = [*sorted(PACKAGE.rglob("*.py")), *sorted((REPOSITORY / "benchmarks").rglob("*.py")), *REPOSITORY.glob("*.py")]
+UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+ITS_ERROR = ("pickle", "UnpicklingError")  # which torch raises
+RUN_BY_TEXT = {"eval", "exec", "compile", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+YAML = {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"}
+
+
+def unsafe(source):
+    """Calls and imports of a source by which a file's content could run."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [its.name for its in node.names if its.name.partition(".")[0] in UNPICKLING]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in UNPICKLING:
+            found += [its.name for its in node.names if (node.module, its.name) != ITS_ERROR]
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            found += [name] if name in RUN_BY_TEXT | YAML or name.endswith("read_pickle") else []
+            found += [name] if name == "torch.load" and given.get("weights_only") != "True" else []
+            found += [name] if given.get("allow_pickle", "False") != "False" else []
+            found += [name] if given.get("shell", "False") != "False" else []
+    return found
+
+
+def test_nothing_is_unpickled_or_run_by_its_text():
+    assert len(SOURCES) > 120
+    assert {str(path): found for path in SOURCES if (found := unsafe(path.read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "import dill as d", "from pickle import loads", "from joblib import load", "import shelve",
+        "from marshal import loads", "torch.load(f)", "torch.load(f, weights_only=False)", "eval(x)", "exec(x)",
+        "np.load(f, allow_pickle=True)", "np.load(f, allow_pickle=how)", "os.system(x)", "yaml.load(f)",
+        "subprocess.run(x, shell=True)", "pd.read_pickle(f)",
+    ],
+)  # fmt: skip
+def test_the_test_sees_what_is_unsafe(source):
+    assert unsafe(source)
+
+
+def test_code_of_weights_is_off_and_said_when_on(caplog):
+    assert compose_shipped("train").model.trust_remote_code is False
+    embedder = Embedder.from_pretrained(TINY, device="cpu")
+    assert not embedder.backbone.remote_code
+    assert "trust_remote_code" not in caplog.text
+    assert Embedder.from_pretrained(TINY, device="cpu", trust_remote_code=True).backbone.remote_code
+    assert f"model.trust_remote_code=true: code that lies beside the weights of {TINY} may run" in caplog.text
+
+
+def test_every_dependency_is_bounded():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *(its for extra in project["optional-dependencies"].values() for its in extra)]
+    for requirement in map(Requirement, needed):
+        if requirement.name != project["name"]:
+            assert {its.operator for its in requirement.specifier} == {">=", "<"}, requirement
+
+
+# --- the reports ----------------------------------------------------------------------------------------------------
+
+PAYLOADS = [
+    "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>",
+    "\" onmouseover=\"alert(1)", "' onload='alert(1)",
+    "<!--<script>", "--><svg onload=alert(1)>", "</title></style><iframe>", "]]><a href=javascript:alert(1)>",
+    "{{ 7 * 7 }}{% raw %}", "\u2028\u2029</", "&lt;b&gt;&#60;script&#62;", "$\\alpha$ ^{",
+]  # fmt: skip
+PAYLOAD = " ".join(PAYLOADS)
+FILE = "<script>alert(1)<!-- <img src=x onerror=alert(1)> \" onload=\"alert(1) ' onload='alert(1) \u2028 &lt;b&gt; $^{"
+
+
+class Numbered(Fake):
+    """Embeds an item by the number that its text ends with."""
+
+    fingerprint = {}  # noqa: RUF012
+
+    def embed(self, items, role):
+        numbers = [int(re.search(r"#(\d+)$", " ".join(item.texts))[1]) for item in items]
+        return torch.nn.functional.one_hot(torch.tensor(numbers), 32).float()
+
+
+def skeleton(page):
+    """A page's elements and the names of their attributes: what a text must not be able to change."""
+    return [(tag, sorted(attributes)) for tag, attributes in page.elements]
+
+
+def evaluation_page(folder, text, name):
+    """The report of a run in which all that a user can name is named by `text`, and files by `name`."""
+    tasks = folder / "tasks"
+    tasks.mkdir(parents=True)
+    noise(1).save(tasks / f"{name}.png")
+    rows = [
+        {"qry_text": f"{text} #{n}", "qry_img_path": f"{name}.png", "tgt_text": [f"{text} #{n}", f"{text} #{n + 1}"],
+         "tgt_img_path": ["", ""]}
+        for n in range(6)
+    ]  # fmt: skip
+    (tasks / f"task {name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark = read_custom(tasks, name=text)
+    evaluation = evaluate(Numbered(), Engine(64), benchmark, 20)
+    prompt = {"convention": text, "system": {"query": text, "candidate": text}, "suffix": {"query": {"text": text}}}
+    size = {"policy": text, "min_pixels": None, "max_pixels": text, "backend": text}
+    made = {"model": text, "adapter": text, "prompt": prompt, "resolution": size, "dtype": text}
+    config = {"benchmark": {"_target_": "x"}, "model": {"path": text}, "checkpoint": text, "seed": 0}
+    run = folder / f"run {name}"
+    report.write_results(
+        run,
+        evaluation.scores,
+        evaluation.predictions,
+        report.manifest(config, made, {"wall_seconds": 1.0, "items_per_second": 1.0}),
+    )
+    write_eval_report([run], folder / "report.html", 5, 0, [benchmark])
+    return Page((folder / "report.html").read_text())
+
+
+def mining_page(folder, text, name):
+    """The report of a mined run, named likewise."""
+    folder.mkdir()
+    noise(1).save(folder / f"{name}.png")
+    pairs = [
+        Pair(Item.of(f"{text} #{n}", folder / f"{name}.png"), Item.of(f"{text} #{n + 8}"), text, n) for n in range(6)
+    ]
+    mined = mine_pairs(Numbered(), Engine(64), pairs, Random(top_k=2), ())
+    manifest = {**mined.manifest, "kind": text, "settings": {"top_k": 2, text: text}, "embedding": {"model": text}}
+    write_clusters(folder / "clusters.parquet", mined.table, manifest)
+    write_mining_report(folder, pairs)
+    return Page((folder / "report.html").read_text())
+
+
+@pytest.mark.parametrize("make", [evaluation_page, mining_page])
+def test_reports_escape_every_text(make, tmp_path):
+    plain, hostile = make(tmp_path / "plain", "text", "name"), make(tmp_path / "hostile", PAYLOAD, FILE)
+    assert skeleton(hostile) == skeleton(plain)
+    assert "alert(1)" in hostile.said  # it is there, as text
+    assert not [name for name, _ in hostile.attributes if name.startswith("on")]
+    assert hostile.scripts[1:] == plain.scripts[1:]  # our own code
+    for data in hostile.scripts[:1]:
+        parts = [part for item in json.loads(data)["items"] for part in item]
+        assert any(PAYLOADS[0] in part.get("text", "") for part in parts)
+        assert any(FILE in part.get("name", "") for part in parts)
+        assert not re.search("[<>\u2028\u2029]", data)

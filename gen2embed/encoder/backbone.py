@@ -163,14 +163,9 @@ def load_backbone(
     if compiled:
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
+    identity = _identity(path, config)
     return Backbone(
-        path,
-        model,
-        model.base_model,
-        processor,
-        config.model_type,
-        _identity(path, config),
-        remote_code=trust_remote_code,
+        path, model, model.base_model, processor, config.model_type, identity, remote_code=trust_remote_code
     )
 
 
