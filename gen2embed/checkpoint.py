@@ -50,7 +50,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class _Hashed:
-    """A file to write to, and the digest of what was written."""
+    """A file to write to, and the digest of what was written; in all else the file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -59,8 +59,8 @@ class _Hashed:
         self.digest.update(data)
         return self.file.write(data)
 
-    def flush(self) -> None:
-        self.file.flush()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
