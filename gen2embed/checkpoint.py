@@ -65,7 +65,7 @@ class _Hashed:
 
 def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
     hashed = _Hashed(file)
-    torch.save(checkpoint, hashed)  # type: ignore[arg-type]
+    torch.save(checkpoint, hashed)
     file.write(MARK + hashed.digest.digest())
 
 
