@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("benchmark=none evaluates nothing; choose another benchmark")
     check_sources(cfg)
     with gathered(trainer) as peers:
-        benchmarks = make_benchmarks(cfg, cfg.benchmark)
+        benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer)
         embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
         if peers.rank == 0:
             tables.print_table(tables.summary_table(embedder, benchmarks, engine, folder))

@@ -67,8 +67,8 @@ def main(cfg: DictConfig) -> None:
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
     check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.chunk, batch.chunk_tokens)
-    benchmarks = make_benchmarks(cfg, cfg.benchmark) if trainer.is_global_zero else []
-    validation = make_benchmarks(cfg, cfg.validation.benchmark) if cfg.validation else []
+    benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer) if trainer.is_global_zero else []
+    validation = make_benchmarks(cfg, cfg.validation.benchmark, trainer) if cfg.validation else []
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if cfg.adapter is not None:

@@ -16,6 +16,7 @@ from gen2embed.doctor import command as doctor
 from gen2embed.eval_report import command as report
 from gen2embed.export import command as export
 from gen2embed.log import quieten_libraries
+from gen2embed.redaction import visible
 from gen2embed.types import UserError
 
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[args.command].run(args) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1
 
 

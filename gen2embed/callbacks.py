@@ -22,6 +22,8 @@ from gen2embed.log import log
 from gen2embed.memory import peak_gib
 from gen2embed.types import UserError
 
+RESAMPLES = 200  # of a validation, whose interval only says whether it is at chance
+
 
 class SaveSteps(Callback):
     """Leaves the adapter, ready to load, in `<folder>/<step>` every n steps of the optimiser; None leaves none."""
@@ -102,6 +104,7 @@ class Validate(Callback):
         self.folder, self.every_n_steps, self.keep, self.patience = Path(folder), every_n_steps, keep, patience
         self.best: dict[str, float] = {}
         self._since_best = 0
+        self._warned: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop_if_patience_is_out(trainer)  # a run that goes on may have stopped before
@@ -115,7 +118,7 @@ class Validate(Callback):
         if self.benchmark.resolution:
             embedder = embedder.at_resolution(self.benchmark.resolution)
         module.eval()
-        scores = evaluate(embedder, self.engine, self.benchmark, resamples=1).scores
+        scores = evaluate(embedder, self.engine, self.benchmark, RESAMPLES, warned=self._warned).scores
         module.train()
         tasks = {name: task["precision@1"] for name, task in scores["tasks"].items()}
         mean = sum(tasks.values()) / len(tasks)

@@ -1,17 +1,20 @@
 """The checkpoints of a run: each is whole or not there, the newest is found again, and old ones go.
 
 `step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name stays, and no run
-goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts.
+goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts. A file ends with the SHA-256 of
+all before it, which is compared before it is read; a folder of shards has none.
 """
 
 from __future__ import annotations
 
-import pickle
+import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
+from typing import IO, Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -22,23 +25,64 @@ from gen2embed.files import put_in_place, write_atomic
 from gen2embed.logger import CSVLogger
 from gen2embed.types import UserError
 
+MARK = b"sha256:"
+DIGEST = len(MARK) + hashlib.sha256().digest_size
+
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it. Reads plain values and tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        write_atomic(Path(path), lambda file: torch.save(checkpoint, file))
+        write_atomic(Path(path), lambda file: _save(checkpoint, file))
 
     def load_checkpoint(  # type: ignore[override]
         self, path: str | Path, map_location: Callable[..., Any] | str = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
+        if Path(path).is_file():
+            _check_digest(Path(path))
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"the checkpoint {path} cannot be read: {first}; remove it to go on from an earlier one"
             ) from error
+
+
+class _Hashed:
+    """A file to write to, and the digest of what was written; in all else the file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+    hashed = _Hashed(file)
+    torch.save(checkpoint, hashed)
+    file.write(MARK + hashed.digest.digest())
+
+
+def _check_digest(path: Path) -> None:
+    """Raise `UserError` unless a checkpoint is as it was saved."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = max(file.seek(0, os.SEEK_END) - DIGEST, 0)
+        file.seek(0)
+        while data := file.read(min(left, 2**20)):
+            digest.update(data)
+            left -= len(data)
+        if file.read() != MARK + digest.digest():
+            raise UserError(
+                f"the checkpoint {path} cannot be read: its SHA-256 is not that of what was saved; remove it to go on "
+                "from an earlier one"
+            )
 
 
 class Checkpoints(Checkpoint):  # which Lightning calls after all other callbacks

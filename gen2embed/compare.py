@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
 from gen2embed.encoder.store import differences, without
@@ -121,7 +122,7 @@ def table(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Table:
         out.add_column(name, justify="left" if name == "arm" else "right")
     for arm, row in cells.items():
         shown = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row]
-        marked = [f"[bold]{text}[/]" if row[i][0] == best[i] else text for i, text in enumerate(shown)]
+        marked = [Text(text, "bold") if row[i][0] == best[i] else text for i, text in enumerate(shown)]
         out.add_row(", ".join(arm), str(len(_scores(named[arm], columns[0]))), *marked)
     return out
 

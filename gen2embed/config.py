@@ -16,16 +16,16 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.redaction import expanded
+from gen2embed.targets import check_calls, check_saved, find_target
 from gen2embed.types import UserError, did_you_mean
 
-# What a `_target_` may name; gen2embed_* are a user's own modules.
-TARGETS = ("gen2embed.", "gen2embed_", "lightning.", "torch.optim.", "transformers.optimization.")
 FREE = {"batch.weights"}  # mappings whose keys are the user's
 LONGEST_NAME = 200  # bytes of a file's; systems end at 255
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -33,6 +33,7 @@ SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+    OmegaConf.register_new_resolver("from_home", lambda path: expanded(str(path)), replace=True)
     OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
 
 
@@ -49,6 +50,16 @@ def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
 
 
+def from_home(cfg: DictConfig) -> DictConfig:
+    """The config in which texts that begin with `~/` begin with the home folder."""
+    given = plain(cfg, resolve=False)
+    if (whole := expanded(given)) == given:
+        return cfg
+    made = OmegaConf.create(whole)
+    OmegaConf.set_struct(made, value=True)
+    return made
+
+
 def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
     """Raise `UserError` at the first key or value of `cfg` that nothing takes.
 
@@ -61,7 +72,15 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: 
         raise UserError(f"{error.full_key} has no value; set it as {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    check_calls(resolved, "")
     _check_keys(resolved, defaults, "")
+
+
+def make_saved(call: Any, group: str) -> Any:
+    """What a call of a group makes that a run has left in its files; `UserError` for one that no run leaves."""
+    check_saved(call, group)
+    check_call(call, group)
+    return instantiate(expanded(call), _convert_="all")
 
 
 def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -94,13 +113,7 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
 
 def check_call(node: Mapping[str, Any], path: str) -> Any:
     """Check one constructor call; returns the class or function that it names."""
-    name = node["_target_"]
-    if not str(name).startswith(TARGETS):
-        raise UserError(f"{path}._target_={name!r} is not allowed; a target starts with {', '.join(TARGETS)}")
-    try:
-        target = get_object(name)
-    except Exception as error:
-        raise UserError(f"{path}._target_={name!r} names nothing that can be imported") from error
+    target = find_target(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = _hints(target)

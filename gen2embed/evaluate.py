@@ -14,6 +14,7 @@ from torch import Tensor
 from gen2embed import metrics
 from gen2embed.compression import Compression, Precision, compress, decode, size_in_bytes
 from gen2embed.data.benchmark import Benchmark, task_digest
+from gen2embed.encoder.collapse import warn_if_collapsed
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.log import log
 from gen2embed.peers import ALONE, Peers
@@ -21,6 +22,7 @@ from gen2embed.types import ROLES, Item, RankingTask, Role
 
 TOP = 5  # best choices that the predictions keep
 RECALL_AT = (5, 10)
+ENOUGH = 20  # queries of a task whose interval says whether it is at chance
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def evaluate(
     seed: int = 0,
     compression: Compression | None = None,
     peers: Peers = ALONE,
+    warned: set[str] | None = None,
 ) -> Evaluation:
     """Score `model` on every task of `benchmark`.
 
@@ -48,8 +51,14 @@ def evaluate(
     overall, only where every task of them was run.
     compression: at which sizes and precisions the same vectors are scored again; None is at none.
     peers: each embeds its part of the items, and has all scores.
+    warned: what need not be said again, to which is added what is: the roles that are collapsed, and scores at chance.
     """
+    warned = set() if warned is None else warned
     embedded = {role: _encode(model, engine, benchmark.tasks, role, peers) for role in ROLES}
+    if peers.rank == 0:
+        for role, side in embedded.items():
+            if role not in warned and warn_if_collapsed(side.encoded.vectors.numpy(), role):
+                warned.add(role)
     width = max(its.encoded.vectors.shape[1] for its in embedded.values())
     settings = compression.settings(width) if compression else []
     smaller: dict[tuple[int, Precision], dict[str, _Scored]] = {setting: {} for setting in settings}
@@ -81,7 +90,8 @@ def evaluate(
             {"dim": dim, "precision": precision, "bytes": size_in_bytes(dim, precision), **_run(benchmark, its)}
             for (dim, precision), its in smaller.items()
         ]
-    _warn_at_chance(scores)
+    if peers.rank == 0 and "chance" not in warned and _warn_at_chance(scores):
+        warned.add("chance")
     encoded = tuple(side.encoded for side in embedded.values())
     return Evaluation(scores, pa.Table.from_pylist(rows), encoded)
 
@@ -191,9 +201,11 @@ def _score(tasks: Sequence[_Scored], resamples: int, seed: int) -> dict[str, Any
     }
 
 
-def _warn_at_chance(scores: dict[str, Any]) -> None:
-    at_chance = [name for name, task in scores["tasks"].items() if task["ci95"][0] <= task["chance"]]
-    if len(at_chance) == len(scores["tasks"]):
-        log.warning("no task is above chance: check that the weights, the prompt and the convention belong together")
-    elif at_chance:
-        log.info("not above chance: %s", ", ".join(at_chance))
+def _warn_at_chance(scores: dict[str, Any]) -> bool:
+    """Say which tasks are no better than chance, as far as their queries can tell; whether anything was said."""
+    enough = {name: task for name, task in scores["tasks"].items() if task["queries"] >= ENOUGH}
+    at_chance = [name for name, task in enough.items() if task["ci95"][0] <= task["chance"]]
+    if at_chance:
+        said = "no task is above chance" if at_chance == [*enough] else f"not above chance ({', '.join(at_chance)})"
+        log.warning("%s: check that the weights, the prompt and the convention belong together", said)
+    return bool(at_chance)

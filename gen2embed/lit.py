@@ -5,7 +5,7 @@
     3. Compute the loss of the whole batch, and its gradient with respect to the own embeddings (`gradcache`, step 2).
     4. Embed every chunk again, and back-propagate its part of that gradient (`gradcache`, step 3).
     5. Reduce the gradients of all ranks, once: they are those of the whole batch (`sync`).
-    6. Clip their norm, step the optimiser, and step the schedule.
+    6. Clip their norm, step the optimiser, and step the schedule; a norm that is not finite ends the run.
 
 Random numbers depend on seed, step and rank alone, so a step is the same in a run that was interrupted.
 """
@@ -34,6 +34,8 @@ from gen2embed.losses import Answers, InfoNCE, describe
 from gen2embed.sync import Sync
 from gen2embed.types import NO_SHORTCUTS, Shortcuts, UserError
 
+REMEDY = "look at these rows, lower optim.optimizer.lr, or train in higher precision"
+NAMED = 256  # rows in a message
 SHOWN = ("loss", "accuracy")  # beside the progress bar
 
 
@@ -84,6 +86,9 @@ class ContrastiveModule(LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
         norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
+        if not torch.isfinite(norm):
+            rows = self._named(batch.rows)
+            raise UserError(f"the gradient's norm is {norm.item()} at step {self.global_step - 1}, of {rows}; {REMEDY}")
         scheduler.step()  # type: ignore[union-attr]
         metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
         if self.loss.log_scale is not None:
@@ -133,13 +138,15 @@ class ContrastiveModule(LightningModule):
     def _complain(self, batch: TrainingBatch, own: Float[Tensor, "r d"], value: Tensor) -> None:
         """Raise `UserError`: which rows of any rank made the loss what it is."""
         broken = ~torch.isfinite(own.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
-        texts = [row for row, bad in zip(batch.rows, broken.tolist(), strict=True) if bad]
-        rows = self.sync.gather_texts(texts)
-        said = f"the embeddings of {', '.join(rows)} are not finite" if rows else "all embeddings are finite"
-        raise UserError(
-            f"the loss is {value.item()} at step {self.global_step}: {said}; look at these rows, lower "
-            "optim.optimizer.lr, or train in higher precision"
-        )
+        bad = self._named([row for row, its in zip(batch.rows, broken.tolist(), strict=True) if its])
+        every = self._named(batch.rows)
+        said = f"the embeddings of {bad} are not finite" if bad else f"all embeddings are finite, of {every}"
+        raise UserError(f"the loss is {value.item()} at step {self.global_step}: {said}; {REMEDY}")
+
+    def _named(self, own: list[str]) -> str:
+        """Rows of all ranks, for a message; every rank calls this."""
+        rows = self.sync.gather_texts(own)
+        return ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained alone: the base is where it was loaded from."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import transformers
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 log = logging.getLogger("gen2embed")
@@ -39,7 +39,13 @@ def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable
 
     Within another one, its bar is drawn below while it lasts.
     """
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not shown) as bar:
         task = bar.add_task(title, total=total)
         waiting, drawn = 0, time.monotonic()

@@ -23,6 +23,7 @@ from gen2embed import __version__
 from gen2embed.encoder.engine import Encoded
 from gen2embed.files import write_atomic
 from gen2embed.presets import PACKAGE
+from gen2embed.redaction import redacted
 
 LIBRARIES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "pillow")
 
@@ -72,7 +73,8 @@ def git_commit() -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, default=str)
+    """Leave a value for people and programs, redacted."""
+    text = json.dumps(redacted(value), indent=2, default=str)
     write_atomic(path, lambda file: file.write(text.encode()))
 
 
@@ -86,7 +88,7 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
 
 def log_scores(loggers: Sequence[Logger], scores: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
     for logger in loggers:
-        logger.log_hyperparams(dict(config))
+        logger.log_hyperparams(redacted(config))
         logger.log_metrics({name: value for its in scores for name, value in flat(its).items()})
         logger.finalize("success")
 

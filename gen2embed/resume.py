@@ -23,6 +23,7 @@ from gen2embed.encoder.store import differences, without
 from gen2embed.files import write_atomic
 from gen2embed.log import log
 from gen2embed.logger import CSVLogger
+from gen2embed.redaction import redacted
 from gen2embed.types import Pair, UserError
 
 FILE = "run.json"
@@ -51,7 +52,7 @@ class Resume:
             raise UserError(f"resume={config['resume']} is unknown; choose one of auto, never")
         self.trainer, self.checkpoint, self.kept = trainer, None, list[Path]()
         device = trainer.strategy.root_device.type
-        self.settings = _plain({**without(config, FREE), "ranks": trainer.world_size, "device": device})
+        self.settings = _plain({**redacted(without(config, FREE)), "ranks": trainer.world_size, "device": device})
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.folder = next((its.folder for its in callbacks if isinstance(its, Checkpoints)), None)
         if self.folder is None:
@@ -101,7 +102,7 @@ class Resume:
         file = self.checkpoint.with_name(FILE)
         if not file.is_file():
             raise UserError(f"the checkpoint {self.checkpoint} cannot be gone on from: {file} is missing; {REMEDY}")
-        return json.loads(file.read_text())
+        return redacted(json.loads(file.read_text()))
 
     def _compare(self, what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         if differing := differences(there, here):

@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gen2embed import images
 from gen2embed.checkpoint import CheckpointFiles
-from gen2embed.config import check, check_call, explain, plain, register_resolvers
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.config import check, explain, from_home, make_saved, plain, register_resolvers
+from gen2embed.data.benchmark import Benchmark, several
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.quarantine import sound_pairs
 from gen2embed.encoder.adapter import find_adapter
@@ -33,6 +33,7 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.eval_report.page import check_count
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
+from gen2embed.redaction import redact_yaml, redacted, visible
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
 from gen2embed.types import Pair, UserError
@@ -52,6 +53,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                     "processes that start together need one folder, and the default's time differs between them; set "
                     "output_dir=..."
                 )
+            _redact_hydra()
+            cfg = from_home(cfg)
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
             check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
@@ -71,11 +74,19 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 message = explain(error, config_name, sys.argv[1:])
                 if message is None:
                     raise
-                sys.exit(f"error: {message}")
+                sys.exit(f"error: {visible(message)}")
 
         return main
 
     return decorate
+
+
+def _redact_hydra() -> None:
+    """Redact what Hydra itself has left of a run or a multirun."""
+    its = HydraConfig.get()
+    own = Path(its.runtime.output_dir) / (its.output_subdir or "")
+    for file in [*own.glob("*.yaml"), Path(its.sweep.dir) / "multirun.yaml"]:
+        redact_yaml(file)
 
 
 def added_folders() -> list[str]:
@@ -136,8 +147,8 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
 
 
 def leave_config(cfg: DictConfig) -> None:
-    """Leave the resolved configuration in the run's folder."""
-    OmegaConf.save(cfg, Path(cfg.output_dir) / "config.yaml", resolve=True)
+    """Leave the resolved configuration in the run's folder; redacted, it names the same files when it is read again."""
+    OmegaConf.save(OmegaConf.create(redacted(plain(cfg))), Path(cfg.output_dir) / "config.yaml")
 
 
 def read_data(folder: Path) -> PairSource:
@@ -145,11 +156,10 @@ def read_data(folder: Path) -> PairSource:
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{file} does not exist; it says where the rows of a run lie, and every run leaves one")
-    data = plain(cast(DictConfig, OmegaConf.load(file))).get("data")
+    data = plain(cast(DictConfig, OmegaConf.load(file)), resolve=False).get("data")
     if not isinstance(data, dict) or "_target_" not in data:
         raise UserError(f"{file} names no data: it is not of a run of mine.py or train.py")
-    check_call(data, "data")
-    return instantiate(data, _convert_="all")
+    return make_saved(data, "data")
 
 
 def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
@@ -165,13 +175,13 @@ def check_sources(cfg: DictConfig) -> None:
         check_path(cfg.checkpoint)
 
 
-def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None) -> list[Benchmark]:
-    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none, and check their pictures."""
+def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer) -> list[Benchmark]:
+    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none; rank 0 checks pictures."""
     check_count(cfg.report_queries)
-    made = instantiate(chosen, _convert_="all") or {}
-    benchmarks = [made] if isinstance(made, Benchmark) else list(made.values())
+    benchmarks = several(instantiate(chosen, _convert_="all"))
     for benchmark in benchmarks:
-        images.check(benchmark.pictures, benchmark.roots)
+        if trainer.is_global_zero:
+            images.check(benchmark.pictures, benchmark.roots)
         if "resolution" in _overridden() and benchmark.resolution not in (None, cfg.resolution.policy):
             log.warning(
                 "%s is evaluated at its published resolution, %s; set it to null for the chosen one",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gen2embed.encoder.store import differences, without
+from gen2embed.redaction import redacted
 from gen2embed.types import UserError
 
 LAST = "report.html"  # is what a job leaves at its very end
@@ -20,7 +21,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
     if not (folder / LAST).is_file() or not manifest.is_file():
         return False
     there = json.loads(manifest.read_text())["config"]
-    if differing := differences(without(there, FREE), without(config, FREE)):
+    if differing := differences(without(there, FREE), without(redacted(config), FREE)):
         raise UserError(
             f"{folder} holds a finished run with other settings: {'; '.join(differing)}; choose another output_dir"
         )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gen2embed.data.batches import Share
 from gen2embed.data.benchmark import Benchmark
@@ -19,6 +20,7 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.packing import Limit
 from gen2embed.memory import readable, state_bytes
+from gen2embed.redaction import visible
 from gen2embed.shortcuts import Sampled
 from gen2embed.types import Pair
 
@@ -174,7 +176,14 @@ def _average_cells(average: Mapping[str, Any] | None, present: int) -> list[str]
     return _cells(average) if average else ["-", f"only {present} tasks", "", ""]
 
 
+class _Literal(Console):
+    """Shows texts as they are: what looks like markup is none, and control characters do nothing."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(visible(text), **{**settings, "markup": False, "emoji": False})
+
+
 def print_table(table: Table) -> None:
     """To standard output, wide enough where that is no terminal."""
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    console = _Literal()
+    (console if console.is_terminal else _Literal(width=120)).print(table)

@@ -171,6 +171,7 @@ def zero(folder):
         {name: torch.zeros_like(t) if "lora_B" in name else t for name, t in its.items()},
         folder / "adapter_model.safetensors",
     )
+    (folder / "gen2embed.json").unlink()  # which knows their digest
 
 
 def test_adapters(doctor, tmp_path, adapter):

@@ -99,7 +99,9 @@ def test_a_task_may_prompt_candidates_as_queries(benchmark):
     assert set(roles) == {"query"}
 
 
-def test_chance_level_warns(benchmark, caplog):
+def test_chance_level_warns(benchmark, caplog, monkeypatch):
+    monkeypatch.setattr("gen2embed.evaluate.ENOUGH", 1)
+
     class Flat(Given):
         def embed(self, items, role):
             return torch.ones(len(items), 2)

@@ -7,7 +7,7 @@ import pytest
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "content", "log", "files", "products", "shipped"),
+    0: ("types", "content", "log", "files", "products", "redaction", "shipped"),
     1: (
         "prompts",
         "images",
@@ -44,6 +44,7 @@ LAYERS = {
         "export",
         "eval_report",
         "pages",
+        "targets",
     ),
     6: ("__main__",),
 }

@@ -433,8 +433,9 @@ def test_a_checkpoint_that_is_broken_says_so(tmp_path):
     CheckpointFiles().save_checkpoint({"a": torch.ones(3)}, tmp_path / "a.ckpt")
     assert same(CheckpointFiles().load_checkpoint(tmp_path / "a.ckpt"), {"a": torch.ones(3)})
     (tmp_path / "b.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:500])
-    torch.save({"a": np.random.default_rng}, tmp_path / "c.ckpt")  # code, which is not run
-    for name in ("b.ckpt", "c.ckpt", "none.ckpt"):
+    CheckpointFiles().save_checkpoint({"a": np.random.default_rng}, tmp_path / "c.ckpt")  # code, which is not run
+    torch.save({"a": torch.ones(3)}, tmp_path / "d.ckpt")  # without a digest
+    for name in ("b.ckpt", "c.ckpt", "d.ckpt", "none.ckpt"):
         with pytest.raises(UserError, match=rf"{name} cannot be read: .*; remove it to go on from an earlier one"):
             CheckpointFiles().load_checkpoint(tmp_path / name)
 

@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
 from gen2embed.commands.embed import add_store_argument
 from gen2embed.commands.given import add_model_arguments, is_picture, load_model, read_items
@@ -46,10 +45,10 @@ def run(args: argparse.Namespace) -> None:
     candidates = Engine(store=args.store).encode(model, given.items, "candidate").vectors.numpy()
     index = Approximate(candidates, Search(), None, ALONE) if args.approximate else Exact(candidates)
     found = index(vector, min(args.top, len(candidates)))[0]
-    table = Table(title=Text(f"nearest to {args.query}"))
+    table = Table(title=f"nearest to {args.query}")
     for name in ("rank", "score", "candidate"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
     names = given.names
     for rank, row in enumerate(found, 1):
-        table.add_row(str(rank), f"{vector[0] @ candidates[row]:.4f}", Text(names[row]))
+        table.add_row(str(rank), f"{vector[0] @ candidates[row]:.4f}", names[row])
     print_table(table)

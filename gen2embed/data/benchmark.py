@@ -36,6 +36,11 @@ class Benchmark:
         return (picture for task in self.tasks for item in task.items() for picture in item.pictures)
 
 
+def several(made: Benchmark | Mapping[str, Benchmark] | None) -> list[Benchmark]:
+    """The benchmarks that a configuration makes: one, several by name, or none."""
+    return [made] if isinstance(made, Benchmark) else list((made or {}).values())
+
+
 def task_digest(task: RankingTask) -> str:
     """A digest of what is asked and what is right: texts, the pictures' names below any root, choices and grades."""
     digest = hashlib.blake2b(digest_size=16)

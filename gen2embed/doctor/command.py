@@ -22,6 +22,7 @@ from gen2embed.doctor.data import check_items, check_settings
 from gen2embed.doctor.environment import check_device, check_folder, check_libraries
 from gen2embed.doctor.findings import Finding, guarded
 from gen2embed.doctor.weights import check_files, check_loaded, check_speed
+from gen2embed.redaction import visible
 from gen2embed.types import Item
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -38,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for finding in findings(args):
         counts[finding.state] += 1
-        console.print(Text.assemble((f"{finding.state:8}", STYLES[finding.state]), finding.said), soft_wrap=True)
+        console.print(
+            Text.assemble((f"{finding.state:8}", STYLES[finding.state]), visible(finding.said)), soft_wrap=True
+        )
     console.print(f"{counts['problem']} problems, {counts['warning']} warnings")
     return int(counts["problem"] > 0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gen2embed import images
 from gen2embed.commands.given import read_items
 from gen2embed.config import make
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.benchmark import several
 from gen2embed.data.pairs import PairSource
 from gen2embed.doctor.findings import Finding
 from gen2embed.types import Item, Picture, UserError
@@ -36,8 +36,7 @@ def check_settings(overrides: Sequence[str], found: list[Item]) -> Iterator[Find
         items = [item for pair in pairs for item in (pair.query, pair.positive, *pair.negatives)]
         yield from _counted(f"data, {len(pairs):,} pairs", items, found)
     if "benchmark" in groups:
-        chosen = made["benchmark"] or {}
-        for benchmark in [chosen] if isinstance(chosen, Benchmark) else chosen.values():
+        for benchmark in several(made["benchmark"]):
             images.check(benchmark.pictures, benchmark.roots)
             items = [item for task in benchmark.tasks for item in task.items()]
             yield from _counted(f"benchmark {benchmark.name}, {len(benchmark.tasks)} tasks", items, found)

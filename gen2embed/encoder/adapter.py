@@ -1,12 +1,10 @@
 """What of a backbone is trained: LoRA, DoRA or all of it; and how that is saved and loaded.
 
-An adapter's folder is a standard one that `peft` loads. Beside it lies `gen2embed.json`: the prompt, the resolution and
-the base model that it was trained with.
+An adapter's folder is a standard one that `peft` loads, with a card (`card.py`) in it.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +18,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
-from gen2embed.encoder.store import differences
-from gen2embed.files import digest_files, is_hub_id, write_atomic
+from gen2embed.encoder.card import CARD, base_of, check_weights, is_adapter, read_card, write_card
+from gen2embed.files import digest_files, is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
+from gen2embed.redaction import redacted_text
 from gen2embed.types import UserError
-
-CARD = "gen2embed.json"
 
 
 class Adapter(Protocol):
@@ -109,14 +106,12 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
     An adapter is saved by itself; a fully tuned model as a checkpoint, with tokenizer and image processor.
     """
     backbone.full.save_pretrained(folder)
+    if (readme := folder / "README.md").is_file():  # peft's, which names the base's folder
+        readme.write_text(redacted_text(readme.read_text()))
     if not isinstance(backbone.full, peft.PeftModel):
         backbone.processor.save_pretrained(folder)
-    card = {
-        "prompt": prompt.describe(),
-        "resolution": resolution.describe(),
-        "base": {"name": backbone.name, "identity": backbone.identity},
-    }
-    write_atomic(folder / CARD, lambda file: file.write(json.dumps(card, indent=2).encode()))
+    base = {"name": backbone.name, "identity": backbone.identity}
+    write_card(folder, {"prompt": prompt.describe(), "resolution": resolution.describe(), "base": base})
     return replace(backbone, adapter=digest_files(folder.glob("*.safetensors")))
 
 
@@ -141,6 +136,7 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
         log.warning("a hub id cannot be compared with a folder: the adapter %s was trained on %s", folder, said)
     if not base and named and Path(named).name != Path(backbone.name).name:
         log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
+    check_weights(folder)
     does_not_fit = f"the adapter {folder} does not fit {backbone.name}"
     try:
         config = peft.PeftConfig.from_pretrained(str(folder), inference_mode=True)
@@ -227,24 +223,3 @@ def find_adapter(source: str | Path) -> Path | None:
             return None  # the repository is there, and holds something else
         first = str(error).splitlines()[0]
         raise UserError(f"{source} is no folder here, and could not be loaded from the hub: {first}") from error
-
-
-def is_adapter(path: str | Path) -> bool:
-    return (Path(path) / "adapter_config.json").is_file()
-
-
-def base_of(folder: Path) -> str | None:
-    """The base model that an adapter names, if it does."""
-    return json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-
-
-def read_card(folder: str | Path) -> dict[str, Any]:
-    """The prompt, resolution and base that a checkpoint carries; empty for one that was not made here."""
-    card = Path(folder) / CARD
-    return json.loads(card.read_text()) if card.is_file() else {}
-
-
-def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolution) -> list[str]:
-    """In words, what differs between what a checkpoint was trained with and what is asked for."""
-    here = json.loads(json.dumps({"prompt": prompt.describe(), "resolution": resolution.describe()}))
-    return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})

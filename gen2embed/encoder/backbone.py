@@ -43,6 +43,7 @@ class Backbone:
     adapter: a digest of the weights that were trained on top; None for none.
     name: the path or hub id that it was loaded from.
     identity: hub id and revision, or a digest of the local weights.
+    remote_code: code that lies beside the weights was trusted.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backbone:
     model_type: str
     identity: str
     adapter: str | None = None
+    remote_code: bool = False
 
     @property
     def tokenizer(self) -> Any:
@@ -135,6 +137,8 @@ def load_backbone(
     multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
     """
     path = check_path(path)
+    if trust_remote_code:
+        log.warning("model.trust_remote_code=true: code that lies beside the weights of %s may run, unchecked", path)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -159,7 +163,10 @@ def load_backbone(
     if compiled:
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
-    return Backbone(path, model, model.base_model, processor, config.model_type, _identity(path, config))
+    identity = _identity(path, config)
+    return Backbone(
+        path, model, model.base_model, processor, config.model_type, identity, remote_code=trust_remote_code
+    )
 
 
 def check_path(path: str | Path) -> str:

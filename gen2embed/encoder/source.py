@@ -10,7 +10,8 @@ from typing import Any
 import huggingface_hub as hub
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from gen2embed.encoder.adapter import CARD, base_of, card_differences, find_adapter, read_card
+from gen2embed.encoder.adapter import find_adapter
+from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, read_card
 from gen2embed.files import is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log
@@ -47,13 +48,16 @@ class Source:
 
 
 def find_source(path: str | Path, adapter: str | Path | None = None, revision: str | None = None) -> Source:
-    """The base and the adapter at `path`, a folder or a hub id, or of `adapter` onto `path`; loads no weights.
+    """The base and the adapter at `path`, a folder or a hub id, or of `adapter` onto `path`; loads no weights,
+    but compares a folder's with their digests.
 
-    Raises `UserError` for an adapter that is none, or that does not name its base.
+    Raises `UserError` for an adapter that is none, or that does not name its base, and for weights that were changed.
     """
     if adapter is None:
         if (config := _fetch(path, "adapter_config.json", revision)) is None:
             card = _fetch(path, CARD, revision)
+            if Path(path).is_dir():
+                check_weights(Path(path))
             return Source(path, None, read_card(card.parent) if card else {})
         adapter = path
         base = base_of(config.parent)

@@ -11,11 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from markupsafe import Markup
 
-from gen2embed.config import check_call
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.config import make_saved
+from gen2embed.data.benchmark import Benchmark, several
 from gen2embed.encoder.store import flat, without
 from gen2embed.eval_report import charts
 from gen2embed.eval_report.explorer import RIGHT_ANSWERS, TEXT, WRONG, explore
@@ -74,11 +73,10 @@ def check_count(queries: int | None) -> None:
 def read_benchmarks(run: Run) -> list[Benchmark]:
     """What a run was evaluated on, read again; raises `UserError` where it is no longer as the run's manifest says."""
     chosen = next(iter(run.results.values())).manifest["config"]["benchmark"]
-    calls = [chosen] if "_target_" in chosen else list(chosen.values())
     try:
-        for call in calls:
-            check_call(call, "benchmark")
-        return [instantiate(call, _convert_="all") for call in calls]
+        if "_target_" in chosen:
+            return several(make_saved(chosen, "benchmark"))
+        return several({name: make_saved(call, "benchmark") for name, call in chosen.items()})
     except Exception as error:
         cause = error if isinstance(error, UserError) else error.__cause__
         if not isinstance(cause, UserError):

@@ -72,6 +72,7 @@ class Facts:
     parameters: int
     prompt: Mapping[str, Any]
     resolution: Mapping[str, Any]
+    remote_code: bool  # whether the base's own code was trusted
     code: bool  # whether sentence-transformers must trust the folder's own module
 
     @property

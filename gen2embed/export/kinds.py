@@ -13,7 +13,8 @@ import peft
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor
 
-from gen2embed.encoder.adapter import read_card, save
+from gen2embed.encoder.adapter import save
+from gen2embed.encoder.card import read_card
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.given import Input
 from gen2embed.images import Resolution

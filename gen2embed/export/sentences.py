@@ -17,7 +17,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
-from gen2embed.encoder.adapter import read_card
+from gen2embed.encoder.card import read_card
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.given import Input
 from gen2embed.encoder.processor import LEFT_OUT, load_processor

@@ -21,6 +21,7 @@ from gen2embed.export.sentences import SentenceTransformers, needs_code
 from gen2embed.export.serving import Vllm
 from gen2embed.files import is_hub_id, is_occupied, replace_folder
 from gen2embed.prompts import Convention
+from gen2embed.redaction import redacted_text
 from gen2embed.types import ROLES, Role, UserError, did_you_mean
 
 KINDS: dict[str, Kind] = {
@@ -124,7 +125,9 @@ def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | Non
     made.refuse(embedder)
     if run is not None:
         run.check_model(embedder)
-    base = source.base_name or (backbone.name if is_hub_id(backbone.name) else str(Path(backbone.name).resolve()))
+    base = source.base_name or (
+        backbone.name if is_hub_id(backbone.name) else redacted_text(str(Path(backbone.name).resolve()))
+    )
     facts = Facts(
         kind=kind,
         library=made.library,
@@ -136,6 +139,7 @@ def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | Non
         parameters=backbone.parameters,
         prompt=build.prompt.describe(),
         resolution=build.resolution.describe(),
+        remote_code=backbone.remote_code,
         code=needs_code(embedder),
     )
     vectors, rounding = embed_sample(embedder.encode), None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gen2embed.data.clusters import SCHEMA, data_fingerprint, write_clusters
+from gen2embed.encoder.collapse import warn_if_collapsed
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.encoder.store import digest
 from gen2embed.log import progress
@@ -76,6 +77,9 @@ def mine_pairs(
             engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates", peers),
         )
         queries, positives = (side.vectors for side in encoded)
+        if peers.rank == 0:
+            warn_if_collapsed(queries.numpy(), "query")
+            warn_if_collapsed(positives.numpy(), "candidate")
     subsets: dict[str, Subset] = {}
     searched: dict[str, Any] = {}
     with progress("searching", len(pairs), shown=miner.neighbours > 0 and peers.rank == 0) as advance:

@@ -1,0 +1,64 @@
+"""What lies beside saved weights, `gen2embed.json`: the prompt, the resolution, the base, and the weights' digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gen2embed.encoder.store import differences
+from gen2embed.files import write_atomic
+from gen2embed.images import Resolution
+from gen2embed.prompts import Prompt
+from gen2embed.redaction import expanded, redacted
+from gen2embed.types import UserError
+
+CARD = "gen2embed.json"
+
+
+def is_adapter(path: str | Path) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def base_of(folder: Path) -> str | None:
+    """The base model that an adapter names, if it does."""
+    return expanded(json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path"))
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The card of a checkpoint; empty for one that was not made here."""
+    card = Path(folder) / CARD
+    return json.loads(card.read_text()) if card.is_file() else {}
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Leave a card, and in it the SHA-256 of every file of weights in the folder."""
+    weights = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    text = json.dumps({**redacted(card), "sha256": weights}, indent=2)
+    write_atomic(folder / CARD, lambda file: file.write(text.encode()))
+
+
+def check_weights(folder: Path) -> None:
+    """Raise `UserError` unless the weights are those that the card tells of; a card that tells of none is fine."""
+    for name, told in read_card(folder).get("sha256", {}).items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise UserError(f"{folder / CARD} tells of {name}, which is not there; copy the whole folder again")
+        if (found := _sha256(path)) != told:
+            raise UserError(
+                f"the weights {path} are not those that were saved: their SHA-256 is {found[:12]}..., and "
+                f"{CARD} says {told[:12]}...; copy the folder again, or remove sha256 from the card if you changed them"
+            )
+
+
+def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolution) -> list[str]:
+    """In words, what differs between what a checkpoint was trained with and what is asked for."""
+    here = json.loads(json.dumps({"prompt": prompt.describe(), "resolution": resolution.describe()}))
+    return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
