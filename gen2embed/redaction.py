@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 HIDDEN = "***"
 SECRET = r"(?:api_?key|access_?key|token|secret|password|passwd|credentials?)"  # ends the name of one
