@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import images
+from gen2embed import images, preemption
 from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
@@ -40,7 +40,8 @@ from gen2embed.types import UserError
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a task of a composed, checked config into a command-line program.
 
-    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback.
+    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback. SIGTERM ends
+    it with `preemption.EXIT_CODE`.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -65,7 +66,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             quieten_libraries()
             register_resolvers()
             try:
-                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+                with preemption.listening():
+                    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+            except preemption.Preempted as stop:
+                if stop.code:
+                    log.warning("ended by SIGTERM, with exit code %d; the same command goes on from here", stop.code)
+                raise
             except (HydraException, OmegaConfBaseException, UserError) as error:
                 message = explain(error, config_name, sys.argv[1:])
                 if message is None:
@@ -102,6 +108,8 @@ def make_trainer(cfg: DictConfig) -> Trainer:
         )
     except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
+    # its handler of SIGTERM would broadcast between the ranks in the middle of whatever they do
+    trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
     ranks = trainer.num_devices * trainer.num_nodes
     if (started := started_together()) not in (1, ranks):
         raise UserError(
@@ -114,6 +122,10 @@ def make_trainer(cfg: DictConfig) -> Trainer:
             "itself, without -m, or choose strategy=single"
         )
     return trainer
+
+
+def _no_handlers() -> None:
+    """`preemption` has the handler."""
 
 
 def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:

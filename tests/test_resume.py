@@ -384,7 +384,9 @@ def test_what_is_trained_and_nothing_else_is_loaded():
 
 
 def fake_trainer(write, step=0, rank=0):
-    strategy = SimpleNamespace(barrier=lambda: None, broadcast=lambda value: 3)
+    strategy = SimpleNamespace(
+        barrier=lambda: None, broadcast=lambda value: 3, reduce_boolean_decision=lambda came, all: came
+    )
     return SimpleNamespace(
         save_checkpoint=lambda path, weights_only: write(Path(path)), global_step=step, global_rank=rank, max_steps=99,
         is_global_zero=rank == 0, strategy=strategy, log_every_n_steps=0, loggers=[],
