@@ -5,13 +5,13 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed import images, report, tables
+from gen2embed import report, tables
 from gen2embed.config import plain
 from gen2embed.data.clusters import write_clusters
 from gen2embed.miners.run import mine_pairs
 from gen2embed.miners.skipped import skipped_owners, write_skipped
 from gen2embed.mining_report.page import write_report
-from gen2embed.runs import check_sources, entry_point, make_embedder, make_search, make_trainer, start
+from gen2embed.runs import check_sources, entry_point, make_embedder, make_search, make_trainer, read_pairs, start
 from gen2embed.sync import gathered
 from gen2embed.types import UserError
 
@@ -26,9 +26,7 @@ def main(cfg: DictConfig) -> None:
     check_sources(cfg)
     with gathered(trainer) as peers:
         data = instantiate(cfg.data, _convert_="all")
-        pairs = data.pairs()
-        if peers.rank == 0:
-            images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
+        pairs = read_pairs(data, trainer, folder)
         embedder, engine, search = make_embedder(cfg, trainer), instantiate(cfg.engine), make_search(cfg, trainer)
         miner = instantiate(cfg.mining)
         mined = mine_pairs(embedder, engine, pairs, miner, data.classification, search, peers)

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from gen2embed import images, tables
+from gen2embed import tables
 from gen2embed.callbacks import Agree, Validate
 from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
@@ -38,6 +38,7 @@ from gen2embed.runs import (
     make_embedder,
     make_search,
     make_trainer,
+    read_pairs,
     start,
 )
 from gen2embed.shortcuts import keep, sample_chunks, take
@@ -62,14 +63,12 @@ def main(cfg: DictConfig) -> None:
             "is not for training; leave it to mine.py and eval.py"
         )
     data: PairSource = instantiate(cfg.data, _convert_="all")
-    pairs, miner, batch = data.pairs(), instantiate(cfg.mining), cfg.batch
+    pairs, miner, batch = read_pairs(data, trainer, Path(cfg.output_dir)), instantiate(cfg.mining), cfg.batch
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
     check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.chunk, batch.chunk_tokens)
     benchmarks = make_benchmarks(cfg, cfg.benchmark) if trainer.is_global_zero else []
     validation = make_benchmarks(cfg, cfg.validation.benchmark) if cfg.validation else []
-    if trainer.is_global_zero:
-        images.check((picture for pair in pairs for picture in pair.pictures), data.roots)
 
     embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
     if cfg.adapter is not None:
@@ -140,10 +139,10 @@ def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequ
         return {}
     if len(benchmarks) != 1:
         raise UserError("a validation is of one benchmark; choose one with benchmark@validation.benchmark=...")
-    keep, every = cfg.validation.keep, cfg.validation.every_n_steps
-    callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", every, keep)
+    settings = {key: value for key, value in plain(cfg.validation).items() if key != "benchmark"}
+    callback = Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", **settings)
     trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]  # a checkpoint of the step has what it found
-    return callback.best if keep == "best" else {}
+    return callback.best if callback.keep == "best" else {}
 
 
 def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:

@@ -79,19 +79,32 @@ class Validate(Callback):
 
     Every rank scores all of it, since the weights may be spread over them. The score is the mean of the tasks'.
     keep: whether the run's adapter is that of the best step or of the last; the first of equal ones is the best.
+    patience: so many scores after the best, none of them better, end the training; None goes on to the last step.
     """
 
     def __init__(
-        self, benchmark: Benchmark, engine: Engine, folder: Path, every_n_steps: int, keep: Literal["best", "last"]
+        self,
+        benchmark: Benchmark,
+        engine: Engine,
+        folder: Path,
+        every_n_steps: int,
+        keep: Literal["best", "last"],
+        patience: int | None = None,
     ) -> None:
         if every_n_steps < 1:
             raise UserError(f"validation.every_n_steps is at least 1; got {every_n_steps}")
         if keep not in ("best", "last"):
             raise UserError(f"validation.keep is best or last; got {keep}")
+        if patience is not None and patience < 1:
+            raise UserError(f"validation.patience is at least 1, or null to train to the last step; got {patience}")
         # no store: it knows an adapter by its saved weights
         self.benchmark, self.engine = benchmark, replace(engine, store=None, shown=False)
-        self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
+        self.folder, self.every_n_steps, self.keep, self.patience = Path(folder), every_n_steps, keep, patience
         self.best: dict[str, float] = {}
+        self._since_best = 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop_if_patience_is_out(trainer)  # a run that goes on may have stopped before
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -110,16 +123,25 @@ class Validate(Callback):
         module.log_dict(named, batch_size=1)
         best = not self.best or mean > self.best["score"]
         log.info("step %d: %s %.1f%s", step, self.benchmark.name, 100 * mean, ", the best so far" if best else "")
+        self._since_best = 0 if best else self._since_best + 1
         if best:
             self.best.update(step=step, score=mean)
             if self.keep == "best":
                 leave_adapter(trainer, module, self.folder)
+        self._stop_if_patience_is_out(trainer)
+
+    def _stop_if_patience_is_out(self, trainer: Trainer) -> None:
+        if self.patience is not None and self._since_best >= self.patience:
+            trainer.should_stop = True
+            if trainer.global_step < trainer.max_steps:
+                log.info("step %d: training stops, the best was step %d", trainer.global_step, self.best["step"])
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.best)
+        return {"best": dict(self.best), "since_best": self._since_best}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.best.update(state_dict)
+        self.best.update(state_dict["best"])
+        self._since_best = state_dict["since_best"]
 
 
 def leave_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:

@@ -73,7 +73,8 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(preemption.came(), all=False)
-        if not stop and step != trainer.max_steps and (not self.every_n_steps or step % self.every_n_steps):
+        last = stop or step == trainer.max_steps or trainer.should_stop
+        if not last and (not self.every_n_steps or step % self.every_n_steps):
             return
         _log_early(trainer)
         path = self.save(trainer, f"step={step:06d}")
@@ -106,7 +107,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 def _log_early(trainer: Trainer) -> None:
     """Have all up to a step in the log before its checkpoint: Lightning does it afterwards, and in between the run may die."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    logged = bool(every) and trainer.global_step % every == 0
+    logged = bool(every) and (trainer.global_step % every == 0 or trainer.should_stop)
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):

@@ -24,7 +24,8 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.types import UserError, did_you_mean
 
-TARGETS = ("gen2embed.", "lightning.", "torch.optim.", "transformers.optimization.")  # what a `_target_` may name
+# What a `_target_` may name; gen2embed_* are a user's own modules.
+TARGETS = ("gen2embed.", "gen2embed_", "lightning.", "torch.optim.", "transformers.optimization.")
 FREE = {"batch.weights"}  # mappings whose keys are the user's
 LONGEST_NAME = 200  # bytes of a file's; systems end at 255
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -48,9 +49,12 @@ def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
 
 
-def check(cfg: DictConfig, config_name: str, overrides: Iterable[str]) -> None:
-    """Raise `UserError` at the first key or value of `cfg` that nothing takes."""
-    defaults = _defaults(config_name, overrides)
+def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
+    """Raise `UserError` at the first key or value of `cfg` that nothing takes.
+
+    folders: where the choices of `overrides` may lie, beside the shipped ones.
+    """
+    defaults = _defaults(config_name, overrides, folders)
     try:
         resolved = plain(cfg)
     except MissingMandatoryValue as error:
@@ -183,12 +187,12 @@ def _join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _defaults(config_name: str, overrides: Iterable[str]) -> dict[str, Any]:
+def _defaults(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
     """The config with the same choices of groups, and no other override."""
     groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
     choices = [override for override in groups if "," not in override]
     try:
-        cfg = compose_shipped(config_name, choices)
+        cfg = compose_shipped(config_name, choices, folders)
     except HydraException:
         cfg = compose_shipped(config_name)
     return plain(cfg, resolve=False)

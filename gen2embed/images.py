@@ -6,14 +6,19 @@ The seven policies are the reference code's; `original` leaves the picture as it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image
 
+from gen2embed.content import orientation
 from gen2embed.log import progress
 from gen2embed.shipped.resizing import POLICIES, resized, size_after
 from gen2embed.types import Picture, UserError
@@ -23,6 +28,26 @@ Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "
 ALIASES = {"random": "clamp"}  # the reference's name
 
 HEADERS_FROM = 5000  # pictures; the headers of fewer are read without a bar
+MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
+MOST_ASPECT = 200  # of the longer side to the shorter; the models' image processors take no more
+
+MISSING, UNREADABLE, LINKED = "missing", "unreadable", "linked from outside of the image folder"
+LARGE, LONG = f"of more than {MOST_PIXELS:,} pixels", f"more than {MOST_ASPECT} times as long as wide"
+REMEDIES = {
+    UNREADABLE: "replace or remove them",
+    LINKED: "put the files themselves there, as `cp -rL` does, or set image_dir to a folder that holds both",
+    LARGE: "make them smaller, or remove them",
+    LONG: "crop or remove them",
+}
+UPRIGHT = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -64,44 +89,116 @@ def resize(picture: Image.Image, policy: str) -> Image.Image:
 
 
 def load(picture: Picture) -> Image.Image:
-    """Decode a picture to RGB."""
+    """Decode a picture to RGB, upright, its first frame; raises `UserError`, which names it.
+
+    EXIF's orientation is applied. An alpha channel is dropped, as `convert` does. Greys of 16 bits are scaled to 8, not
+    clipped.
+    """
     if isinstance(picture.source, Image.Image):
-        return picture.source.convert("RGB")
+        return _rgb(picture.source)
     try:
-        with Image.open(picture.source) as opened:
-            return opened.convert("RGB")
+        with _opened(picture.source) as opened:
+            return _rgb(opened)
     except FileNotFoundError:
         raise UserError(f"the picture {picture.source} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # the decoders of broken files raise many kinds
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
 
 
 def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
-    """Raise one `UserError` that counts the missing and the unreadable pictures among `pictures`.
+    """Raise one `UserError` that counts the missing and the unusable pictures among `pictures`.
 
-    Only headers are read. `roots` are the folders that the paths were looked for in, for the message.
+    Only headers are read. `roots` are the folders that the paths were looked for in: no picture may lie elsewhere.
     """
-    paths = sorted({picture.source for picture in pictures if isinstance(picture.source, Path)})
-    states = []
-    long = len(paths) >= HEADERS_FROM
-    with ThreadPoolExecutor(16) as pool, progress("checking pictures", len(paths), shown=long) as advance:
-        for path, state in zip(paths, pool.map(_state, paths), strict=True):
-            states.append((path, state))
-            advance()
-    others = f" and {len(roots) - 3} more folders in it" if len(roots) > 3 else ""
-    looked = f"looked in {', '.join(map(str, roots[:3]))}{others}; set the image folder" if roots else "check the paths"
-    for state, remedy in (("missing", looked), ("not readable as pictures", "replace or remove them")):
-        bad = [str(path) for path, found in states if found == state]
-        if bad:
+    paths = _paths(pictures)
+    found = faults(paths, roots)
+    for kind in dict.fromkeys((MISSING, *(fault.kind for fault in found.values()))):
+        if bad := [str(path) for path, fault in found.items() if fault.kind == kind]:
             shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-            raise UserError(f"{len(bad)} of {len(paths)} pictures are {state}: {shown}; {remedy}")
+            remedy = _looked(roots) if kind == MISSING else REMEDIES[kind]
+            raise UserError(f"{len(bad)} of {len(paths)} pictures are {kind}: {shown}; {remedy}")
 
 
-def _state(path: Path) -> str:
+class Fault(NamedTuple):
+    """kind: one of `REMEDIES`, or missing. said: by the decoder, for one that is unreadable."""
+
+    kind: str
+    said: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.said}" if self.said else self.kind
+
+
+def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, whole: bool = False) -> dict[Path, Fault]:
+    """What is wrong with pictures, in the order of their paths; those at which nothing is are left out.
+
+    roots: folders that hold them; none is anywhere. whole: decode them, rather than read their headers.
+    """
+    paths, found = sorted(set(paths)), {}
+    within = partial(_within, roots={os.path.realpath(root) for root in roots}, real=cache(os.path.realpath))
+    with ThreadPoolExecutor(os.cpu_count() if whole else 16) as pool:
+        title = "decoding pictures" if whole else "checking pictures"
+        with progress(title, len(paths), shown=len(paths) >= HEADERS_FROM) as advance:
+            for path, fault in zip(paths, pool.map(lambda path: _fault(path, whole, within), paths), strict=True):
+                if fault:
+                    found[path] = fault
+                advance()
+    return found
+
+
+def _paths(pictures: Iterable[Picture]) -> list[Path]:
+    return sorted({picture.source for picture in pictures if isinstance(picture.source, Path)})
+
+
+def _looked(roots: Sequence[Path]) -> str:
+    others = f" and {len(roots) - 3} more folders in it" if len(roots) > 3 else ""
+    return f"looked in {', '.join(map(str, roots[:3]))}{others}; set the image folder" if roots else "check the paths"
+
+
+def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | None:
     try:
-        with Image.open(path):
-            return "fine"
+        if not within(path):
+            return Fault(LINKED)
+        with _opened(path) as opened:
+            if max(opened.size) > MOST_ASPECT * min(opened.size):
+                return Fault(LONG)
+            if whole:
+                _rgb(opened)
     except FileNotFoundError:
-        return "missing"
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
-        return "not readable as pictures"
+        return Fault(MISSING)
+    except Image.DecompressionBombError:
+        return Fault(LARGE)
+    except Exception as error:  # the decoders of broken files raise many kinds
+        return Fault(UNREADABLE, str(error) or type(error).__name__)
+    return None
+
+
+def _within(path: Path, roots: Collection[str], real: Callable[[Path], str]) -> bool:
+    """Whether a file lies below one of some folders, wherever links lead; without any, it does.
+
+    real: of folders, which hold many pictures each, so that it remembers.
+    """
+    found = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
+    return not roots or any(found.is_relative_to(root) for root in roots)
+
+
+def _opened(path: Path) -> Image.Image:
+    """A file's picture, of which the header was read and found usable."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
+        raise OSError("it is not a regular file")
+    opened = Image.open(path)
+    if opened.width * opened.height > MOST_PIXELS:
+        opened.close()
+        raise Image.DecompressionBombError(f"it has {opened.width}x{opened.height} pixels, above {MOST_PIXELS:,}")
+    return opened
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    turn = orientation(picture)  # a TIFF has been turned by now, and says so
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"its greys have 32 bits (mode {picture.mode}), of unknown range; save it with 8 or 16")
+    rgb = picture.convert("RGB")
+    return rgb if turn == 1 else rgb.transpose(UPRIGHT[turn])

@@ -68,9 +68,11 @@ class ContrastiveModule(LightningModule):
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
 
     def transfer_batch_to_device(
-        self, batch: TrainingBatch, device: torch.device, dataloader_idx: int
+        self, batch: TrainingBatch | UserError, device: torch.device, dataloader_idx: int
     ) -> TrainingBatch:
-        """All but the chunks, of which one at a time is on the device."""
+        """All but the chunks, of which one at a time is on the device. What a loader's worker met is raised here."""
+        if isinstance(batch, UserError):
+            raise batch
         moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
         return replace(batch, **moved)  # type: ignore[arg-type]
 

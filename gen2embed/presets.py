@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from copy import deepcopy
 from functools import cache
@@ -24,9 +25,10 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
-def compose_shipped(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
-    """Compose a shipped config, also inside of a running Hydra program."""
-    return deepcopy(_composed(config_name, tuple(overrides)))
+def compose_shipped(config_name: str, overrides: Iterable[str] = (), folders: Iterable[str] = ()) -> DictConfig:
+    """Compose a shipped config, also inside of a running Hydra program. folders: where else a group's files may lie."""
+    beside = [f"hydra.searchpath={json.dumps(list(folders))}"] if folders else []
+    return deepcopy(_composed(config_name, (*overrides, *beside)))
 
 
 @cache  # Hydra takes a fifth of a second, and the jobs of a multirun ask for the same

@@ -26,6 +26,7 @@ from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, check_call, explain, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.quarantine import sound_pairs
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
@@ -34,7 +35,7 @@ from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
-from gen2embed.types import UserError
+from gen2embed.types import Pair, UserError
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -54,7 +55,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 )
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
-            check(cfg, config_name, HydraConfig.get().overrides.task)
+            check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
             job = HydraConfig.get().mode == RunMode.MULTIRUN
             if job and finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
@@ -81,6 +82,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         return main
 
     return decorate
+
+
+def added_folders() -> list[str]:
+    """The folders of yaml files that the command line adds to the shipped ones, by --config-dir or hydra.searchpath."""
+    sources = HydraConfig.get().runtime.config_sources
+    shipped = conf_dir()
+    return [source.path for source in sources if source.schema == "file" and Path(source.path) != shipped]
 
 
 def started_together() -> int:
@@ -156,6 +164,12 @@ def read_data(folder: Path) -> PairSource:
     return instantiate(data, _convert_="all")
 
 
+def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
+    """The training pairs that a run in `folder` takes; rank 0 checks their pictures for all."""
+    seconds = getattr(trainer.strategy, "timeout_seconds", 0.0)  # of several ranks; a single one waits for none
+    return sound_pairs(data, folder, leader=trainer.is_global_zero, seconds=seconds)
+
+
 def check_sources(cfg: DictConfig) -> None:
     """Raise `UserError` if the model or the checkpoint of `cfg` is not there. Loads nothing."""
     check_path(cfg.model.path)
@@ -212,9 +226,11 @@ def _overridden() -> set[str]:
 def _chosen() -> set[str]:
     """The groups that the command line overrides, or the experiment that it names."""
     groups, experiments = _overridden(), [HydraConfig.get().runtime.choices.get("experiment")]
+    folders = [conf_dir(), *map(Path, added_folders())]
     while experiments:
-        file = conf_dir() / "experiment" / f"{experiments.pop()}.yaml"
-        if file.is_file():
+        name = experiments.pop()
+        files = (folder / "experiment" / f"{name}.yaml" for folder in folders)  # Hydra takes the first, too
+        if file := next(filter(Path.is_file, files), None):
             experiment: Any = OmegaConf.load(file)
             groups |= {str(key) for key in experiment if key != "defaults"}
             for entry in experiment.get("defaults", []):

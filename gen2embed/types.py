@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gen2embed.content import orientation, wrong_with
+
 Role = Literal["query", "candidate"]
 ROLES: tuple[Role, ...] = ("query", "candidate")
 
@@ -51,7 +53,12 @@ class Picture:
             stat = self.source.stat()
             return f"{self.source}\0{stat.st_size}\0{stat.st_mtime_ns}"
         picture = self.source
-        return f"{picture.mode}\0{picture.size}\0{hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()}"
+        if picture.mode in ("P", "PA"):  # whose bytes are numbers of colours
+            picture = picture.convert("RGBA")
+        turned = f"\0{turn}" if (turn := orientation(self.source)) != 1 else ""
+        return (
+            turned + f"{picture.mode}\0{picture.size}\0{hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()}"
+        )
 
     def __str__(self) -> str:
         return (
@@ -74,6 +81,9 @@ class Item:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("an item has at least one part")
+        for text in (*self.texts, self.instruction or ""):
+            if wrong := wrong_with(text):
+                raise UserError(f"a text {wrong}")
 
     @classmethod
     def of(cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None) -> Item:

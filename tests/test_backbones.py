@@ -2,6 +2,7 @@
 the same chat, and nothing but an item's content decides its vector."""
 
 import json
+import pickle
 import unicodedata
 from dataclasses import replace
 from itertools import pairwise
@@ -206,6 +207,15 @@ def test_typed_special_tokens_stay_text(embedder):
     )
     assert plain == other
     assert torch.isfinite(embedder.encode({"text": typed, "image": image})).all()
+
+
+def test_inputs_are_built_in_a_process_that_was_not_forked(embedder):
+    """What such a worker gets was pickled; here after it was used."""
+    items = [(Item.of(text, noise(1) if pictured else None), "query") for text, pictured in (("a", True), ("b", False))]
+    made = [prepare(items, Limit(500)) for prepare in (embedder.prepare, pickle.loads(pickle.dumps(embedder.prepare)))]
+    for ours, theirs in zip(*(its.chunks for its in made), strict=True):
+        assert ours.pictures == theirs.pictures
+        assert all(torch.equal(ours.inputs[name], theirs.inputs[name]) for name in ours.inputs)
 
 
 def test_only_text_is_cut(embedder):

@@ -121,7 +121,7 @@ def without_a_weight(folder):
         (lambda folder: (folder / "config.json").write_text("{"), "model: the model {copy} could not be loaded: "),
         (
             lambda folder: (folder / "tokenizer.json").unlink(),
-            "model: different texts have the same vector; download the tokenizer's files again",
+            "model: the tokenizer of {copy} tells no texts apart: its tokenizer.json is missing or empty",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_pictures(doctor, pictures):
     assert problem.startswith("settings: 1 of 4 pictures are missing: photos/2.png; looked in ")
     (pictures / "photos/2.png").write_text("no picture")
     (problem,), _ = doctor(*PAIRS, model=None)
-    assert problem == ("settings: 1 of 4 pictures are not readable as pictures: photos/2.png; replace or remove them")
+    assert problem == ("settings: 1 of 4 pictures are unreadable: photos/2.png; replace or remove them")
     whole = (pictures / "photos/1.png").read_bytes()
     (pictures / "photos/2.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
     (problem,), _ = doctor("photos", model=None)

@@ -244,8 +244,8 @@ def neither(folder):
     ("spoil", "args", "message"),
     [
         (missing_pictures, [], r"error: 5 of \d+ pictures are missing: .*images/shape/0.png, .*…; looked in .*eval-"),
-        (no_picture, [], r"error: 1 of \d+ pictures are not readable as pictures: .*colour/3.png; replace or remove"),
-        (cut_picture, [], r"error: (1 of \d+ pictures are not readable|the file) .*colour/3.png"),
+        (no_picture, [], r"error: 1 of \d+ pictures are unreadable: .*colour/3.png; replace or remove"),
+        (cut_picture, [], r"error: (1 of \d+ pictures are unreadable|the file) .*colour/3.png"),
         (neither, [], r"error: .*shape.*row 3: an item needs a text or a picture; this one has neither"),
         (no_rows, [], r"error: the task shape in .* is empty: it has no rows"),
         (

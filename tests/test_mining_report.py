@@ -29,11 +29,11 @@ SCRIPT = "<script>alert(1)</script>"
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Two subsets; b has pictures, a text that is markup, a long one, and half a surrogate pair."""
+    """Two subsets; b has pictures, a text that is markup, a long one, and a control character."""
     for number in range(4):
         noise(number, (200, 90)).save(tmp_path / f"{number}.png")
     a = [("x", "1"), ("y", "1"), ("x", "1"), ("z", "2"), ("x", "3"), ("w", "4")]
-    b = [(SCRIPT, 0), ("word " * 100, 1), ("half \ud83d", 2), ("", 3)]
+    b = [(SCRIPT, 0), ("word " * 100, 1), ("half \x1b", 2), ("", 3)]
     out = [Pair(Item.of(query), Item.of(positive), "a", row) for row, (query, positive) in enumerate(a)]
     for row, (text, picture) in enumerate(b):
         out.append(Pair(Item.of(text, tmp_path / f"{picture}.png"), Item.of(f"label {row % 2}"), "b", row))

@@ -389,7 +389,7 @@ def fake_trainer(write, step=0, rank=0):
     )
     return SimpleNamespace(
         save_checkpoint=lambda path, weights_only: write(Path(path)), global_step=step, global_rank=rank, max_steps=99,
-        is_global_zero=rank == 0, strategy=strategy, log_every_n_steps=0, loggers=[],
+        should_stop=False, is_global_zero=rank == 0, strategy=strategy, log_every_n_steps=0, loggers=[],
     )  # fmt: skip
 
 

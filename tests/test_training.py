@@ -304,6 +304,24 @@ def test_the_best_of_the_validation_is_kept(train, tmp_path):
         assert (f"the adapter is that of step {best}, the best" in " ".join(outcome.err.split())) == (keep == "best")
 
 
+def test_training_stops_when_the_validation_gets_no_better(train, tmp_path):
+    """So small a rate leaves every score as it is, and the first is the best; what was stopped is finished."""
+    idle = ["optim.optimizer.lr=1e-5", "adapter.dropout=0", "trainer.max_steps=9", "validation=world",
+            "validation.every_n_steps=1", "validation.patience=2", "validation.keep=last",
+            "validation.benchmark.subsets=[shape]", "validation.benchmark.queries=8",
+            f"validation.benchmark.folder={tmp_path}", "output_dir=run"]  # fmt: skip
+    outcome = train(*idle)
+    assert outcome.code == 0, outcome.err
+    assert "step 3: training stops, the best was step 1" in " ".join(outcome.err.split())
+    metrics = (tmp_path / "run/metrics.csv").read_text()
+    assert [row["step"] for row in csv.DictReader(metrics.splitlines())] == ["3", "0"]  # and the evaluation
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("*.ckpt")] == ["step=000003.ckpt"]
+    again = train(*idle)
+    assert again.code == 0, again.err
+    assert "step 4" not in again.err
+    assert (tmp_path / "run/metrics.csv").read_text() == metrics
+
+
 def test_training_in_half_precision(run_script, world, tmp_path):
     losses = {}
     for precision, dtype in (("32-true", "float32"), ("bf16-mixed", "float32"), ("bf16-true", "bfloat16")):
@@ -387,6 +405,7 @@ BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
         (["loss.dims=[256]"], r"loss.dims=\[256\] go beyond the model's vectors of 128 elements"),
         (["validation=world", "validation.every_n_steps=0"], r"validation.every_n_steps is at least 1; got 0"),
         (["validation=world", "validation.keep=first"], r"validation.keep is best or last; got first"),
+        (["validation=world", "validation.patience=0"], r"validation.patience is at least 1, or null .*; got 0"),
         (["batch.chunk=0"], r"batch.chunk is at least 1, or null; got 0"),
         (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),

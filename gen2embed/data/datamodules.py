@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from gen2embed.data.batches import Share
 from gen2embed.preemption import survive_once
-from gen2embed.types import Item, Pair, Prepare, Prepared, Role
+from gen2embed.types import Item, Pair, Prepare, Prepared, Role, UserError
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Collate:
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[Pair]) -> TrainingBatch:
+        """Raises `UserError` for what cannot be prepared."""
         negatives = [item for pair in pairs for item in pair.negatives]
         items: list[tuple[Item, Role]] = [(pair.query, "query") for pair in pairs]
         items += [(item, "candidate") for item in (*(pair.positive for pair in pairs), *negatives)]
@@ -69,6 +70,21 @@ class Collate:
         its = list(self.known.get(pair.query.key, ())) if self.known else []
         its = its or [number(pair.positive)]
         return its + its[-1:] * (self._most - len(its))
+
+
+def attempt(collate: Collate, pairs: Sequence[Pair]) -> TrainingBatch | UserError:
+    """An error comes back as a value: raised in a worker, its message would be wrapped into a traceback."""
+    try:
+        return collate(pairs)
+    except UserError as error:
+        rows = ", ".join(f"{pair.subset} row {pair.row}" for pair in pairs if _names(error, pair))
+        return UserError(f"{rows}: {error}" if rows else str(error))
+
+
+def _names(error: UserError, pair: Pair) -> bool:
+    """Whether an error is of one of a pair's items or pictures, whose names stand in it."""
+    named = (*map(str, pair.pictures), *map(str, (pair.query, pair.positive, *pair.negatives)))
+    return any(name in str(error) for name in named)
 
 
 def number(item: Item) -> int:
@@ -99,7 +115,7 @@ class PairDataModule(LightningDataModule):
         return DataLoader(
             self.pairs,  # type: ignore[arg-type]
             batch_sampler=self.share,
-            collate_fn=self.collate,
+            collate_fn=partial(attempt, self.collate),
             num_workers=self.workers,
             pin_memory=torch.cuda.is_initialized(),
             worker_init_fn=start_worker,

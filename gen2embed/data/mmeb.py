@@ -99,4 +99,4 @@ def _check_targets(texts: Sequence[str], images: Sequence[str], where: str) -> N
 def _candidate(side: tuple[str, str], locate: Callable[[str], Path]) -> Item:
     """A wrong target may be an empty text: some public tasks hold such answers."""
     text, image = side
-    return make_item(text, image, locate, f"target {side!r}") if text or image else Item(("",))
+    return make_item(text, image, locate, f"target {text[:60]!r}") if text or image else Item(("",))

@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from gen2embed.data.reading import Refused
 from gen2embed.data.rows import (
     Columns,
     Rows,
@@ -33,15 +35,25 @@ class PairSource(ABC):
 
     classification: the subsets that are classification, to a miner.
     clusters: a file of clusters to train on; None mines them. clusters_of_any_model: take those of another model.
+    on_error, max_skipped_share: what becomes of bad rows, see `quarantine.sound_pairs`.
     """
 
     classification: Sequence[str] = ()
     clusters: Path | None = None
     clusters_of_any_model: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
+    max_skipped_share: float = 0.01
 
     @abstractmethod
+    def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
+        """The pairs, subset by subset, in the order of the rows; `UserError` for what cannot be read.
+
+        refused: for a subset, where its bad rows are told, which are left out; None raises at the first.
+        """
+
     def pairs(self) -> list[Pair]:
-        """The pairs, subset by subset, in the order of the rows; `UserError` for what cannot be read."""
+        """All pairs; raises `UserError` at the first bad row."""
+        return self.read(None)
 
     @property
     @abstractmethod
@@ -69,18 +81,13 @@ class Mmeb(PairSource):
     def __post_init__(self) -> None:
         _check_rows(self.max_rows_per_subset)
 
-    def pairs(self) -> list[Pair]:
-        return [
-            pair
-            for subset in self.subsets
-            for pair in _pairs(
-                subset,
-                read_subset(self.path, subset, self.split, _columns(self.teacher_column, self.negatives)),
-                Path(self.image_dir),
-                self.max_rows_per_subset,
-                self.negatives,
-            )
-        ]
+    def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
+        columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
+        for subset in self.subsets:
+            its = refused and refused(subset)
+            rows = read_subset(self.path, subset, self.split, columns, its)
+            pairs += _pairs(subset, rows, Path(self.image_dir), self.max_rows_per_subset, self.negatives, its)
+        return pairs
 
     @property
     def roots(self) -> Sequence[Path]:
@@ -105,17 +112,14 @@ class Files(PairSource):
     def __post_init__(self) -> None:
         _check_rows(self.max_rows_per_subset)
 
-    def pairs(self) -> list[Pair]:
-        columns = _columns(self.teacher_column, self.negatives)
+    def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
+        columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
         files = data_files(Path(self.path))
-        chosen = known_names(str(self.path), "subset", files, self.subsets)
-        return [
-            pair
-            for name in chosen
-            for pair in _pairs(
-                name, read_file(files[name], columns), self._root, self.max_rows_per_subset, self.negatives
-            )
-        ]
+        for name in known_names(str(self.path), "subset", files, self.subsets):
+            its = refused and refused(name)
+            rows = read_file(files[name], columns, refused=its)
+            pairs += _pairs(name, rows, self._root, self.max_rows_per_subset, self.negatives, its)
+        return pairs
 
     @property
     def roots(self) -> Sequence[Path]:
@@ -136,16 +140,29 @@ def _columns(teacher: str | None, negatives: bool) -> Columns:
     return {**COLUMNS, **(NEGATIVES if negatives else {}), **({teacher: float} if teacher else {})}
 
 
-def _pairs(subset: str, rows: Rows, image_dir: Path, limit: int | None, negatives: bool) -> list[Pair]:
-    kept = Rows(rows.where, rows.rows[:limit])
-    if not len(kept):
+def _pairs(
+    subset: str, rows: Rows, image_dir: Path, limit: int | None, negatives: bool, refused: Refused | None
+) -> list[Pair]:
+    """The pairs of the first `limit` rows, bad ones counted."""
+    if limit is not None:
+        count = sum(number < limit for number in rows.numbers)
+        rows = Rows(rows.where, rows.rows[:count], rows.numbers[:count])
+        for number in [number for number in refused or () if number >= limit]:
+            del refused[number]  # type: ignore[union-attr]
+    if not len(rows) and not refused:
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
-    names = [name for _, row in kept for name in (row[1], row[3], *(row[5] if negatives else ()))]
+    names = [name for _, row in rows for name in (row[1], row[3], *(row[5] if negatives else ()))]
     locate = locate_pictures(image_dir, names)
     made = []
-    for number, (where, (query, query_image, positive, positive_image, *rest)) in enumerate(kept):
-        sides = (make_item(query, query_image, locate, where), make_item(positive, positive_image, locate, where))
-        explicit = _negatives(rest[0], rest[1], locate, where) if negatives else ()
+    for number, (where, (query, query_image, positive, positive_image, *rest)) in zip(rows.numbers, rows, strict=True):
+        try:
+            sides = (make_item(query, query_image, locate, where), make_item(positive, positive_image, locate, where))
+            explicit = _negatives(rest[0], rest[1], locate, where) if negatives else ()
+        except UserError as error:
+            if refused is None:
+                raise
+            refused[number] = str(error)
+            continue
         score = rest[-1] if len(rest) % 2 else None  # the one column that comes alone
         made.append(Pair(*sides, subset, number, score, explicit))
     return made

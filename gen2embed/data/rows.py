@@ -5,19 +5,16 @@ A file is parquet, jsonl or csv (lists in a csv are JSON). A subset lies in one 
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
-import math
+import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from gen2embed.data.reading import Refused, checked_value, read, refuse
 from gen2embed.files import is_hub_id
 from gen2embed.types import Item, UserError, did_you_mean
 
@@ -29,6 +26,8 @@ LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the 
     "{subset}.jsonl",
 )
 SUFFIXES = (".parquet", ".jsonl", ".csv")
+LONGEST_PATH = 4000  # bytes of a picture's name; systems end at 4096 with its folder
+CONTROL = [*map(chr, range(32)), "\x7f"]  # characters that no picture's name has
 PROBED = 50  # picture names of a subset that are looked for to find their root
 
 Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or tuple for a str or a list of them
@@ -36,33 +35,38 @@ Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or t
 
 @dataclass(frozen=True)
 class Rows:
-    """Checked rows, as tuples in the order of the columns that were asked for. where: of the rows, for messages."""
+    """Checked rows, as tuples in the order of the columns that were asked for.
+
+    where: of the rows, for messages. numbers: of the rows in their files.
+    """
 
     where: str
     rows: Sequence[tuple]
+    numbers: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[tuple[str, tuple]]:
         """Each row with its place, for messages."""
-        return ((f"{self.where} row {number}", row) for number, row in enumerate(self.rows))
+        return ((f"{self.where} row {number}", row) for number, row in zip(self.numbers, self.rows, strict=True))
 
 
-def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns) -> Rows:
+def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns, refused: Refused | None = None) -> Rows:
     """A split of one subset of a dataset, which is a folder or a hub id.
 
+    refused: gets the rows with wrong values, which are left out; None raises at the first.
     Raises `UserError` for a dataset or a subset that is not there, and for wrong columns or values.
     """
     folder = Path(dataset)
     if not folder.is_dir():
         if folder.exists() or not is_hub_id(dataset):
             raise UserError(f"the dataset {dataset} is neither a folder nor a hub id such as TIGER-Lab/MMEB-eval")
-        return _from_hub(str(dataset), subset, split, columns)
+        return _from_hub(str(dataset), subset, split, columns, refused)
     for layout in LAYOUTS:
         if files := sorted(folder.glob(layout.format(subset=subset, split=split))):
             where = str(files[0] if len(files) == 1 else folder / subset)
-            return _checked(where, columns, *_read(files))
+            return _checked(where, columns, *read(files, refused), refused)
     found = sorted({path.stem for path in folder.iterdir() if path.is_dir() or path.suffix in SUFFIXES})
     raise UserError(
         f"{folder / subset} has no file {split}-*.parquet or {split}.jsonl; {folder} holds "
@@ -70,17 +74,18 @@ def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns) 
     )
 
 
-def read_file(path: Path, columns: Columns, *, any_of_them: bool = False) -> Rows:
+def read_file(path: Path, columns: Columns, *, any_of_them: bool = False, refused: Refused | None = None) -> Rows:
     """The rows of one file; raises `UserError` for wrong columns or values.
 
+    refused: as for `read_subset`.
     any_of_them: one of the columns is enough; the values of those that are not there are empty texts.
     """
-    names, values = _read([path])
+    names, values = read([path], refused)
     if any_of_them and any(name in names for name in columns):
         values = [*values]
         absent = [name for name in columns if name not in names]
         names, values = [*names, *absent], [*values, *([None] * len(values[0]) for _ in absent)]
-    return _checked(str(path), columns, names, values)
+    return _checked(str(path), columns, names, values, refused)
 
 
 def data_files(path: Path) -> dict[str, Path]:
@@ -116,17 +121,40 @@ def locate_pictures(image_dir: Path, names: Iterable[str]) -> Callable[[str], Pa
 
     People unpack archives with a folder more or less, so some of `names` are looked for below `image_dir`, below each
     folder in it, and without their own first folder; the first layout that holds the most of them is taken for all.
-    Raises `UserError` if there are names and no such folder.
+    Raises `UserError` if there are names and no such folder; the function, for a name that leaves it.
     """
-    probed = [Path(name) for name in list(dict.fromkeys(name for name in names if name))[:PROBED]]
+    distinct = dict.fromkeys(name for name in names if name)
+    confined = (name for name in distinct if _outside(image_dir, name, image_dir / name) is None)
+    probed = [Path(name) for name in itertools.islice(confined, PROBED)]
     if probed and not image_dir.is_dir():
         raise UserError(f"the image folder {image_dir} does not exist; set image_dir to where {probed[0]} lies")
-    if all((image_dir / name).is_file() for name in probed):
-        return lambda name: image_dir / name
+    if all(_is_file(image_dir / name) for name in probed):
+        return lambda name: _confined(image_dir, name, image_dir / name)
     layouts = [(root, 0) for root in picture_roots(image_dir)] + [(image_dir, 1)]
-    hits = [sum((root / Path(*name.parts[skip:])).is_file() for name in probed) for root, skip in layouts]
+    hits = [sum(_is_file(root / Path(*name.parts[skip:])) for name in probed) for root, skip in layouts]
     root, skip = layouts[hits.index(max(hits))]
-    return lambda name: root / Path(*Path(name).parts[skip:])
+    return lambda name: _confined(image_dir, name, root / Path(*Path(name).parts[skip:]))
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # which raises for no name, however long, and no folder that is closed
+
+
+def _confined(image_dir: Path, name: str, path: Path) -> Path:
+    """The path that a name has; `UserError` if it leaves the image folder."""
+    if why := _outside(image_dir, name, path):
+        raise UserError(f"the picture {name[:200]!r} {why}")
+    return path
+
+
+def _outside(image_dir: Path, name: str, path: Path) -> str | None:
+    """Why a name is of no file below the image folder; None if it is of one. Links are `images.check`'s."""
+    if len(os.fsencode(name)) > LONGEST_PATH or any(map(name.__contains__, CONTROL)):
+        return f"is no file's name: it is longer than {LONGEST_PATH} bytes, or holds control characters; mend the row"
+    root, its = os.path.abspath(image_dir), os.path.abspath(path)  # noqa: PTH100  # which follow no link
+    if not its.startswith(root.rstrip(os.sep) + os.sep):
+        return f"lies outside of {image_dir}; mend the row, or set image_dir to a folder that holds it"
+    return None
 
 
 def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) -> Item:
@@ -137,76 +165,31 @@ def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) 
         raise UserError(f"{where}: {error}") from None
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def _read(files: Sequence[Path]) -> tuple[list[str], Iterable[Sequence[Any]]]:
-    """Column names, and each column's values."""
-    if files[0].suffix == ".parquet":
-        try:
-            table = pa.concat_tables([pq.read_table(file) for file in files])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{files[0].parent} holds a parquet file that cannot be read: {error}") from error
-        return table.column_names, (column.to_pylist() for column in table.columns)
-    rows = [row for file in files for row in (_jsonl(file) if file.suffix == ".jsonl" else _csv(file))]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, ([row.get(name) for row in rows] for name in names)
-
-
-def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file} row {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{file} row {number} is not a JSON object: {line[:60]!r}")
-            yield row
-
-
-def _csv(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        yield from csv.DictReader(lines)
-
-
-def _from_hub(dataset: str, subset: str, split: str, columns: Columns) -> Rows:
+def _from_hub(dataset: str, subset: str, split: str, columns: Columns, refused: Refused | None) -> Rows:
     try:
         loaded = datasets.load_dataset(dataset, subset, split=split)
     except Exception as error:  # the hub's client raises many kinds
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"the subset {subset}, split {split}, of {dataset} could not be loaded: {first}") from error
     names = loaded.column_names
-    return _checked(f"{dataset} {subset}", columns, names, (list(loaded[name]) for name in names))
+    return _checked(f"{dataset} {subset}", columns, names, (list(loaded[name]) for name in names), refused)
 
 
-def _checked(where: str, columns: Columns, names: Sequence[str], values: Iterable[Sequence[Any]]) -> Rows:
+def _checked(
+    where: str, columns: Columns, names: Sequence[str], values: Iterable[Sequence[Any]], refused: Refused | None
+) -> Rows:
     if missing := [name for name in columns if name not in names]:
         raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
     by_name = {name: value for name, value in zip(names, values, strict=True) if name in columns}
-    checked = ([_value(value, kind, where, number, name) for number, value in enumerate(by_name[name])]
-               for name, kind in columns.items())  # fmt: skip
-    return Rows(where, list(zip(*checked, strict=True)))
 
+    def column(name: str, kind: type) -> Iterator[Any]:
+        for number, value in enumerate(by_name[name]):
+            try:
+                yield checked_value(value, kind, where, number, name)
+            except UserError as error:
+                refuse(refused, number, str(error))
+                yield None
 
-def _value(value: Any, kind: type, where: str, number: int, name: str) -> Any:
-    """A text, null being an empty one; a list of texts, which in a csv is JSON; or a number, which there is a text.
-
-    What may be a text or a list of texts comes as a list.
-    """
-    if kind is float and not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            if math.isfinite(float(value)):
-                return float(value)
-    if kind is str and isinstance(value, str | None):
-        return value or ""
-    if kind in (list, tuple) and isinstance(value, str) and (kind is list or value.startswith("[")):
-        with contextlib.suppress(json.JSONDecodeError):
-            value = json.loads(value)
-    if kind is tuple and isinstance(value, str | None):
-        return [value or ""]
-    if kind in (list, tuple) and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
-        return [part or "" for part in value]
-    names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
-    wanted = names.get(kind, "a finite number")
-    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {str(value)[:60]!r}")
+    checked = list(zip(*(column(name, kind) for name, kind in columns.items()), strict=True))
+    numbers = [number for number in range(len(checked)) if number not in (refused or ())]
+    return Rows(where, [checked[number] for number in numbers], numbers)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gen2embed.content import wrong_with
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.rows import locate_pictures, picture_roots
 from gen2embed.images import Policy
@@ -144,4 +145,6 @@ def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]
             if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key]:
                 has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
                 raise UserError(f"{file} row {number} has no text under {key}; it has {has}")
+            if wrong := wrong_with(row[key]):
+                raise UserError(f"{file} row {number}: {key} {wrong}")
     return rows

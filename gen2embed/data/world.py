@@ -24,6 +24,7 @@ from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.drawn import Saver, eval_columns, train_columns
 from gen2embed.data.mmeb import read_mmeb
 from gen2embed.data.pairs import Mmeb, PairSource
+from gen2embed.data.reading import Refused
 from gen2embed.data.rows import known_names
 from gen2embed.data.tasks import TASKS
 from gen2embed.log import log
@@ -67,11 +68,11 @@ class World(PairSource):
             Path(self.folder) / f"eval-v{VERSION}-seed{self.seed}-queries{self.queries}", self._write_eval
         )
 
-    def pairs(self) -> list[Pair]:
+    def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
         """The training rows of the chosen subsets."""
         known_names("the world", "subset", TASKS, self.subsets)
         folder = self.train()
-        return Mmeb(path=str(folder), image_dir=folder, subsets=self.subsets).pairs()
+        return Mmeb(path=str(folder), image_dir=folder, subsets=self.subsets).read(refused)
 
     @property
     def roots(self) -> Sequence[Path]:

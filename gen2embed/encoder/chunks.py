@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.packing import Limit, Sample, pack
-from gen2embed.types import Chunk, Inputs, Item, Picture, Prepared, Role
+from gen2embed.types import Chunk, Inputs, Item, Picture, Prepared, Role, UserError
 
 ROWS_AND_COLUMNS = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}  # model types that rotate by both within a picture
 
@@ -76,10 +76,20 @@ class Preparer:
             for picture, image in zip(item.pictures, self.build.open(item), strict=True):
                 digest = Picture(image).key
                 if digest not in by_digest:
-                    processed, slots = self.build.process([[image]])
+                    processed, slots = self._process(picture, image)
                     by_digest[digest] = _Ready(digest, image, processed, slots[0])
                 by_key[picture.key] = by_digest[digest]
         return by_key
+
+    def _process(self, picture: Picture, image: Image.Image) -> tuple[Inputs, list[str]]:
+        try:
+            return self.build.process([[image]])
+        except ValueError as error:  # such as for one that is too long
+            size = f"{image.width}x{image.height} pixels"
+            raise UserError(
+                f"the model's image processor does not take the picture {picture}, of {size} after "
+                f"resolution={self.build.resolution.policy}: {error}; choose another resolution, or remove it"
+            ) from None
 
     def _packed(
         self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: Limit, share: bool

@@ -21,6 +21,7 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder) -> dict[str, Any]:
         "prompt": build.prompt.describe(),
         "resolution": build.resolution.describe(),
         "image_processor": json.loads(json.dumps(backbone.processor.image_processor.to_dict(), default=str)),
+        "pictures": "upright, 16 bits scaled to 8",  # `images.load`
         "pooling": last_token.__name__,
         "attention": backbone.attention,
         "dtype": str(backbone.dtype).removeprefix("torch."),

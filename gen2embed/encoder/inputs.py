@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import repeat
 
@@ -32,6 +32,10 @@ class InputBuilder:
     prompt: Prompt
     resolution: Resolution
     max_length: int
+
+    def __getstate__(self) -> dict[str, object]:
+        """For a worker that is not forked, without what is made on first use: the template cannot be pickled."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __call__(self, items: Sequence[Item], role: Role) -> Inputs:
         """Inputs of a batch: `input_ids` and `attention_mask` (b, l), and what the family takes for pictures.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
@@ -28,19 +29,14 @@ def load_processor(
         raise UserError(
             f"{path} is a model of type {config.model_type!r}, which has no processor for pictures and texts"
         )
-    base: type[ProcessorMixin] = PROCESSOR_MAPPING[type(config)]
-
-    class PictureProcessor(base):
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in super().get_attributes() if name != LEFT_OUT]
-
-    PictureProcessor.__name__ = base.__name__  # which is saved with it
+    base: Any = PROCESSOR_MAPPING[type(config)]
     tokenizer = AutoTokenizer.from_pretrained(path, **source)
     if not tokenizer.is_fast:
         raise UserError(
             f"{path} has no fast tokenizer but a {type(tokenizer).__name__}; choose a model with a tokenizer.json"
         )
+    if tokenizer("a")["input_ids"] == tokenizer("b")["input_ids"]:  # transformers makes up one without a vocabulary
+        raise UserError(f"the tokenizer of {path} tells no texts apart: its tokenizer.json is missing or empty; add it")
     tokenizer.padding_side = "right"
     image_processor = _load_image_processor(path, resolution, source)
     settings, _ = base.get_processor_dict(path, **source)
@@ -48,7 +44,29 @@ def load_processor(
     options = {key: settings[key] for key in (parameters - parts) & set(settings)}
     nothing = dict.fromkeys({LEFT_OUT} & parts)
     chat = {"chat_template": tokenizer.chat_template}
-    return PictureProcessor(image_processor=image_processor, tokenizer=tokenizer, **nothing, **{**chat, **options})
+    return _without_videos(base)(image_processor=image_processor, tokenizer=tokenizer, **nothing, **{**chat, **options})
+
+
+@cache
+def _without_videos(base: Any) -> type[ProcessorMixin]:
+    """A family's processor class without its video processor; its instances can be pickled."""
+
+    class PictureProcessor(base):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if name != LEFT_OUT]
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _restored, (base, vars(self))
+
+    PictureProcessor.__name__ = base.__name__  # which is saved with it
+    return PictureProcessor
+
+
+def _restored(base: Any, state: dict[str, Any]) -> ProcessorMixin:
+    processor = object.__new__(_without_videos(base))
+    vars(processor).update(state)
+    return processor
 
 
 def _load_image_processor(path: str, resolution: Resolution, source: dict[str, Any]) -> Any:

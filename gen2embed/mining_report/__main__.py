@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gen2embed.data.quarantine import sound_pairs
 from gen2embed.mining_report.page import write_report
 from gen2embed.runs import read_data
 from gen2embed.types import UserError
@@ -26,7 +27,7 @@ def main() -> None:
             raise UserError(f"{folder} holds no clusters.parquet; mine.py leaves one in its output_dir")
         data = read_data(folder)
         try:
-            pairs = data.pairs()
+            pairs = data.pairs() if data.on_error == "raise" else sound_pairs(data, folder)
         except UserError as error:
             where = f"the rows of {folder} are not where its config.yaml says"
             raise UserError(f"{where}: {error}; relative paths start in the folder where mine.py ran") from None

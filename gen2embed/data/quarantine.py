@@ -1,0 +1,111 @@
+"""What becomes of bad training rows: the first ends a run, or they are left out and listed before it begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gen2embed import images
+from gen2embed.data.pairs import PairSource
+from gen2embed.files import write_atomic
+from gen2embed.log import log
+from gen2embed.types import Pair, UserError
+
+FILE = "quarantine.jsonl"
+
+
+def sound_pairs(source: PairSource, folder: Path, *, leader: bool = True, seconds: float = 0) -> list[Pair]:
+    """The pairs of a source, of which every row was checked as `source.on_error` says.
+
+        raise   every value and the headers of all pictures are read; the first fault raises `UserError`
+        skip    every picture is decoded; rows at fault are left out and listed in `folder/quarantine.jsonl`. More than
+                `source.max_skipped_share` of the rows raise `UserError`, too
+
+    Training's batches are planned on what is left, so they are a function of the plan in either case.
+    leader: checks the pictures; the other processes of a run wait `seconds` for what it finds.
+    """
+    if not 0 <= source.max_skipped_share < 1:
+        raise UserError(f"data.max_skipped_share is in [0, 1); got {source.max_skipped_share:g}")
+    if source.on_error == "raise":
+        pairs = source.pairs()
+        if leader:
+            images.check((picture for pair in pairs for picture in pair.pictures), source.roots)
+        return pairs
+    refused: dict[str, dict[int, str]] = {}
+    pairs = source.read(lambda subset: refused.setdefault(subset, {}))
+    rows = [_line(subset, row, why) for subset, its in refused.items() for row, why in its.items()]
+    file, read = folder / FILE, _digest(pairs, rows)
+    if leader and _listed(file, read) is None:
+        rows += _unusable(pairs, source.roots)
+        head = {"rows": len(pairs) + sum(map(len, refused.values())), "skipped": len(rows), "read": read}
+        lines = [json.dumps(line) + "\n" for line in (head, *rows)]
+        write_atomic(file, lambda opened: opened.write("".join(lines).encode()))
+    skipped = _awaited(file, read, seconds)
+    total = len(pairs) + sum(map(len, refused.values()))
+    _check_share(skipped, total, source.max_skipped_share, file)
+    if leader:
+        log.warning("%d of %d rows are skipped; %s lists them", len(skipped), total, file)
+    left_out = {(line["subset"], line["row"]) for line in skipped}
+    return [pair for pair in pairs if (pair.subset, pair.row) not in left_out]
+
+
+def _line(subset: str, row: int, why: str, file: Path | None = None) -> dict[str, Any]:
+    return {"subset": subset, "row": row, "file": file and str(file), "why": why}
+
+
+def _unusable(pairs: Sequence[Pair], roots: Sequence[Path]) -> list[dict[str, Any]]:
+    """A line for each row with pictures that cannot be used, its explicit negatives included."""
+    its = [[picture.source for picture in pair.pictures if isinstance(picture.source, Path)] for pair in pairs]
+    found = images.faults((path for paths in its for path in paths), roots, whole=True)
+    lines = []
+    for pair, paths in zip(pairs, its, strict=True):
+        if bad := next((path for path in paths if path in found), None):
+            lines.append(_line(pair.subset, pair.row, f"the picture is {found[bad]}", bad))
+    return lines
+
+
+def _check_share(skipped: Sequence[dict[str, Any]], total: int, share: float, file: Path) -> None:
+    if len(skipped) > share * total:
+        first = "; ".join(f"{line['subset']} row {line['row']}: {line['why']}" for line in skipped[:3])
+        raise UserError(
+            f"{len(skipped)} of {total} rows are bad, more than data.max_skipped_share={share:g}: {first}; {file} "
+            "lists them all: mend them, or raise the share"
+        )
+
+
+def _digest(pairs: Sequence[Pair], refused: Sequence[dict[str, Any]]) -> str:
+    """Of the rows and their pictures' files as they are now: equal ones have the same faults."""
+    digest = hashlib.blake2b(json.dumps(refused).encode(), digest_size=16)
+    for pair in pairs:
+        files = []
+        for picture in pair.pictures:
+            try:
+                files.append(picture.key)
+            except OSError:
+                files.append(f"{picture} is missing")
+        digest.update(json.dumps([pair.subset, pair.row, files]).encode())
+    return digest.hexdigest()
+
+
+def _listed(file: Path, read: str) -> list[dict[str, Any]] | None:
+    """What a file lists, if it is of the same rows."""
+    if not file.is_file():
+        return None
+    head, *lines = map(json.loads, file.read_text().splitlines())
+    return lines if head["read"] == read else None
+
+
+def _awaited(file: Path, read: str, seconds: float) -> list[dict[str, Any]]:
+    until = time.monotonic() + seconds
+    while (lines := _listed(file, read)) is None:
+        if time.monotonic() > until:
+            raise UserError(
+                f"rank 0 did not leave {file} for these rows within {seconds:g} seconds; raise "
+                "trainer.strategy.timeout_seconds, and look whether all ranks read the same files"
+            )
+        time.sleep(1)
+    return lines
