@@ -105,15 +105,15 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 
 
 def _log_early(trainer: Trainer) -> None:
-    """Have all up to a step in the log before its checkpoint: Lightning does it afterwards, and in between the run may die."""
+    """Have all rows up to a step in the log before its checkpoint: Lightning writes them later, and the run may die."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     logged = bool(every) and (trainer.global_step % every == 0 or trainer.should_stop)
-    metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             if logged:
+                metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
                 logger.log_early(metrics, trainer.global_step)
-            logger.save()  # rows of earlier steps, too
+            logger.save()
 
 
 def steps(folder: Path) -> list[Path]:

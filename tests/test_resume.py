@@ -383,13 +383,13 @@ def test_what_is_trained_and_nothing_else_is_loaded():
         module.on_load_checkpoint(checkpoint)
 
 
-def fake_trainer(write, step=0, rank=0):
+def fake_trainer(write, step=0, rank=0, loggers=(), every=0):
     strategy = SimpleNamespace(
         barrier=lambda: None, broadcast=lambda value: 3, reduce_boolean_decision=lambda came, all: came
     )
     return SimpleNamespace(
         save_checkpoint=lambda path, weights_only: write(Path(path)), global_step=step, global_rank=rank, max_steps=99,
-        should_stop=False, is_global_zero=rank == 0, strategy=strategy, log_every_n_steps=0, loggers=[],
+        should_stop=False, is_global_zero=rank == 0, strategy=strategy, log_every_n_steps=every, loggers=loggers,
     )  # fmt: skip
 
 
@@ -467,6 +467,15 @@ def test_negatives_are_data():
 
 
 # --- metrics.csv ----------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_has_all_rows_before_it(tmp_path):
+    """Also where its own step is not logged: the logger holds rows back, and a kill would lose them."""
+    logger = CSVLogger(tmp_path, name="", version="")
+    logger.log_metrics({"loss": 0.5}, 3)
+    trainer = fake_trainer(lambda path: path.touch(), step=4, loggers=[logger], every=3)
+    Checkpoints(tmp_path, every_n_steps=2).on_train_batch_end(trainer, None)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["loss,step", "0.5,3"]
 
 
 def test_rows_are_kept_and_come_once(tmp_path):
