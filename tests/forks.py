@@ -2,8 +2,15 @@
 
 A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has a
 `script`, or a `function`: [module, name]; `args`, `folder` to run in, `ranks`, and `log`, where each leaves what it
-prints. It may have `environment`, `kill`: [where, step, rank], or `mistake`. Several ranks find the variables that
-torchrun sets; a single one starts the others itself, if its strategy has more.
+prints. Several ranks find the variables that torchrun sets; a single one starts the others itself, if its strategy has
+more. A run may have
+
+    environment   variables
+    kill          [where, step, rank], by itself (`prepare_to_die`)
+    moment        [seconds, ranks, signal], from outside
+    watch         what `faults.armed.watch` takes, by rank
+    limit         seconds after which a rank ends by SIGALRM
+    mistake       of `MISTAKES`
 """
 
 import importlib
@@ -13,20 +20,15 @@ import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
-import torch
+from faults import armed
 
-import mine
-import train
-from gen2embed import Embedder, checkpoint, sync
-from gen2embed.checkpoint import Checkpoints
-from gen2embed.data import clusters
+from gen2embed import Embedder, sync
 from gen2embed.data.datamodules import PairDataModule
-from gen2embed.encoder import store
 from gen2embed.lit import ContrastiveModule
-from gen2embed.miners import neighbours
 from gen2embed.presets import PACKAGE
 
 LIMIT = 900  # seconds, after which a rank that hangs ends
@@ -49,65 +51,10 @@ def after(target, name, condition):
     setattr(target, name, wrapped)
 
 
-def die_writing(module, count):
-    """Die in the middle of the so many-th file that a module writes."""
-    plain, paths = module.write_atomic, []
-
-    def write_atomic(path, write):
-        def half(file):
-            write(file)
-            file.flush()
-            if len(paths) == count:
-                die()
-
-        paths.append(path)
-        plain(path, half)
-
-    module.write_atomic = write_atomic
-
-
-WRITERS = {"encoding": store, "search": neighbours, "writing": clusters}  # the stages of mining
-
-
 def prepare_to_die(where, step):
-    """In the middle of a step, so many being done; or at the end of the step; or while its checkpoint is written.
-
-    In mining, in the middle of a stage's file, so many being written.
-    """
-    if where in WRITERS:
-        die_writing(WRITERS[where], step + 1)
-    elif where == "step":
-        after(ContrastiveModule, "accumulate", lambda module, _: module.global_step == step)
-    elif where == "end":  # before Lightning logs the step
-        after(Checkpoints, "on_train_batch_end", lambda _, trainer, *__: trainer.global_step == step)
-    elif where == "evaluation":
-        train.evaluate_and_report = die
-    else:
-        plain = Checkpoints.save
-
-        def save(self, trainer, name):
-            if trainer.global_step == step:
-                in_the_checkpoint(where)
-            return plain(self, trainer, name)
-
-        Checkpoints.save = save
-
-
-def in_the_checkpoint(where):
-    plain = torch.save
-
-    def save_half(content, file):
-        plain(content, file)
-        file.flush()
-        os.ftruncate(file.fileno(), file.tell() // 2)
-        die()
-
-    if where == "bytes":
-        torch.save = save_half
-    elif where == "rename":
-        checkpoint.put_in_place = die
-    elif where == "removal":
-        checkpoint.remove = die
+    """In the middle of a step, so many being done."""
+    assert where == "step"
+    after(ContrastiveModule, "accumulate", lambda module, _: module.global_step == step)
 
 
 MISTAKES = {
@@ -117,7 +64,7 @@ MISTAKES = {
 }
 
 
-ENTRIES = {"mine": mine, "train": train}
+ENTRIES = {name: importlib.import_module(name) for name in ("mine", "train", "eval")}
 
 
 def start(run, rank, port):
@@ -126,7 +73,7 @@ def start(run, rank, port):
     if pid:
         return pid
     code = 1
-    signal.alarm(LIMIT)
+    signal.alarm(run.get("limit", LIMIT))
     try:
         os.chdir(run["folder"])
         os.environ |= run.get("environment", {})
@@ -138,6 +85,8 @@ def start(run, rank, port):
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["ranks"])}
         if run.get("kill") and run["kill"][2] == rank:
             prepare_to_die(*run["kill"][:2])
+        if its := run.get("watch", {}).get(str(rank)):
+            armed.watch(**its)
         if run.get("mistake"):
             MISTAKES[run["mistake"]]()
         work(run)
@@ -151,6 +100,15 @@ def start(run, rank, port):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def signal_at(pids, seconds, ranks, number):
+    """Send a signal to some ranks, at a moment, unless they ended before; they are not waited for."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
+    for rank in ranks:
+        os.kill(pids[rank], number)  # one that ended is a zombie until it is waited for
 
 
 def work(run):
@@ -175,6 +133,8 @@ def main():
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         pids = [start(run, rank, port) for rank in range(run["ranks"])]
+        if run.get("moment"):
+            signal_at(pids, *run["moment"])
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         print(json.dumps(codes), flush=True)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -41,14 +40,6 @@ SMALL = [
     f"callbacks.checkpoints.every_n_steps={EVERY}", "engine.store=null",
 ]  # fmt: skip
 TWO = ["strategy=ddp", "trainer.devices=2", "trainer.strategy.timeout_seconds=60"]
-WHERE = {  # a kill can be, and the steps that have such a place
-    "step": range(1, STEPS),  # in the middle, so many being done
-    "end": range(EPOCH, STEPS, EPOCH),  # of an epoch of the plan, before the step is logged
-    "bytes": range(EVERY, STEPS, EVERY),  # half of the checkpoint's are written
-    "rename": range(EVERY, STEPS, EVERY),  # all of them are, under another name
-    "removal": range(3 * EVERY, STEPS + 1, EVERY),  # of the oldest checkpoint; the newest is there
-    "evaluation": range(STEPS, STEPS + 1),  # all steps are done
-}
 
 
 pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
@@ -136,60 +127,6 @@ def test_the_run_is_what_the_kills_need(whole):
     assert len(BatchPlan([[row, row + 1] for row in range(0, 12, 2)], 12, 4, 0).epoch(0)) == EPOCH
     rows = (whole() / "metrics.csv").read_text().splitlines()
     assert [row.rpartition(",")[2] for row in rows] == ["step", *map(str, range(1, STEPS + 1)), "0"]
-
-
-def chosen(seed, kinds):
-    """A place of each kind, at different steps, in their order."""
-    draw = random.Random(seed)
-    while True:
-        places = sorted((draw.choice(WHERE[kind]), kind) for kind in kinds)
-        if len({step for step, _ in places}) == len(places):
-            return places
-
-
-def kill_and_go_on(forks, whole, folder, places, workers, ranks):
-    """Kill a run at each place, one after the other, and compare what it comes to in the end.
-
-    workers: of each start, in turn.
-    """
-    for start, (step, where) in enumerate(places):
-        rank = (start + 1) % ranks if where in ("step", "end") else 0  # which alone writes
-        before = newest(folder)
-        codes = forks(folder, f"batch.workers={workers[start % len(workers)]}", ranks=ranks, kill=[where, step, rank])
-        assert codes[rank] == -signal.SIGKILL, (where, step, said(folder, rank))
-        assert all(codes) or step == STEPS  # the other rank ends, too, and has nothing left to do after the last
-        reached = step - (where in ("bytes", "rename"))
-        assert before <= newest(folder) == reached // EVERY * EVERY, (where, step)
-        assert not (folder / "manifest.json").exists()
-        if where in ("bytes", "rename"):
-            (unfinished,) = (folder / "checkpoints").glob(".*")
-            assert f"step={step:06d}" in unfinished.name
-    before = newest(folder)
-    assert forks(folder, f"batch.workers={workers[-1]}", ranks=ranks) == [0] * ranks, said(folder)
-    done = "continuing from" if before < STEPS else "nothing is left to train after"
-    assert f"{done} step {before} of {STEPS}" in " ".join(said(folder).split())
-    assert_bit_identical(folder, whole(ranks))
-
-
-@pytest.mark.parametrize(
-    ("kinds", "workers", "ranks"),
-    [
-        (["bytes", "end", "evaluation"], [0], 1),
-        (["step", "rename", "end"], [2], 1),
-        (["step", "bytes", "end"], [0, 2], 2),
-    ],
-    ids=["one process", "workers", "two processes"],
-)
-def test_a_killed_run_ends_as_if_it_had_not_been(forks, whole, tmp_path, kinds, workers, ranks):
-    kill_and_go_on(forks, whole, tmp_path / "run", chosen(6, kinds), workers, ranks)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_every_kind_of_kill(forks, whole, tmp_path, ranks, workers, seed):
-    kill_and_go_on(forks, whole, tmp_path / "run", chosen(seed, WHERE), [workers], ranks)
 
 
 DYING = """
