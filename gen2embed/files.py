@@ -10,7 +10,9 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+Written = TypeVar("Written")
 
 
 def is_hub_id(path: str | Path) -> bool:
@@ -55,14 +57,18 @@ def is_occupied(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a folder under a temporary name beside its own, then rename it, in place of what was there."""
+def replace_folder(path: Path, write: Callable[[Path], Written]) -> Written:
+    """Write a folder under a temporary name beside its own, then rename it, in place of what was there.
+
+    Returns what `write` does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
         written = Path(unfinished) / path.name
         written.mkdir()
-        write(written)
+        result = write(written)
         put_in_place(written, path)
+        return result
 
 
 def digest_files(paths: Iterable[Path]) -> str:
