@@ -31,6 +31,7 @@ from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.eval_report.page import check_count
+from gen2embed.files import write_atomic
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.search import Search
@@ -117,7 +118,7 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
     # its handler of SIGTERM would broadcast between the ranks in the middle of whatever they do
-    trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
+    trainer._signal_connector.register_signal_handlers = _no_handlers
     ranks = trainer.num_devices * trainer.num_nodes
     if (started := started_together()) not in (1, ranks):
         raise UserError(
@@ -149,7 +150,8 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
 
 def leave_config(cfg: DictConfig) -> None:
     """Leave the resolved configuration in the run's folder."""
-    OmegaConf.save(cfg, Path(cfg.output_dir) / "config.yaml", resolve=True)
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    write_atomic(Path(cfg.output_dir) / "config.yaml", lambda file: file.write(text.encode()))
 
 
 def read_data(folder: Path) -> PairSource:

@@ -23,9 +23,9 @@ def test_fifty_kills(forked, tmp_path, drawn, stage):
 
 
 PLACES = {
-    "train on two": [("write step=*.ckpt", 20, False), ("write README.md", 1, False)],
-    "mine": [("write *.ids.npy", 2, False), ("write report.html", 1, False)],  # a shard
-    "eval": [("write results.json", 1, False)],
+    "train on two": [("write step=*.ckpt", 20, False), ("write README.md", 1, False)],  # a checkpoint; beside the adapter
+    "mine": [("write config.yaml", 1, False), ("write *.ids.npy", 2, False)],  # a shard
+    "eval": [("write scores.png", 1, False)],
 }
 
 
