@@ -6,7 +6,8 @@ prints. Several ranks find the variables that torchrun sets; a single one starts
 more. A run may have
 
     environment   variables
-    kill          [where, step, rank], by itself (`prepare_to_die`)
+    kill          [step, rank]: dies in the middle of a step, so many being done
+    stop          [step, rank]: is sent SIGTERM there, and so are its loaders' workers
     moment        [seconds, ranks, signal], from outside
     watch         what `faults.armed.watch` takes, by rank
     limit         seconds after which a rank ends by SIGALRM
@@ -24,6 +25,7 @@ import time
 import traceback
 from pathlib import Path
 
+import psutil
 from faults import armed
 
 from gen2embed import Embedder, sync
@@ -38,23 +40,23 @@ def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def after(target, name, condition):
-    """Die after a method ran, under a condition on its arguments."""
-    plain = getattr(target, name)
+def terminate():
+    """As Slurm does, which signals all processes of a job."""
+    for process in (*psutil.Process().children(), psutil.Process()):
+        process.send_signal(signal.SIGTERM)
 
-    def wrapped(*args, **kwargs):
-        result = plain(*args, **kwargs)
-        if condition(*args):
-            die()
+
+def in_the_middle(step, act):
+    """Of a step, so many being done, do something."""
+    plain = ContrastiveModule.accumulate
+
+    def accumulate(module, batch):
+        result = plain(module, batch)
+        if module.global_step == step:
+            act()
         return result
 
-    setattr(target, name, wrapped)
-
-
-def prepare_to_die(where, step):
-    """In the middle of a step, so many being done."""
-    assert where == "step"
-    after(ContrastiveModule, "accumulate", lambda module, _: module.global_step == step)
+    ContrastiveModule.accumulate = accumulate
 
 
 MISTAKES = {
@@ -83,8 +85,9 @@ def start(run, rank, port):
         if run["ranks"] > 1:  # as torchrun does
             os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["ranks"])}
-        if run.get("kill") and run["kill"][2] == rank:
-            prepare_to_die(*run["kill"][:2])
+        for name, act in (("kill", die), ("stop", terminate)):
+            if run.get(name, [0, None])[1] == rank:
+                in_the_middle(run[name][0], act)
         if its := run.get("watch", {}).get(str(rank)):
             armed.watch(**its)
         if run.get("mistake"):

@@ -133,7 +133,7 @@ DYING = """
 import os, sys
 import forks, train
 if os.environ.get("LOCAL_RANK", "0") == "{rank}":
-    forks.prepare_to_die("step", 5)
+    forks.in_the_middle(5, forks.die)
 train.main()
 """
 
@@ -180,7 +180,7 @@ def is_there(group):
 @pytest.fixture(scope="module")
 def killed_once(forks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed") / "run"
-    assert forks(folder, kill=["step", 5, 0]) == [-signal.SIGKILL]
+    assert forks(folder, kill=[5, 0]) == [-signal.SIGKILL]
     assert newest(folder) == 4
     return folder
 
@@ -212,7 +212,7 @@ def test_a_finished_run_trains_nothing_and_evaluates_again(forks, whole, tmp_pat
 def test_starting_over(forks, whole, killed):
     """And dying at once, which leaves nothing of the first run to go on from."""
     arguments = ["resume=never", "optim.optimizer.lr=0.02"]
-    assert forks(killed, *arguments, kill=["step", 1, 0]) == [-signal.SIGKILL], said(killed)
+    assert forks(killed, *arguments, kill=[1, 0]) == [-signal.SIGKILL], said(killed)
     assert json.loads((killed / "checkpoints/run.json").read_text())["settings"]["optim"]["optimizer"]["lr"] == 0.02
     assert newest(killed) == 0
     rows = [(folder / "metrics.csv").read_text().splitlines() for folder in (killed, whole())]

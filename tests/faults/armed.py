@@ -38,14 +38,16 @@ def family(name):
 
 
 class Changes:
-    """Lists the changes below `root` in the file `listed`; from the `nth` of a kind on, `act` comes in their middle.
+    """Lists the changes below `root` in the file `listed`; in the middle of the `nth` of a kind comes `act`.
+
+    A disk that is full stays so, whatever is changed next.
 
     kind: what the kinds begin with; None is no kind. after: `act` comes when the change is done, in place of before.
     """
 
     def __init__(self, root, listed, kind=None, nth=1, after=False, act="kill"):
         self.root, self.kind, self.left, self.after = str(root) + os.sep, kind, nth, after
-        self.act = ACTS[act]
+        self.act, self.stays = ACTS[act], act == "full"
         self.listed = os.open(listed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def below(self, path):
@@ -58,7 +60,7 @@ class Changes:
         os.write(self.listed, f"{kind}\n".encode())
         aimed = self.kind is not None and kind.startswith(self.kind)
         self.left -= aimed
-        return aimed and self.left <= 0
+        return aimed and (self.left == 0 or (self.left < 0 and self.stays))
 
     def watch(self):
         """From now on; the process is not the same afterwards."""

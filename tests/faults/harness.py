@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from faults.armed import LOGS
+from gen2embed.preemption import EXIT_CODE
 
 MOST = 4  # kills in a chain
 AIMED = 0.7  # share of the kills that are to be in a change of a file; some find none
@@ -57,22 +58,25 @@ STAGES = {
     "mine": Stage("mine.py", [*MODEL, *MINE, "data.folder={world}"]),
     "train": Stage("train.py", [*MODEL, *TRAIN, *WORLDS], varied=WORKERS),
     "train on two": Stage("train.py", [*MODEL, *TRAIN, *WORLDS, *TWO], ranks=2, varied=WORKERS),
+    "train on two, launched": Stage("train.py", [*MODEL, *TRAIN, *WORLDS, *TWO]),  # Lightning starts the second
     "eval": Stage("eval.py", [*MODEL, *EVAL, "benchmark.folder={world}"]),
 }
+ENDS = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {EXIT_CODE, -signal.SIGTERM}}  # before it listens
 TALLY = collections.Counter()  # kills, restarts, differences, of all stages
 
 
 class Harness:
-    """Chains of one stage, in `folder`; the world lies in `world`.
+    """Chains of one stage, in `folder`; the world lies in `world`. by: the signal that ends a run.
 
-    found: what was different, or broken, a line each. met: how often a kill was where.
+    found: what was different, or broken, a line each. met: how often a run ended where. longest: seconds from a signal
+    from outside to the end.
     """
 
-    def __init__(self, forked, folder, world, stage, seed=0):
-        self.forked, self.folder, self.world, self.name = forked, folder, world, stage
+    def __init__(self, forked, folder, world, stage, by=signal.SIGKILL, seed=0):
+        self.forked, self.folder, self.world, self.name, self.by = forked, folder, world, stage, by
         self.stage, self.draw = STAGES[stage], random.Random(f"{seed} {stage}")
         self.now, self.listed, self.wholes = folder / "now", folder / "listed", {}
-        self.found, self.met, self.seconds = [], collections.Counter(), 0.0
+        self.found, self.met, self.seconds, self.longest = [], collections.Counter(), 0.0, 0.0
 
     @property
     def kills(self):
@@ -81,7 +85,7 @@ class Harness:
     def whole(self, more):
         """The folder of a run that nobody killed."""
         if more not in self.wholes:
-            self.now.mkdir(parents=True)
+            self.empty()
             started = time.monotonic()
             codes = self.start(more, watch={"0": self.watched()})
             assert not any(codes), self.said()
@@ -114,46 +118,68 @@ class Harness:
 
     def kill(self, more, place):
         """Start the command, and kill it there, or at a moment; returns whether it did not end before."""
+        started, seconds = time.monotonic(), self.draw.uniform(0, self.seconds)
         if place:
             kind, nth, after = place
-            told = {"watch": {"0": self.watched(kind=kind, nth=nth, after=after)}}
+            act = "kill" if self.by == signal.SIGKILL else "stop"
+            told = {"watch": {"0": self.watched(kind=kind, nth=nth, after=after, act=act)}}
         else:
             ranks = self.draw.choice([[0], [self.stage.ranks - 1], [*range(self.stage.ranks)]])
-            told = {"moment": [self.draw.uniform(0, self.seconds), ranks, signal.SIGKILL]}
+            told = {"moment": [seconds, ranks, self.by]}
         codes, where = self.start(more, **told), place[0] if place else "a moment"
         if -signal.SIGALRM in codes:
-            self.found.append(f"{self.name}: a rank waited for {LIMIT} seconds; {codes}, killed at {where}")
-        if -signal.SIGKILL not in codes:
+            self.found.append(f"{self.name}: a rank waited for {LIMIT} seconds; {codes}, ended at {where}")
+        if not ENDS[self.by] & set(codes):
             if any(codes):
-                self.found.append(f"{self.name}: exit codes {codes}, and nobody was killed: {self.said()}")
+                self.found.append(f"{self.name}: exit codes {codes}, and nobody was ended: {self.said()}")
             return False
+        if not place:
+            self.longest = max(self.longest, time.monotonic() - started - seconds)
         self.met[where] += 1
-        self.found += [f"{self.name}, killed at {where}: {half}" for half in half_files(self.now)]
+        self.found += [f"{self.name}, ended at {where}: {half}" for half in half_files(self.now)]
+        if self.by == signal.SIGTERM:
+            self.found += [f"{self.name}, ended at {where}: {path} is left" for path in unfinished(self.now)]
         return True
 
     def chain(self, places):
         """Kill a run at these places, one after the other, unless it ends before; compare what it comes to."""
         more = self.draw.choice(self.stage.varied)
-        whole = self.whole(more)
-        self.now.mkdir()
+        self.begin(more)
         if all(self.kill(more, place or self.place()) for place in places):
-            codes = self.start(more)
-            if any(codes):
-                self.found.append(f"{self.name}: exit codes {codes} in the end: {self.said()}")
-        differing = list(different(whole, self.now))
-        self.found += [f"{self.name}: {name} differs" for name in differing]
-        if differing:
-            self.now.rename(self.folder / f"found {len(self.found)}")
+            self.go_on(more)
+        self.compare(more)
+
+    def begin(self, more):
+        """Have an empty folder, and a whole run."""
+        self.whole(more)
+        self.empty()
+
+    def empty(self):
         shutil.rmtree(self.now, ignore_errors=True)
+        self.now.mkdir()
+
+    def go_on(self, more):
+        """Give the command, which ends this time."""
+        codes = self.start(more)
+        if any(codes):
+            self.found.append(f"{self.name}: exit codes {codes} in the end: {self.said()}")
+
+    def compare(self, more):
+        """Compare the run with a whole one."""
+        if differing := list(different(self.whole(more), self.now)):
+            self.found += [f"{self.name}: {name} differs" for name in differing]
+            shutil.copytree(self.now, self.folder / f"found {len(self.found)}")
 
     def run(self, kills):
         """Chains until there were so many kills; says what was met, and returns what was found."""
         started = time.monotonic()
         while self.kills < kills:
             self.chain([None] * self.draw.randint(1, min(MOST, kills - self.kills)))
-        TALLY.update(kills=self.kills, restarts=self.kills, differences=len(self.found))
-        aimed, seconds = self.kills - self.met["a moment"], time.monotonic() - started
-        print(f"\n{self.name}: {self.kills} kills, {aimed} of them in a change of a file, in {seconds:.0f} s")
+        if self.by == signal.SIGKILL:
+            TALLY.update(kills=self.kills, restarts=self.kills, differences=len(self.found))
+        aimed, seconds = self.kills - self.met["a moment"], round(time.monotonic() - started)
+        print(f"\n{self.name}: {self.kills} times {self.by.name}, {aimed} of them in a change of a file; {seconds} s")
+        print(f"  from a signal from outside to the end at most {self.longest:.1f} s")
         for place, count in sorted(self.met.items()):
             print(f"  {count:3d}  {place}")
         return self.found
@@ -169,6 +195,11 @@ def visible(folder):
     """Files that have their own names, by their path below `folder`."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {name: path for name, path in files.items() if not re.search(r"(^|/)\.", name) and not LOGS.search(name)}
+
+
+def unfinished(folder):
+    """Files and folders that a write has not ended in."""
+    return [path for path in folder.rglob(".*") if not LOGS.search(str(path))]
 
 
 def different(whole, now):
