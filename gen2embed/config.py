@@ -13,6 +13,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -32,7 +33,7 @@ LONGEST_NAME = 200  # bytes of a file's; systems end at 255
 REFUSALS = {  # by the system, and what the user can do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there, or raise the limit"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or name another folder"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO), "bring it back, or mount its folder again"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO), "bring it back, or mount its disk again"),
 }
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
@@ -173,9 +174,10 @@ def _refusal(error: BaseException) -> str | None:
     """What the system did not let a run do; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in REFUSALS:
         return None
+    where = Path(error.filename).absolute() if error.filename else "a file of the run"
     return (
-        f"{error.filename or 'a file of the run'}: {error.strerror}; {REFUSALS[error.errno]}, and give the same "
-        "command again: what is whole stays, and it goes on from there"
+        f"{where}: {error.strerror}; {REFUSALS[error.errno]}, and give the same command again: what is whole stays, "
+        "and it goes on from there"
     )
 
 

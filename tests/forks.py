@@ -9,11 +9,14 @@ more. A run may have
     kill          [step, rank]: dies in the middle of a step, so many being done
     stop          [step, rank]: is sent SIGTERM there, and so are its loaders' workers
     moment        [seconds, ranks, signal], from outside
+    vanish        [step, rank, folder]: the folder is away from there on
+    permissions   whether they count for root, too
     watch         what `faults.armed.watch` takes, by rank
     limit         seconds after which a rank ends by SIGALRM
     mistake       of `MISTAKES`
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -23,6 +26,7 @@ import socket
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -44,6 +48,18 @@ def terminate():
     """As Slurm does, which signals all processes of a job."""
     for process in (*psutil.Process().children(), psutil.Process()):
         process.send_signal(signal.SIGTERM)
+
+
+def take_away(folder):
+    Path(folder).rename(f"{folder}.away")
+
+
+def heed_permissions():
+    """Give up what lets root read and write whatever it likes: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    system, header, held = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert system.capget(header, held) == 0
+    held[0] &= ~0b110
+    assert system.capset(header, held) == 0
 
 
 def in_the_middle(step, act):
@@ -85,9 +101,12 @@ def start(run, rank, port):
         if run["ranks"] > 1:  # as torchrun does
             os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["ranks"])}
-        for name, act in (("kill", die), ("stop", terminate)):
-            if run.get(name, [0, None])[1] == rank:
-                in_the_middle(run[name][0], act)
+        for name, act in (("kill", die), ("stop", terminate), ("vanish", take_away)):
+            step, where, *more = run.get(name, [0, None])
+            if where == rank:
+                in_the_middle(step, partial(act, *more))
+        if run.get("permissions"):
+            heed_permissions()
         if its := run.get("watch", {}).get(str(rank)):
             armed.watch(**its)
         if run.get("mistake"):
