@@ -79,8 +79,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         _log_early(trainer)
         path = self.save(trainer, f"step={step:06d}")
         if trainer.is_global_zero:
-            for old in steps(self.folder)[: -self.keep]:
-                remove(old)
+            self.thin()
         if stop:
             log.info("SIGTERM: step %d of %d is in %s", step, trainer.max_steps, path)
             # Lightning kills the rank that started the others if one of them fails first
@@ -92,6 +91,11 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         preemption.release()
+
+    def thin(self) -> None:
+        """Remove all but the newest."""
+        for old in steps(self.folder)[: -self.keep]:
+            remove(old)
 
     def save(self, trainer: Trainer, name: str) -> Path:
         """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this."""

@@ -12,6 +12,7 @@ more. A run may have
     vanish        [step, rank, folder]: the folder is away from there on
     permissions   whether they count for root, too
     watch         what `faults.armed.watch` takes, by rank
+    patience      seconds after which SIGABRT ends the ranks that one that failed has left, as torchrun ends them
     limit         seconds after which a rank ends by SIGALRM
     mistake       of `MISTAKES`
 """
@@ -19,6 +20,7 @@ more. A run may have
 import ctypes
 import importlib
 import json
+import math
 import os
 import runpy
 import signal
@@ -133,6 +135,22 @@ def signal_at(pids, seconds, ranks, number):
         os.kill(pids[rank], number)  # one that ended is a zombie until it is waited for
 
 
+def wait(pids, patience):
+    """The exit code of each."""
+    codes, until = {}, math.inf
+    while left := [pid for pid in pids if pid not in codes]:
+        if time.monotonic() > until:
+            for pid in left:
+                os.kill(pid, signal.SIGABRT)
+        for pid in left:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+                until = min(until, time.monotonic() + patience) if codes[pid] else until
+        time.sleep(0.002)
+    return [codes[pid] for pid in pids]
+
+
 def work(run):
     if "function" in run:
         module, name = run["function"]
@@ -157,7 +175,7 @@ def main():
         pids = [start(run, rank, port) for rank in range(run["ranks"])]
         if run.get("moment"):
             signal_at(pids, *run["moment"])
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        codes = wait(pids, run.get("patience", LIMIT))
         print(json.dumps(codes), flush=True)
 
 

@@ -199,12 +199,14 @@ def test_a_mistake_shows(forks, whole, killed, mistake):
 
 def test_a_finished_run_trains_nothing_and_evaluates_again(forks, whole, tmp_path):
     folder = Path(shutil.copytree(whole(), tmp_path / "run"))
+    shutil.copy(folder / "checkpoints/step=000006.ckpt", folder / "checkpoints/step=000004.ckpt")  # dies before it goes
     evaluation = ["benchmark=world", f"benchmark.folder={forks.world}", "benchmark.subsets=[shape]",
                   "benchmark.queries=4", "bootstrap=20"]  # fmt: skip
     assert forks(folder, *evaluation, mistake="a step is trained") == [0], said(folder)
     assert set(json.loads((folder / "results.json").read_text())["tasks"]) == {"shape"}
     assert same(adapter(folder), adapter(whole()))
     assert same(checkpoint(folder), checkpoint(whole()))
+    assert [path.name for path in steps(folder / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
     rows = [(its / "metrics.csv").read_text().splitlines()[1 : STEPS + 1] for its in (folder, whole())]
     assert [row.split(",")[:7] for row in rows[0]] == [row.split(",") for row in rows[1]]
 

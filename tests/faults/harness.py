@@ -27,7 +27,8 @@ from gen2embed.preemption import EXIT_CODE
 
 MOST = 4  # kills in a chain
 AIMED = 0.7  # share of the kills that are to be in a change of a file; some find none
-LIMIT = 100  # seconds that a start may take, whatever became of the other rank
+LIMIT = 100  # seconds that a start may take
+PATIENCE = 2  # seconds that a rank has to end where another one was killed, before it is
 MODEL = ["trainer=cpu", "output_dir=run"]
 MINE = ["data.rows=8", "data.subsets=[shape,t2i]", "mining.top_k=2", "engine.shard_size=4", "engine.batch_tokens=400",
         "search.shard_size=3"]  # fmt: skip
@@ -101,7 +102,7 @@ class Harness:
             path.unlink(missing_ok=True)
         args = [arg.format(world=self.world) for arg in self.stage.args]
         return self.forked(self.folder / "said", *args, more, script=self.stage.script, folder=self.now,
-                           ranks=self.stage.ranks, limit=LIMIT, **told)  # fmt: skip
+                           ranks=self.stage.ranks, limit=LIMIT, patience=PATIENCE, **told)  # fmt: skip
 
     def said(self):
         return "".join(path.read_text() for path in sorted(self.folder.glob("said.*")))
