@@ -17,6 +17,7 @@ more. A run may have
     mistake       of `MISTAKES`
 """
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -26,6 +27,7 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from functools import partial
@@ -164,8 +166,25 @@ def work(run):
         runpy.run_path(str(script), run_name="__main__")
 
 
+def import_what_a_model_needs():
+    """The modules that loading a model imports; it is loaded in a fork, since it starts threads."""
+    read, write = os.pipe()
+    if not os.fork():
+        before = set(sys.modules)
+        Embedder.from_pretrained(PACKAGE / "tiny" / "checkpoint", device="cpu")
+        os.write(write, json.dumps(sorted(set(sys.modules) - before)).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        for name in json.load(told):
+            with contextlib.suppress(ImportError):  # some modules make others up
+                importlib.import_module(name)
+    os.wait()
+
+
 def main():
-    Embedder.from_pretrained(PACKAGE / "tiny" / "checkpoint", device="cpu")  # imports the model's own modules
+    import_what_a_model_needs()
+    assert threading.active_count() == 1  # a fork would have the locks of the others, and nobody to release them
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         run = json.loads(line)

@@ -183,6 +183,7 @@ class Harness:
         print(f"  from a signal from outside to the end at most {self.longest:.1f} s")
         for place, count in sorted(self.met.items()):
             print(f"  {count:3d}  {place}")
+        print("\n".join(self.found))
         return self.found
 
 
