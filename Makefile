@@ -1,7 +1,7 @@
 # `make help` lists the targets. Every target sets up .venv first, unless it is up to date.
 .DEFAULT_GOAL := help
 PAPER := zero-shot-2b zero-shot-7b mine-2b train-2b train-7b train-2b-one-gpu train-7b-one-gpu evaluate-2b evaluate-7b
-.PHONY: help setup demo test test-slow coverage lint typecheck docs bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
+.PHONY: help setup demo test test-slow test-faults coverage lint typecheck docs bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -31,8 +31,11 @@ demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world
 test: setup ## the default tests: offline, on a CPU, minutes
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup
 
-test-slow: setup ## the tests marked slow
-	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m slow
+test-slow: setup ## the tests marked slow, but for those of test-faults
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m slow --ignore tests/faults
+
+test-faults: setup ## kill mine, train and eval at random moments, 200 times, and compare what they come to (half an hour)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) -m pytest tests/faults -m slow -s
 
 coverage: setup ## the default tests, and which lines they run: half as long again
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup --cov

@@ -24,7 +24,7 @@ from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.packing import Limit
-from gen2embed.files import replace_folder
+from gen2embed.files import replace_folder, write_atomic
 from gen2embed.lit import ContrastiveModule
 from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
@@ -97,7 +97,8 @@ def fine_tune(
     if trainer.is_global_zero:
         leave_config(cfg)
         if clusters:
-            shutil.copyfile(clusters.path, folder / "clusters.parquet")
+            used = clusters.path.read_bytes()
+            write_atomic(folder / "clusters.parquet", lambda file: file.write(used))
 
     seed_everything(cfg.seed, workers=True, verbose=False)
     embedder = replace(embedder, backbone=instantiate(cfg.adapter).attach(embedder.backbone))
@@ -129,7 +130,8 @@ def leave(cfg: DictConfig, trainer: Trainer, embedder: Embedder, best: Mapping[s
         log.info("the adapter is that of step %d, the best of the validation", best["step"])
         replace_folder(folder / "adapter", lambda into: shutil.copytree(folder / "best", into, dirs_exist_ok=True))
         return make_embedder(cfg, trainer, str(folder / "adapter"))
-    trained = save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
+    given = embedder.backbone, embedder.build.prompt, embedder.build.resolution
+    trained = replace_folder(folder / "adapter", lambda into: save(*given, into))
     return replace(embedder, backbone=trained)
 
 

@@ -21,7 +21,9 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from gen2embed import preemption
 from gen2embed.files import put_in_place, write_atomic
+from gen2embed.log import log
 from gen2embed.logger import CSVLogger
 from gen2embed.types import UserError
 
@@ -88,6 +90,7 @@ def _check_digest(path: Path) -> None:
 class Checkpoints(Checkpoint):  # which Lightning calls after all other callbacks
     """Saves a checkpoint every n steps of the optimiser, and after the last; None saves that one alone.
 
+    On SIGTERM to any rank, all save the step that they are at, and end with `preemption.EXIT_CODE`.
     keep: so many of the newest stay. None is removed before the next is whole.
     """
 
@@ -109,17 +112,34 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
                 f"rank {trainer.global_rank} starts at step {trainer.global_step}, and rank 0 at step {first}: "
                 "output_dir must be a folder that all ranks share"
             )
+        preemption.hold()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        last = step == trainer.max_steps or trainer.should_stop
+        stop = trainer.strategy.reduce_boolean_decision(preemption.came(), all=False)
+        last = stop or step == trainer.max_steps or trainer.should_stop
         if not last and (not self.every_n_steps or step % self.every_n_steps):
             return
         _log_early(trainer)
-        self.save(trainer, f"step={step:06d}")
+        path = self.save(trainer, f"step={step:06d}")
         if trainer.is_global_zero:
-            for old in steps(self.folder)[: -self.keep]:
-                remove(old)
+            self.thin()
+        if stop:
+            log.info("SIGTERM: step %d of %d is in %s", step, trainer.max_steps, path)
+            # Lightning kills the rank that started the others if one of them fails first
+            raise preemption.Preempted(preemption.EXIT_CODE if trainer.local_rank == 0 else 0)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if preemption.release():
+            raise preemption.Preempted
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        preemption.release()
+
+    def thin(self) -> None:
+        """Remove all but the newest."""
+        for old in steps(self.folder)[: -self.keep]:
+            remove(old)
 
     def save(self, trainer: Trainer, name: str) -> Path:
         """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this."""
@@ -133,14 +153,15 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 
 
 def _log_early(trainer: Trainer) -> None:
-    """Log a step before its checkpoint: Lightning does it afterwards, and in between the run may die."""
+    """Have all rows up to a step in the log before its checkpoint: Lightning writes them later, and the run may die."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    if not every or (trainer.global_step % every and not trainer.should_stop):
-        return
-    metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
+    logged = bool(every) and (trainer.global_step % every == 0 or trainer.should_stop)
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
-            logger.log_early(metrics, trainer.global_step)
+            if logged:
+                metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if name != "step"}
+                logger.log_early(metrics, trainer.global_step)
+            logger.save()
 
 
 def steps(folder: Path) -> list[Path]:

@@ -7,11 +7,13 @@ shipped defaults. Both hold for keys added with `+` as well.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -28,6 +30,11 @@ from gen2embed.types import UserError, did_you_mean
 
 FREE = {"batch.weights"}  # mappings whose keys are the user's
 LONGEST_NAME = 200  # bytes of a file's; systems end at 255
+REFUSALS = {  # by the system, and what the user can do
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there, or raise the limit"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or name another folder"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO), "bring it back, or mount its disk again"),
+}
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -173,7 +180,18 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(str(error).split())
-    return None
+    return next(filter(None, map(_refusal, _chain(error))), None)
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What the system did not let a run do; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in REFUSALS:
+        return None
+    where = Path(error.filename).absolute() if error.filename else "a file of the run"
+    return (
+        f"{where}: {error.strerror}; {REFUSALS[error.errno]}, and give the same command again: what is whole stays, "
+        "and it goes on from there"
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,9 +8,12 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+Written = TypeVar("Written")
 
 
 def is_hub_id(path: str | Path) -> bool:
@@ -20,15 +23,31 @@ def is_hub_id(path: str | Path) -> bool:
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a temporary name beside its own, then rename it; the disk has it when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with named(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("xb") as file:
+                write(file)
+                file.flush()
+            put_in_place(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside, what the system refuses, such as more of a full disk, is an `OSError` that names `path`.
+
+    The system's own error has a temporary name or none, and Rust's libraries raise errors of their own.
+    """
     try:
-        with unfinished.open("xb") as file:
-            write(file)
-            file.flush()
-        put_in_place(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        if number := error.errno if isinstance(error, OSError) else said and int(said[1]):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
@@ -55,14 +74,19 @@ def is_occupied(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a folder under a temporary name beside its own, then rename it, in place of what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
-        written = Path(unfinished) / path.name
-        written.mkdir()
-        write(written)
-        put_in_place(written, path)
+def replace_folder(path: Path, write: Callable[[Path], Written]) -> Written:
+    """Write a folder under a temporary name beside its own, then rename it, in place of what was there.
+
+    Returns what `write` does.
+    """
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
+            written = Path(unfinished) / path.name
+            written.mkdir()
+            result = write(written)
+            put_in_place(written, path)
+            return result
 
 
 def digest_files(paths: Iterable[Path]) -> str:

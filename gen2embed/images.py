@@ -31,6 +31,7 @@ HEADERS_FROM = 5000  # pictures; the headers of fewer are read without a bar
 MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
 MOST_ASPECT = 200  # of the longer side to the shorter; the models' image processors take no more
 
+BRING_BACK = "bring it back, or mount its disk again, and give the same command again, which goes on from what is there"
 MISSING, UNREADABLE, LINKED = "missing", "unreadable", "linked from outside of the image folder"
 LARGE, LONG = f"of more than {MOST_PIXELS:,} pixels", f"more than {MOST_ASPECT} times as long as wide"
 REMEDIES = {
@@ -100,7 +101,8 @@ def load(picture: Picture) -> Image.Image:
         with _opened(picture.source) as opened:
             return _rgb(opened)
     except FileNotFoundError:
-        raise UserError(f"the picture {picture.source} does not exist") from None
+        away = "" if picture.source.parent.is_dir() else f"; its folder is away, too: {BRING_BACK}"
+        raise UserError(f"the picture {picture.source} does not exist{away}") from None
     except Exception as error:  # the decoders of broken files raise many kinds
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
 

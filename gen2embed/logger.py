@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import csv_logs
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from gen2embed.files import write_atomic
+from gen2embed.files import named, write_atomic
 
 METRICS = csv_logs.ExperimentWriter.NAME_METRICS_FILE
 
@@ -44,6 +44,11 @@ class CSVLogger(csv_logs.CSVLogger):
         early, names = self._early
         if step is None or step != early or not names.issuperset(metrics):
             super().log_metrics(dict(metrics), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        with named(Path(self.log_dir) / METRICS):
+            super().save()
 
     @property
     @rank_zero_experiment

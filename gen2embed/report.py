@@ -82,7 +82,7 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
     """Leave `results.json`, `manifest.json`, `predictions.parquet` and `scores.png` in `folder`."""
     write_atomic(folder / "predictions.parquet", lambda file: pq.write_table(predictions, file))
     write_json(folder / "manifest.json", run)
-    chart(scores).savefig(folder / "scores.png", dpi=150)
+    write_atomic(folder / "scores.png", lambda file: chart(scores).savefig(file, dpi=150))
     write_json(folder / "results.json", {**scores, "manifest": run})
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -50,13 +49,14 @@ class Resume:
         """Look for a checkpoint; raises `UserError` if other settings made it. config: all of it, in plain values."""
         if config["resume"] not in ("auto", "never"):
             raise UserError(f"resume={config['resume']} is unknown; choose one of auto, never")
-        self.trainer, self.checkpoint, self.kept = trainer, None, list[Path]()
+        self.trainer, self.checkpoint, self.folder = trainer, None, None
         device = trainer.strategy.root_device.type
         self.settings = _plain({**redacted(without(config, FREE)), "ranks": trainer.world_size, "device": device})
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        self.folder = next((its.folder for its in callbacks if isinstance(its, Checkpoints)), None)
-        if self.folder is None:
+        self.callback = next((its for its in callbacks if isinstance(its, Checkpoints)), None)
+        if self.callback is None:
             return
+        self.folder = self.callback.folder
         if trainer.is_global_zero:
             sweep(self.folder)
         if config["resume"] == "auto" and (found := steps(self.folder)):
@@ -85,6 +85,8 @@ class Resume:
             done, last = step_of(self.checkpoint), self.trainer.max_steps
             what = "continuing from" if done < last else "nothing is left to train after"
             log.info("%s step %d of %d: %s", what, done, last, self.checkpoint)
+            assert self.callback is not None
+            self.callback.thin()  # which a run that was killed right after a checkpoint did not
             for logger in self.trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     logger.keep(done)

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import images
+from gen2embed import images, preemption
 from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, explain, from_home, make_saved, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark, several
@@ -31,6 +31,7 @@ from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.eval_report.page import check_count
+from gen2embed.files import write_atomic
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
 from gen2embed.redaction import redact_yaml, redacted, visible
@@ -42,7 +43,8 @@ from gen2embed.types import Pair, UserError
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a task of a composed, checked config into a command-line program.
 
-    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback.
+    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback. SIGTERM ends
+    it with `preemption.EXIT_CODE`.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -69,8 +71,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             quieten_libraries()
             register_resolvers()
             try:
-                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
-            except (HydraException, OmegaConfBaseException, UserError) as error:
+                with preemption.listening():
+                    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+            except preemption.Preempted as stop:
+                if stop.code:
+                    log.warning("ended by SIGTERM, with exit code %d; the same command goes on from here", stop.code)
+                raise
+            except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
                 message = explain(error, config_name, sys.argv[1:])
                 if message is None:
                     raise
@@ -121,6 +128,8 @@ def make_trainer(cfg: DictConfig) -> Trainer:
         )
     except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
+    # `preemption` has the handler: Lightning's would broadcast between the ranks in the middle of whatever they do
+    trainer._signal_connector.register_signal_handlers = lambda: None
     ranks = trainer.num_devices * trainer.num_nodes
     if (started := started_together()) not in (1, ranks):
         raise UserError(
@@ -148,7 +157,8 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
 
 def leave_config(cfg: DictConfig) -> None:
     """Leave the resolved configuration in the run's folder; redacted, it names the same files when it is read again."""
-    OmegaConf.save(OmegaConf.create(redacted(plain(cfg))), Path(cfg.output_dir) / "config.yaml")
+    text = OmegaConf.to_yaml(OmegaConf.create(redacted(plain(cfg))))
+    write_atomic(Path(cfg.output_dir) / "config.yaml", lambda file: file.write(text.encode()))
 
 
 def read_data(folder: Path) -> PairSource:

@@ -2,31 +2,43 @@
 
 A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has a
 `script`, or a `function`: [module, name]; `args`, `folder` to run in, `ranks`, and `log`, where each leaves what it
-prints. It may have `environment`, `kill`: [where, step, rank], or `mistake`. Several ranks find the variables that
-torchrun sets; a single one starts the others itself, if its strategy has more.
+prints. Several ranks find the variables that torchrun sets; a single one starts the others itself, if its strategy has
+more. A run may have
+
+    environment   variables
+    kill          [step, rank]: dies in the middle of a step, so many being done
+    stop          [step, rank]: is sent SIGTERM there, and so are its loaders' workers
+    moment        [seconds, ranks, signal], from outside
+    vanish        [step, rank, folder]: the folder is away from there on
+    permissions   whether they count for root, too
+    watch         what `faults.armed.watch` takes, by rank
+    patience      seconds after which SIGABRT ends the ranks that one that failed has left, as torchrun ends them
+    limit         seconds after which a rank ends by SIGALRM
+    mistake       of `MISTAKES`
 """
 
+import contextlib
+import ctypes
 import importlib
 import json
+import math
 import os
 import runpy
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
+from functools import partial
 from pathlib import Path
 
-import torch
+import psutil
+from faults import armed
 
-import mine
-import train
-from gen2embed import Embedder, checkpoint, sync
-from gen2embed.checkpoint import Checkpoints
-from gen2embed.data import clusters
+from gen2embed import Embedder, sync
 from gen2embed.data.datamodules import PairDataModule
-from gen2embed.encoder import store
 from gen2embed.lit import ContrastiveModule
-from gen2embed.miners import neighbours
 from gen2embed.presets import PACKAGE
 
 LIMIT = 900  # seconds, after which a rank that hangs ends
@@ -36,78 +48,35 @@ def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def after(target, name, condition):
-    """Die after a method ran, under a condition on its arguments."""
-    plain = getattr(target, name)
+def terminate():
+    """As Slurm does, which signals all processes of a job."""
+    for process in (*psutil.Process().children(), psutil.Process()):
+        process.send_signal(signal.SIGTERM)
 
-    def wrapped(*args, **kwargs):
-        result = plain(*args, **kwargs)
-        if condition(*args):
-            die()
+
+def take_away(folder):
+    Path(folder).rename(f"{folder}.away")
+
+
+def heed_permissions():
+    """Give up what lets root read and write whatever it likes: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    system, header, held = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert system.capget(header, held) == 0
+    held[0] &= ~0b110
+    assert system.capset(header, held) == 0
+
+
+def in_the_middle(step, act):
+    """Of a step, so many being done, do something."""
+    plain = ContrastiveModule.accumulate
+
+    def accumulate(module, batch):
+        result = plain(module, batch)
+        if module.global_step == step:
+            act()
         return result
 
-    setattr(target, name, wrapped)
-
-
-def die_writing(module, count):
-    """Die in the middle of the so many-th file that a module writes."""
-    plain, paths = module.write_atomic, []
-
-    def write_atomic(path, write):
-        def half(file):
-            write(file)
-            file.flush()
-            if len(paths) == count:
-                die()
-
-        paths.append(path)
-        plain(path, half)
-
-    module.write_atomic = write_atomic
-
-
-WRITERS = {"encoding": store, "search": neighbours, "writing": clusters}  # the stages of mining
-
-
-def prepare_to_die(where, step):
-    """In the middle of a step, so many being done; or at the end of the step; or while its checkpoint is written.
-
-    In mining, in the middle of a stage's file, so many being written.
-    """
-    if where in WRITERS:
-        die_writing(WRITERS[where], step + 1)
-    elif where == "step":
-        after(ContrastiveModule, "accumulate", lambda module, _: module.global_step == step)
-    elif where == "end":  # before Lightning logs the step
-        after(Checkpoints, "on_train_batch_end", lambda _, trainer, *__: trainer.global_step == step)
-    elif where == "evaluation":
-        train.evaluate_and_report = die
-    else:
-        plain = Checkpoints.save
-
-        def save(self, trainer, name):
-            if trainer.global_step == step:
-                in_the_checkpoint(where)
-            return plain(self, trainer, name)
-
-        Checkpoints.save = save
-
-
-def in_the_checkpoint(where):
-    plain = torch.save
-
-    def save_half(content, file):
-        plain(content, file)
-        file.flush()
-        os.ftruncate(file.fileno(), file.tell() // 2)
-        die()
-
-    if where == "bytes":
-        torch.save = save_half
-    elif where == "rename":
-        checkpoint.put_in_place = die
-    elif where == "removal":
-        checkpoint.remove = die
+    ContrastiveModule.accumulate = accumulate
 
 
 MISTAKES = {
@@ -117,7 +86,7 @@ MISTAKES = {
 }
 
 
-ENTRIES = {"mine": mine, "train": train}
+ENTRIES = {name: importlib.import_module(name) for name in ("mine", "train", "eval")}
 
 
 def start(run, rank, port):
@@ -126,7 +95,7 @@ def start(run, rank, port):
     if pid:
         return pid
     code = 1
-    signal.alarm(LIMIT)
+    signal.alarm(run.get("limit", LIMIT))
     try:
         os.chdir(run["folder"])
         os.environ |= run.get("environment", {})
@@ -136,8 +105,14 @@ def start(run, rank, port):
         if run["ranks"] > 1:  # as torchrun does
             os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["ranks"])}
-        if run.get("kill") and run["kill"][2] == rank:
-            prepare_to_die(*run["kill"][:2])
+        for name, act in (("kill", die), ("stop", terminate), ("vanish", take_away)):
+            step, where, *more = run.get(name, [0, None])
+            if where == rank:
+                in_the_middle(step, partial(act, *more))
+        if run.get("permissions"):
+            heed_permissions()
+        if its := run.get("watch", {}).get(str(rank)):
+            armed.watch(**its)
         if run.get("mistake"):
             MISTAKES[run["mistake"]]()
         work(run)
@@ -153,6 +128,31 @@ def start(run, rank, port):
         os._exit(code)
 
 
+def signal_at(pids, seconds, ranks, number):
+    """Send a signal to some ranks, at a moment, unless they ended before; they are not waited for."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
+    for rank in ranks:
+        os.kill(pids[rank], number)  # one that ended is a zombie until it is waited for
+
+
+def wait(pids, patience):
+    """The exit code of each."""
+    codes, until = {}, math.inf
+    while left := [pid for pid in pids if pid not in codes]:
+        if time.monotonic() > until:
+            for pid in left:
+                os.kill(pid, signal.SIGABRT)
+        for pid in left:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+                until = min(until, time.monotonic() + patience) if codes[pid] else until
+        time.sleep(0.002)
+    return [codes[pid] for pid in pids]
+
+
 def work(run):
     if "function" in run:
         module, name = run["function"]
@@ -166,8 +166,25 @@ def work(run):
         runpy.run_path(str(script), run_name="__main__")
 
 
+def import_what_a_model_needs():
+    """The modules that loading a model imports; it is loaded in a fork, since it starts threads."""
+    read, write = os.pipe()
+    if not os.fork():
+        before = set(sys.modules)
+        Embedder.from_pretrained(PACKAGE / "tiny" / "checkpoint", device="cpu")
+        os.write(write, json.dumps(sorted(set(sys.modules) - before)).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        for name in json.load(told):
+            with contextlib.suppress(ImportError):  # some modules make others up
+                importlib.import_module(name)
+    os.wait()
+
+
 def main():
-    Embedder.from_pretrained(PACKAGE / "tiny" / "checkpoint", device="cpu")  # imports the model's own modules
+    import_what_a_model_needs()
+    assert threading.active_count() == 1  # a fork would have the locks of the others, and nobody to release them
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         run = json.loads(line)
@@ -175,7 +192,9 @@ def main():
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         pids = [start(run, rank, port) for rank in range(run["ranks"])]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        if run.get("moment"):
+            signal_at(pids, *run["moment"])
+        codes = wait(pids, run.get("patience", LIMIT))
         print(json.dumps(codes), flush=True)
 
 

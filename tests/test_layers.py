@@ -18,6 +18,7 @@ LAYERS = {
         "memory",
         "search",
         "peers",
+        "preemption",
         "compression",
     ),
     2: ("data", "presets", "saha"),

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import sys
 import types
 from dataclasses import replace
@@ -203,23 +202,6 @@ def test_ranks_share_an_evaluation(forked, tmp_path):
 
 def count(folder: Path, kind: str) -> int:
     return len([path for path in (folder / "outputs" / kind).rglob("*.npy") if not path.name.startswith(".")])
-
-
-@FORKS
-@pytest.mark.parametrize(("stage", "written"), [("encoding", 4), ("search", 2), ("writing", 0)])
-def test_a_killed_command_goes_on(mine, uninterrupted, tmp_path, stage, written):
-    codes, said = mine(tmp_path, kill=[stage, written, 0])
-    assert codes == [-signal.SIGKILL], said
-    assert not (tmp_path / "mined/clusters.parquet").exists()
-    kept = [count(tmp_path, kind) for kind in ("embeddings", "clusters/neighbours")]
-    expected = {"encoding": (3, 0), "search": (None, 2), "writing": (None, 6)}[stage]
-    assert all(want in (None, got) for got, want in zip(kept, expected, strict=True)), kept
-    codes, said = mine(tmp_path)
-    assert codes == [0], said
-    manifest = json.loads((tmp_path / "mined/manifest.json").read_text())
-    assert manifest["items_reused"] > 0
-    assert (manifest["items_computed"] > 0) == (stage == "encoding")
-    assert (tmp_path / "mined/clusters.parquet").read_bytes() == uninterrupted
 
 
 @FORKS

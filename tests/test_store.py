@@ -1,11 +1,6 @@
 """The store: reused for the very same embedding only, and whole after a kill."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,38 +101,6 @@ def test_a_stopped_run_goes_on(tmp_path):
     encoded = engine.encode(resumed, ITEMS, "query")
     assert (encoded.reused, encoded.computed, resumed.embedded) == (16, 14, 14)  # two whole shards were kept
     assert torch.equal(encoded.vectors, Engine(4).encode(whole, ITEMS, "query").vectors)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from gen2embed import Embedder, Item
-from gen2embed.encoder import embedder as module
-from gen2embed.encoder.engine import Engine
-sys.path.insert(0, sys.argv[2])
-from test_store import ITEMS, TINY
-plain, rows = module.Embedder.embed_chunk, 0
-def embed_chunk(self, chunk, pictures):
-    global rows
-    rows += chunk.rows
-    if rows > 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, chunk, pictures)
-module.Embedder.embed_chunk = embed_chunk
-model = Embedder.from_pretrained(TINY, resolution="original", device="cpu")
-Engine(batch_tokens=60, store=Path(sys.argv[1]), shard_size=8).encode(model, ITEMS, "query")
-"""
-
-
-def test_a_killed_process_goes_on(tmp_path, tiny):
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    engine = Engine(batch_tokens=60, store=tmp_path, shard_size=8)
-    encoded = engine.encode(tiny, ITEMS, "query")
-    assert (encoded.reused, encoded.computed) == (16, 14)
-    fresh = Engine(batch_tokens=60, shard_size=8).encode(tiny, ITEMS, "query")
-    assert torch.equal(encoded.vectors, fresh.vectors)
 
 
 def test_a_half_written_shard_counts_as_missing(tmp_path):
