@@ -1,11 +1,14 @@
 # `make help` lists the targets. Every target sets up .venv first, unless it is up to date.
 .DEFAULT_GOAL := help
 PAPER := zero-shot-2b zero-shot-7b mine-2b train-2b train-7b train-2b-one-gpu train-7b-one-gpu evaluate-2b evaluate-7b
-.PHONY: help setup demo test test-slow test-faults coverage lint typecheck docs bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
+.PHONY: help setup demo test test-slow test-faults test-lowest coverage lint typecheck docs bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-RUN := .venv/bin/python
+# CONSTRAINTS may be several files: of two lines for one name the first counts.
+VENV := .venv
+RUN := $(VENV)/bin/python
+CONSTRAINTS := constraints.txt
 
 # The checkout's own code runs, whatever the environment has installed.
 export PYTHONPATH := $(CURDIR)
@@ -14,14 +17,15 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 34
 
 setup: ## make .venv from constraints.txt; TORCH="torch --index-url ..." chooses a CUDA build (remove .venv first)
-	@wanted=$$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1); \
-	if [ "$$(cat .venv/setup.sha256 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
+	@wanted=$$(cat pyproject.toml $(CONSTRAINTS) | sha256sum | cut -d' ' -f1); \
+	if [ "$$(cat $(VENV)/setup.sha256 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say PYTHON=python3.11")' && \
-	echo "setting up .venv (about two minutes)" && \
-	$(PYTHON) -m venv .venv && \
+	echo "setting up $(VENV) (about two minutes)" && \
+	$(PYTHON) -m venv $(VENV) && \
 	$(RUN) -m pip install --quiet $(TORCH) && \
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]" && \
-	echo "$$wanted" > .venv/setup.sha256
+	awk -F== '!seen[$$1]++' $(CONSTRAINTS) > $(VENV)/constraints.txt && \
+	$(RUN) -m pip install --quiet --constraint $(VENV)/constraints.txt --editable ".[dev]" && \
+	echo "$$wanted" > $(VENV)/setup.sha256
 
 demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world: a table and outputs/demo/demo.png
 	$(RUN) eval.py experiment=demo
@@ -36,6 +40,9 @@ test-slow: setup ## the tests marked slow, but for those of test-faults
 
 test-faults: setup ## kill mine, train and eval at random moments, 200 times, and compare what they come to (half an hour)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) -m pytest tests/faults -m slow -s
+
+test-lowest: ## the default tests in .venv-lowest, with the lowest transformers, peft and lightning of pyproject.toml
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest CONSTRAINTS="constraints-lowest.txt constraints.txt"
 
 coverage: setup ## the default tests, and which lines they run: half as long again
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup --cov
