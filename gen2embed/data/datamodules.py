@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gen2embed.data.batches import Share
-from gen2embed.preemption import survive_once
+from gen2embed.data.workers import start_worker
 from gen2embed.types import Item, Pair, Prepare, Prepared, Role, UserError
 
 
@@ -127,10 +125,3 @@ class PairDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.share = replace(self.share, first=state_dict["batches"])
-
-
-def start_worker(_: int) -> None:
-    """How a worker process of a loader begins."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it is one of several, and was forked
-    signal.signal(signal.SIGTERM, survive_once)
-    torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gen2embed.data.datamodules import start_worker
+from gen2embed.data.workers import start_worker
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
 from gen2embed.images import HEADERS_FROM
