@@ -61,7 +61,7 @@ def here(tmp_path_factory):
 SMOKE = ["--shape", "smoke", "--side", "56"]
 MODULE_MODEL = ["--model", str(TINY), "--resolution", "original"]  # the last one counts
 SAID = {
-    "compare": "overall",
+    "compare": "precision@1",
     "report": "written",
     "export": "written",
     "doctor": "0 problems",
