@@ -463,6 +463,13 @@ def zero(forked, world, tmp_path_factory):
     """What two processes found with every stage; and the folder that they worked in."""
     folder = tmp_path_factory.mktemp("zero")
     work = {"exact": zero_ranks.STAGES, "full": [3], "continued": [3], "recomputed": [3]}  # the others are slow
+    return start_zero(forked, world, folder, work), folder
+
+
+@pytest.fixture(scope="module")
+def zero_runs(forked, world, tmp_path_factory):
+    """The folder of runs of train.py on two processes: one whole, one that goes on after a stop, one of all weights."""
+    folder = tmp_path_factory.mktemp("zero_runs")
     run = [*SMALL, *ZERO, *folders(world), *validated(world), "callbacks.steps.every_n_steps=2",
            "callbacks.checkpoints.every_n_steps=2"]  # fmt: skip
     runs = [
@@ -471,7 +478,8 @@ def zero(forked, world, tmp_path_factory):
         [*run, "output_dir=continued"],
         [*ALL, *ZERO, *folders(world), "output_dir=full"],
     ]
-    return start_zero(forked, world, folder, work, *runs), folder
+    start_zero(forked, world, folder, {}, *runs)
+    return folder
 
 
 def numbered(pairs):
@@ -618,9 +626,10 @@ def test_zero_goes_on_in_the_other_stages(forked, world, tmp_path):
         check_continued(found, tmp_path, stage)
 
 
-def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):
+@pytest.mark.slow
+def test_zero_from_end_to_end(zero_runs, alone, run_script, world, tmp_path):
     """`python train.py strategy=deepspeed_zero3` ends where one device does, and leaves whole adapters."""
-    folder = zero[1] / "trained"
+    folder = zero_runs / "trained"
     final = adapter(folder)
     assert_close(final, adapter(alone))
     early = load_file(folder / "steps/2/adapter_model.safetensors")
@@ -632,9 +641,10 @@ def test_zero_from_end_to_end(zero, alone, run_script, world, tmp_path):
     assert results[0]["tasks"] == results[1]["tasks"]  # of the model that was put together again
 
 
-def test_zero_is_validated(zero, alone):
+@pytest.mark.slow
+def test_zero_is_validated(zero_runs, alone):
     scores = []
-    for folder in (zero[1] / "trained", alone):
+    for folder in (zero_runs / "trained", alone):
         with (folder / "metrics.csv").open() as lines:
             rows = [row for row in csv.DictReader(lines) if row["validation/mean"]]
         scores.append({row["step"]: float(row["validation/mean"]) for row in rows})
@@ -642,19 +652,21 @@ def test_zero_is_validated(zero, alone):
     assert set(scores[0]) == {"2", "3"}
 
 
-def test_zero_goes_on_by_itself(zero):
+@pytest.mark.slow
+def test_zero_goes_on_by_itself(zero_runs):
     """`resume: auto`, with `python train.py` and the same folder."""
-    said = " ".join((zero[1] / "said.0").read_text().split())
+    said = " ".join((zero_runs / "said.0").read_text().split())
     assert said.count("continuing from step 2 of 3") == 1
-    there, here = (adapter(zero[1] / name) for name in ("trained", "continued"))
+    there, here = (adapter(zero_runs / name) for name in ("trained", "continued"))
     assert all(torch.equal(here[name], tensor) for name, tensor in there.items())
-    early = load_file(zero[1] / "trained/steps/2/adapter_model.safetensors")
+    early = load_file(zero_runs / "trained/steps/2/adapter_model.safetensors")
     assert not all(torch.equal(early[name], tensor) for name, tensor in there.items())
 
 
-def test_zero_leaves_the_whole_model(zero, alone_in_full):
+@pytest.mark.slow
+def test_zero_leaves_the_whole_model(zero_runs, alone_in_full):
     """adapter=full, which is divided among the ranks in stage 3."""
-    found, expected = (load_file(run / "adapter/model.safetensors") for run in (zero[1] / "full", alone_in_full))
+    found, expected = (load_file(run / "adapter/model.safetensors") for run in (zero_runs / "full", alone_in_full))
     base = load_file(TINY / "model.safetensors")
     assert set(found) == set(expected)
     moved = max((tensor - base[name]).abs().max() for name, tensor in expected.items())

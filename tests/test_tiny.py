@@ -60,6 +60,7 @@ def test_only_answers_are_learned(tokenizer):
         assert (batch["input_ids"][batch["labels"] != -100] == batch["labels"][batch["labels"] != -100]).all()
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_and_repeats(tokenizer, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # in which Muon multiplies: slow on most CPUs
     monkeypatch.setattr("gen2embed.tiny.train.TOKENS_PER_STEP", 600)

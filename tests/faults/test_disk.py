@@ -79,8 +79,8 @@ def read_only(folder):
     ("stage", "folder", "file"),
     [
         ("train", "run/checkpoints", "step=000006.ckpt"),
-        ("mine", "outputs", r"embeddings/\w+/manifest.json"),
-        ("eval", "", "run"),
+        pytest.param("mine", "outputs", r"embeddings/\w+/manifest.json", marks=pytest.mark.slow),
+        pytest.param("eval", "", "run", marks=pytest.mark.slow),
     ],
 )
 def test_a_read_only_folder(harnesses, stage, folder, file):
@@ -98,9 +98,9 @@ def test_a_read_only_folder(harnesses, stage, folder, file):
     assert not harness.found
 
 
-@pytest.mark.parametrize(("workers", "step"), [(0, 4), (2, 1)])  # workers have prepared the next four batches
+@pytest.mark.parametrize(("workers", "step"), [pytest.param(0, 4, marks=pytest.mark.slow), (2, 1)])
 def test_pictures_that_vanish_during_training(harnesses, workers, step):
-    """As those of a disk that is unmounted."""
+    """As those of a disk that is unmounted. Workers have prepared the next four batches by then."""
     harness = harnesses("train")
     harness.begin(more := f"batch.workers={workers}")
     (pictures,) = harness.world.glob("train-*rows6*/images")
