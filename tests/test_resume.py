@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import REPOSITORY, TINY
+from faults.harness import same
 from safetensors.torch import load_file, save_file
 from test_training import TARGETS, attached
 
@@ -89,17 +90,6 @@ def adapter(folder):
 def newest(folder):
     found = steps(folder / "checkpoints")
     return int(found[-1].stem.removeprefix("step=")) if found else 0
-
-
-def same(a, b):
-    """The same values to the bit, in nested dicts, lists and tensors."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def assert_bit_identical(folder, expected):
