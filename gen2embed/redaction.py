@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 HIDDEN = "***"
 SECRET = r"(?:api_?key|access_?key|token|secret|password|passwd|credentials?)"  # ends the name of one
 LEAST = 8  # characters of a variable's value that is looked for; a shorter one is in too many texts
@@ -28,23 +26,11 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def redacted(value: Any) -> Any:
     """A plain value without secrets and home folders, in nested texts and under keys that name a secret."""
-    if isinstance(value, Mapping):
-        return {
-            key: HIDDEN if isinstance(its, str) and its and _names_secret(key) else redacted(its)
-            for key, its in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [redacted(its) for its in value]
-    return redacted_text(str(value)) if isinstance(value, str | Path) else value
+    return _redacted(value, _secrets(), _homes())
 
 
 def redacted_text(text: str) -> str:
-    for secret in _secrets():
-        text = text.replace(secret, HIDDEN)
-    text = GIVEN.sub(rf"\1{HIDDEN}", LOOKS.sub(HIDDEN, text))
-    for home in _homes():
-        text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text)
-    return text
+    return _redacted_text(text, _secrets(), _homes())
 
 
 def expanded(value: Any) -> Any:
@@ -69,15 +55,24 @@ class Visible(logging.Filter):
         return True
 
 
-def redact_yaml(file: Path) -> None:
-    """Redact a small file that another library has written; one that is gone, or as it should be, is left alone."""
-    if not file.is_file():
-        return
-    there = yaml.safe_load(file.read_text())
-    if (wanted := redacted(there)) != there:
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-        unfinished.replace(file)
+def _redacted(value: Any, secrets: list[str], homes: set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if isinstance(its, str) and its and _names_secret(key) else _redacted(its, secrets, homes)
+            for key, its in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redacted(its, secrets, homes) for its in value]
+    return _redacted_text(str(value), secrets, homes) if isinstance(value, str | Path) else value
+
+
+def _redacted_text(text: str, secrets: list[str], homes: set[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    text = GIVEN.sub(rf"\1{HIDDEN}", LOOKS.sub(HIDDEN, text))
+    for home in homes:
+        text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text)
+    return text
 
 
 def _names_secret(key: Any) -> bool:

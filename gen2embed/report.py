@@ -16,6 +16,7 @@ import matplotlib as mpl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import yaml
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
@@ -76,6 +77,16 @@ def write_json(path: Path, value: Any) -> None:
     """Leave a value for people and programs, redacted."""
     text = json.dumps(redacted(value), indent=2, default=str)
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def redact_yaml(file: Path) -> None:
+    """Redact a small file that another library has written; one that is gone, or as it should be, is left alone."""
+    if not file.is_file():
+        return
+    there = yaml.safe_load(file.read_text())
+    if (wanted := redacted(there)) != there:
+        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+        write_atomic(file, lambda opened: opened.write(text.encode()))
 
 
 def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table, run: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ from gen2embed.eval_report.page import check_count
 from gen2embed.files import write_atomic
 from gen2embed.log import log, quieten_libraries
 from gen2embed.presets import conf_dir
-from gen2embed.redaction import redact_yaml, redacted, visible
+from gen2embed.redaction import redacted, visible
+from gen2embed.report import redact_yaml
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
 from gen2embed.types import Pair, UserError
