@@ -89,12 +89,12 @@ def saha_figure(pairs: list[Pair], meanings: list[str]) -> Figure:
     said = np.array(meanings)
     pools = (pool(subset, anchor) for anchor in range(len(pairs)))
     anchor, owners, near = next(its for its in pools if (said[its[1]] == said[its[0]]).sum() == 1)
+    order = np.argsort(near, kind="stable")
     kept = np.zeros(len(owners), bool)
-    kept[np.argsort(near, kind="stable")[:TOP_K]] = True
+    kept[order[:TOP_K]] = True
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
     _points(left.subplots(), near, kept, said[owners] == said[anchor])
-    order = np.argsort(near, kind="stable")
     shown = [(order[:TOP_K], KEPT, "kept: the owners least like the anchor"),
              (order[::-1][:TOP_K], SKIPPED, "skipped: the most like it")]  # fmt: skip
     for part, (places, colour, title) in zip(

@@ -85,7 +85,7 @@ def arms(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> dict[Arm,
     for key in differing:
         group = key.partition(".")[0]
         values = [str(_get(config, key)) for config in configs]
-        if _decides(choices := [run.get("choices", {}).get(group) for run in runs], values):
+        if _decides(choices := [run["choices"].get(group) for run in runs], values):
             told[group] = choices
         elif key.endswith("._target_"):
             told[key.removesuffix("._target_")] = [value.rpartition(".")[2] for value in values]
