@@ -252,7 +252,7 @@ def test_libraries(doctor, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     found, lines = doctor(model=None)
-    assert found[0] == ("transformers 5.30.1: <5.24,>=5.23 is needed; pip install 'transformers<5.24,>=5.23'")
+    assert found[0] == ("transformers 5.30.1: <5.25,>=5.23 is needed; pip install 'transformers<5.25,>=5.23'")
     assert found[1].startswith("scipy not installed: ")
     assert len(found) == 2
     assert not any(line.startswith("ok      libraries") for line in lines)
