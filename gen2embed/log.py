@@ -22,7 +22,8 @@ def quieten_libraries() -> None:
     """Silence what the libraries say about their own loading; for the entry points, not for the Python API."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "httpx", "httpx2"):  # the last two tell every request
+        logging.getLogger(name).setLevel(logging.WARNING)
     for module in ("lightning", "transformers", "peft"):
         warnings.filterwarnings("ignore", module=module)
 

@@ -30,8 +30,9 @@ REMEDY = "choose another output_dir, or resume=never to start over"
 # Settings that do not decide what is trained, and those of which we compare what they name instead: paths and devices.
 FREE = {
     "output_dir", "paths", "logger", "callbacks", "benchmark", "bootstrap", "compression", "report_queries", "engine",
-    "search", "resume", "shortcuts", "batch.workers", "checkpoint", "model.path", "data.folder", "data.path",
-    "data.image_dir", "data.clusters", "data.clusters_of_any_model", "data.on_error", "data.max_skipped_share",
+    "search", "resume", "shortcuts", "batch.workers", "checkpoint", "checkpoint_revision",
+    "model.path", "model.revision", "data.folder", "data.path", "data.revision", "data.image_dir",
+    "data.clusters", "data.clusters_of_any_model", "data.on_error", "data.max_skipped_share",
     "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy.timeout_seconds", "trainer.default_root_dir", "trainer.enable_checkpointing",
     "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time",

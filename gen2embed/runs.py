@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -33,8 +34,10 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.eval_report.page import check_count
 from gen2embed.files import write_atomic
 from gen2embed.log import log, quieten_libraries
+from gen2embed.overrides import added_folders, chosen_groups, overridden
+from gen2embed.pins import pins
 from gen2embed.presets import conf_dir
-from gen2embed.redaction import redacted, visible
+from gen2embed.redaction import expanded, redacted, visible
 from gen2embed.report import redact_yaml
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
@@ -61,6 +64,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
             check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
+            _pin(cfg)
             job = HydraConfig.get().mode == RunMode.MULTIRUN
             if job and finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
@@ -89,19 +93,20 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     return decorate
 
 
+def _pin(cfg: DictConfig) -> None:
+    """Have the configuration name the commit of every hub repository: that of an earlier start, or the newest."""
+    file = Path(cfg.output_dir) / "config.yaml"
+    before = expanded(yaml.safe_load(file.read_text())) if file.is_file() else {}
+    for key, commit in pins(plain(cfg), before).items():
+        OmegaConf.update(cfg, key, commit)
+
+
 def _redact_hydra() -> None:
     """Redact what Hydra itself has left of a run or a multirun."""
     its = HydraConfig.get()
     own = Path(its.runtime.output_dir) / (its.output_subdir or "")
     for file in [*own.glob("*.yaml"), Path(its.sweep.dir) / "multirun.yaml"]:
         redact_yaml(file)
-
-
-def added_folders() -> list[str]:
-    """The folders of yaml files that the command line adds to the shipped ones, by --config-dir or hydra.searchpath."""
-    sources = HydraConfig.get().runtime.config_sources
-    shipped = conf_dir()
-    return [source.path for source in sources if source.schema == "file" and Path(source.path) != shipped]
 
 
 def started_together() -> int:
@@ -182,7 +187,7 @@ def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
 def check_sources(cfg: DictConfig) -> None:
     """Raise `UserError` if the model or the checkpoint of `cfg` is not there. Loads nothing."""
     check_path(cfg.model.path)
-    if cfg.checkpoint and find_adapter(cfg.checkpoint) is None:
+    if cfg.checkpoint and find_adapter(cfg.checkpoint, cfg.checkpoint_revision) is None:
         check_path(cfg.checkpoint)
 
 
@@ -193,7 +198,7 @@ def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer
     for benchmark in benchmarks:
         if trainer.is_global_zero:
             images.check(benchmark.pictures, benchmark.roots)
-        if "resolution" in _overridden() and benchmark.resolution not in (None, cfg.resolution.policy):
+        if "resolution" in overridden() and benchmark.resolution not in (None, cfg.resolution.policy):
             log.warning(
                 "%s is evaluated at its published resolution, %s; set it to null for the chosen one",
                 benchmark.name,
@@ -207,10 +212,11 @@ def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = No
 
     With a checkpoint, what the command line does not choose of prompt and resolution is what the checkpoint carries.
     """
-    chosen, checkpoint = _chosen(), checkpoint or cfg.checkpoint
-    sources: dict[str, Any] = {"adapter": checkpoint}
-    if checkpoint and find_adapter(checkpoint) is None:
-        sources = {"path": checkpoint}
+    chosen, revision = chosen_groups(), None if checkpoint else cfg.checkpoint_revision
+    checkpoint = checkpoint or cfg.checkpoint
+    sources: dict[str, Any] = {"adapter": checkpoint, "adapter_revision": revision}
+    if checkpoint and find_adapter(checkpoint, revision) is None:
+        sources = {"path": checkpoint, "revision": revision}
     return instantiate(cfg.model, _partial_=True)(
         prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not checkpoint else None,
         resolution=instantiate(cfg.resolution) if "resolution" in chosen or not checkpoint else None,
@@ -224,27 +230,3 @@ def make_search(cfg: DictConfig, trainer: Trainer) -> Search:
     device = trainer.strategy.root_device
     ours = str(device) if device.type in ("cpu", "cuda") else "cpu"  # it needs float64
     return instantiate(cfg.search, device=ours if cfg.search.device == "auto" else cfg.search.device)
-
-
-def _overridden() -> set[str]:
-    """The groups that the command line chooses or sets a key of."""
-    overrides = HydraConfig.get().overrides.task
-    return {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
-
-
-def _chosen() -> set[str]:
-    """The groups that the command line overrides, or the experiment that it names."""
-    groups, experiments = _overridden(), [HydraConfig.get().runtime.choices.get("experiment")]
-    folders = [conf_dir(), *map(Path, added_folders())]
-    while experiments:
-        name = experiments.pop()
-        files = (folder / "experiment" / f"{name}.yaml" for folder in folders)  # Hydra takes the first, too
-        if file := next(filter(Path.is_file, files), None):
-            experiment: Any = OmegaConf.load(file)
-            groups |= {str(key) for key in experiment if key != "defaults"}
-            for entry in experiment.get("defaults", []):
-                if isinstance(entry, str):
-                    experiments.append(entry)
-                else:
-                    groups |= {str(key).rpartition("/")[2] for key in entry}
-    return groups

@@ -181,7 +181,7 @@ class Hub:
             raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
         return str(self.root / repo_id / name)
 
-    def snapshot_download(self, repo_id, allow_patterns):
+    def snapshot_download(self, repo_id, allow_patterns, revision=None):
         return str(self.root / repo_id)
 
 

@@ -257,24 +257,6 @@ def test_shards_are_read_in_order(public, tmp_path):
     assert [pair.query.key for pair in pairs[0]] == [pair.query.key for pair in pairs[1]]
 
 
-def test_a_hub_id_is_loaded_by_datasets(public, monkeypatch):
-    calls = []
-
-    def load(name, subset, split):
-        calls.append((name, subset, split))
-        import datasets
-
-        file = public / "MMEB-eval" / subset / "test-00000-of-00001.parquet"
-        return datasets.Dataset.from_parquet(str(file), cache_dir=str(public / "cache"))
-
-    monkeypatch.setattr("gen2embed.data.rows.datasets.load_dataset", load)
-    images = public / "MMEB-eval"
-    there = read_mmeb(str(images), images, MMEB["groups"], subsets=["OVEN"]).tasks[0]
-    here = read_mmeb("TIGER-Lab/MMEB-eval", images, MMEB["groups"], subsets=["OVEN"]).tasks[0]
-    assert calls == [("TIGER-Lab/MMEB-eval", "OVEN", "test")]
-    assert [item.key for item in there.items()] == [item.key for item in here.items()]
-
-
 # --- SugarCrepe, SugarCrepe++ ---------------------------------------------------------------------------------------
 
 

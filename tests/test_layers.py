@@ -35,6 +35,8 @@ LAYERS = {
         "tables",
         "leaderboard",
         "config",
+        "pins",
+        "overrides",
         "runs",
         "reporting",
         "sweeps",

@@ -29,10 +29,12 @@ def read_mmeb(
     candidates_as_queries: Sequence[str] = (),
     resolution: Policy | None = None,
     name: str = "mmeb",
+    revision: str | None = None,
 ) -> Benchmark:
     """Read the tasks of a benchmark.
 
-    annotations: a folder as the hub lays it out, or a hub id. groups, averages, resolution: see `Benchmark`.
+    annotations: a folder as the hub lays it out, or a hub id. revision: of that repository.
+    groups, averages, resolution: see `Benchmark`.
     subsets: the tasks to read; None is all. candidates_as_queries: tasks whose candidates are prompted as queries.
     Raises `UserError` for no or unknown tasks, missing files or columns, and rows that cannot be ranked.
     """
@@ -40,10 +42,8 @@ def read_mmeb(
     chosen = choose(name, known, subsets)
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
     roles: dict[str, Role] = dict.fromkeys(candidates_as_queries, "query")
-    tasks = tuple(
-        _task(task, group_of[task], read_subset(annotations, task, "test", COLUMNS), Path(image_dir), roles.get(task))
-        for task in chosen
-    )
+    rows = {task: read_subset(annotations, task, "test", COLUMNS, revision=revision) for task in chosen}
+    tasks = tuple(_task(task, group_of[task], rows[task], Path(image_dir), roles.get(task)) for task in chosen)
     return Benchmark(name, tasks, groups, averages or {}, picture_roots(Path(image_dir)), resolution)
 
 

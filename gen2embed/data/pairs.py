@@ -65,7 +65,8 @@ class PairSource(ABC):
 class Mmeb(PairSource):
     """MMEB's training set, or one laid out alike.
 
-    path: a folder as the hub lays it out, or a hub id. image_dir: where the pictures were unpacked.
+    path: a folder as the hub lays it out, or a hub id. revision: of that repository.
+    image_dir: where the pictures were unpacked.
     max_rows_per_subset: the first rows of each subset; None is all.
     teacher_column: another model's scores of the pairs. negatives: read the columns of explicit negatives, too.
     """
@@ -73,6 +74,7 @@ class Mmeb(PairSource):
     path: str
     image_dir: Path
     subsets: Sequence[str]
+    revision: str | None = None
     split: str = "original"
     max_rows_per_subset: int | None = None
     teacher_column: str | None = None
@@ -85,7 +87,7 @@ class Mmeb(PairSource):
         columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
         for subset in self.subsets:
             its = refused and refused(subset)
-            rows = read_subset(self.path, subset, self.split, columns, its)
+            rows = read_subset(self.path, subset, self.split, columns, its, self.revision)
             pairs += _pairs(subset, rows, Path(self.image_dir), self.max_rows_per_subset, self.negatives, its)
         return pairs
 

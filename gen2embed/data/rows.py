@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.packaged_modules.cache.cache import Cache  # what datasets reads without the hub
 
 from gen2embed.data.reading import Refused, checked_value, read, refuse
 from gen2embed.files import is_hub_id
@@ -52,9 +53,17 @@ class Rows:
         return ((f"{self.where} row {number}", row) for number, row in zip(self.numbers, self.rows, strict=True))
 
 
-def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns, refused: Refused | None = None) -> Rows:
+def read_subset(
+    dataset: str | Path,
+    subset: str,
+    split: str,
+    columns: Columns,
+    refused: Refused | None = None,
+    revision: str | None = None,
+) -> Rows:
     """A split of one subset of a dataset, which is a folder or a hub id.
 
+    revision: of the hub's repository, a commit, branch or tag.
     refused: gets the rows with wrong values, which are left out; None raises at the first.
     Raises `UserError` for a dataset or a subset that is not there, and for wrong columns or values.
     """
@@ -62,7 +71,7 @@ def read_subset(dataset: str | Path, subset: str, split: str, columns: Columns, 
     if not folder.is_dir():
         if folder.exists() or not is_hub_id(dataset):
             raise UserError(f"the dataset {dataset} is neither a folder nor a hub id such as TIGER-Lab/MMEB-eval")
-        return _from_hub(str(dataset), subset, split, columns, refused)
+        return _from_hub(str(dataset), subset, split, columns, refused, revision)
     for layout in LAYOUTS:
         if files := sorted(folder.glob(layout.format(subset=subset, split=split))):
             where = str(files[0] if len(files) == 1 else folder / subset)
@@ -165,9 +174,20 @@ def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) 
         raise UserError(f"{where}: {error}") from None
 
 
-def _from_hub(dataset: str, subset: str, split: str, columns: Columns, refused: Refused | None) -> Rows:
+def _from_hub(
+    dataset: str, subset: str, split: str, columns: Columns, refused: Refused | None, revision: str | None
+) -> Rows:
     try:
-        loaded = datasets.load_dataset(dataset, subset, split=split)
+        builder = datasets.load_dataset_builder(dataset, subset, revision=revision)
+        if isinstance(builder, Cache) and revision not in (None, builder.hash):
+            raise UserError(
+                f"the hub is out of reach, and what was loaded last of {dataset} {subset} is of commit {builder.hash}, "
+                f"not of revision {revision}; load it once with the hub, or name that commit"
+            )
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=split)
+    except UserError:
+        raise
     except Exception as error:  # the hub's client raises many kinds
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"the subset {subset}, split {split}, of {dataset} could not be loaded: {first}") from error

@@ -33,7 +33,7 @@ def check_files(path: str, adapter: str | None) -> Iterator[Finding]:
     source = find_source(path, adapter)
     base = Path(check_path(source.path))
     if not base.is_dir():
-        config = hub.try_to_load_from_cache(str(source.path), "config.json")
+        config = hub.try_to_load_from_cache(str(source.path), "config.json", revision=source.revision)
         if not isinstance(config, str):
             yield Finding("warning", f"weights: {source.path} is not downloaded; hf download {source.path}")
             return

@@ -78,6 +78,7 @@ class Lora:
             exclude_modules=None if self.vision else VISION,
             init_lora_weights="gaussian",
             use_dora=self.dora,
+            revision=backbone.commit,
         )
         return replace(backbone, full=peft.get_peft_model(backbone.full, config))
 
@@ -128,11 +129,13 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     Raises `UserError` if the adapter was trained on another base, or if a weight is missing or left over.
     """
     base = read_card(folder).get("base", {})
-    named = base_of(folder)
+    named, _ = base_of(folder)
     if base and base["identity"] != backbone.identity:
         said = f"{base['name']} ({base['identity']}), and this is {backbone.name} ({backbone.identity})"
         if base["identity"].startswith("weights:") == backbone.identity.startswith("weights:"):
-            raise UserError(f"the adapter {folder} was trained on another base: {said}; set model.path to its base")
+            name, _, commit = base["identity"].rpartition("@")
+            remedy = f"model.revision={commit}" if name == backbone.name else "model.path to its base"
+            raise UserError(f"the adapter {folder} was trained on another base: {said}; set {remedy}")
         log.warning("a hub id cannot be compared with a folder: the adapter %s was trained on %s", folder, said)
     if not base and named and Path(named).name != Path(backbone.name).name:
         log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
@@ -205,8 +208,10 @@ def _renamed(saved: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
     return {name: its[0] if len(its) == 1 else name for name, its in found.items()}
 
 
-def find_adapter(source: str | Path) -> Path | None:
+def find_adapter(source: str | Path, revision: str | None = None) -> Path | None:
     """The folder of an adapter, downloaded if `source` is a hub id; None if `source` is something else.
+
+    revision: of the hub's repository.
 
     Raises `UserError` if there is nothing at `source`.
     """
@@ -216,8 +221,8 @@ def find_adapter(source: str | Path) -> Path | None:
             raise UserError(f"the checkpoint folder {source} does not exist")
         return folder if is_adapter(folder) else None
     try:
-        hub.hf_hub_download(str(source), "adapter_config.json")
-        return Path(hub.snapshot_download(str(source), allow_patterns=["adapter_*", CARD]))
+        hub.hf_hub_download(str(source), "adapter_config.json", revision=revision)
+        return Path(hub.snapshot_download(str(source), revision=revision, allow_patterns=["adapter_*", CARD]))
     except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None  # the repository is there, and holds something else

@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub as hub
 import torch
+from huggingface_hub.errors import RevisionResolutionError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
@@ -58,6 +60,11 @@ class Backbone:
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
+
+    @property
+    def commit(self) -> str | None:
+        """Of the hub's repository; None for local weights."""
+        return None if self.identity.startswith("weights:") else self.identity.rpartition("@")[2]
 
     @property
     def parameters(self) -> int:
@@ -139,20 +146,21 @@ def load_backbone(
     path = check_path(path)
     if trust_remote_code:
         log.warning("model.trust_remote_code=true: code that lies beside the weights of %s may run, unchecked", path)
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if torch.device(device).type == "cuda" else "float32"
     attention = _attention(attn_implementation, device, dtype)
     try:
+        commit = None if Path(path).is_dir() else hub.HfApi().resolve_revision(path, revision=revision).resolved
+        source = {"revision": commit, "trust_remote_code": trust_remote_code}
         _check_supported(path, source)
         config = AutoConfig.from_pretrained(path, **source)
         processor = load_processor(path, config, resolution, source)
         model, loading = AutoModelForImageTextToText.from_pretrained(
             path, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **source
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, RevisionResolutionError) as error:
         if isinstance(error, UserError):
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -163,7 +171,8 @@ def load_backbone(
     if compiled:
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
-    identity = _identity(path, config)
+    files = () if commit else (*_weights(Path(path)), Path(path) / "config.json")
+    identity = f"{path}@{commit}" if commit else f"weights:{digest_files(files)}"
     return Backbone(
         path, model, model.base_model, processor, config.model_type, identity, remote_code=trust_remote_code
     )
@@ -214,10 +223,3 @@ def _attention(wanted: Attention, device: str, dtype: str) -> Attention:
 
 def _weights(folder: Path) -> Iterator[Path]:
     return (file for pattern in WEIGHTS for file in folder.glob(pattern))
-
-
-def _identity(path: str, config: Any) -> str:
-    """The hub id at its commit, or a digest of the local weights and config."""
-    if not Path(path).is_dir():
-        return f"{path}@{config._commit_hash}"
-    return f"weights:{digest_files([*_weights(Path(path)), Path(path) / 'config.json'])}"

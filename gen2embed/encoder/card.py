@@ -22,9 +22,10 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def base_of(folder: Path) -> str | None:
-    """The base model that an adapter names, if it does."""
-    return expanded(json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path"))
+def base_of(folder: Path) -> tuple[str | None, str | None]:
+    """The base model that an adapter names, if it does, and its revision on the hub."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return expanded(config.get("base_model_name_or_path")), config.get("revision")
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Embedder:
         packing: bool = True,
         compiled: bool = False,
         picture_cache_gib: float = 1.0,
+        adapter_revision: str | None = None,
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
 
@@ -75,6 +76,7 @@ class Embedder:
             what it carries is taken, with a warning that says what differs.
         dtype: auto is float32 on a CPU and bfloat16 on a GPU.
         max_length: in tokens; a longer input loses the end of its own text.
+        revision, adapter_revision: commit, branch or tag of `path` and `adapter`; see `source.find_source`.
         attn_implementation: flash_attention_2 falls back to sdpa, with a line that says why, where it cannot run.
         packing: put many inputs in one row of tokens, where the model allows it; the same vectors, faster.
         compiled: compile the text layers: a minute at the first inputs, faster after it. Not for training.
@@ -82,10 +84,10 @@ class Embedder:
 
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
-        source = find_source(path, adapter, revision)
+        source = find_source(path, adapter, revision, adapter_revision)
         chosen, resolution = source.choose(prompt, convention, resolution)
         backbone = load_backbone(
-            source.path, resolution, dtype, device, revision, trust_remote_code, attn_implementation, compiled
+            source.path, resolution, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
         )
         if source.adapter is not None:
             backbone = load_adapter(backbone, source.adapter)

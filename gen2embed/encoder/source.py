@@ -24,13 +24,14 @@ from gen2embed.types import UserError
 class Source:
     """What an embedder is loaded from.
 
-    path: of the base, a folder or a hub id. adapter: its folder here; None for none.
+    path, revision: of the base, a folder or a hub id. adapter: its folder here; None for none.
     card: the prompt and the resolution that the checkpoint carries; empty for one that was not made here.
     """
 
     path: str | Path
     adapter: Path | None
     card: Mapping[str, Any]
+    revision: str | None = None
 
     def choose(
         self, prompt: str | Prompt | None, convention: Convention | None, resolution: str | Resolution | None
@@ -47,9 +48,17 @@ class Source:
         return chosen, size
 
 
-def find_source(path: str | Path, adapter: str | Path | None = None, revision: str | None = None) -> Source:
+def find_source(
+    path: str | Path,
+    adapter: str | Path | None = None,
+    revision: str | None = None,
+    adapter_revision: str | None = None,
+) -> Source:
     """The base and the adapter at `path`, a folder or a hub id, or of `adapter` onto `path`; loads no weights,
     but compares a folder's with their digests.
+
+    revision, adapter_revision: of the hub's repositories `path` and `adapter`. The base that an adapter at `path` names
+    is taken in the revision that it names.
 
     Raises `UserError` for an adapter that is none, or that does not name its base, and for weights that were changed.
     """
@@ -58,16 +67,16 @@ def find_source(path: str | Path, adapter: str | Path | None = None, revision: s
             card = _fetch(path, CARD, revision)
             if Path(path).is_dir():
                 check_weights(Path(path))
-            return Source(path, None, read_card(card.parent) if card else {})
-        adapter = path
-        base = base_of(config.parent)
+            return Source(path, None, read_card(card.parent) if card else {}, revision)
+        adapter, adapter_revision = path, revision
+        base, revision = base_of(config.parent)
         if not base:
             raise UserError(f"the adapter {adapter} does not name its base; give the base as path, and it as adapter")
         path = base
-    folder = find_adapter(adapter)
+    folder = find_adapter(adapter, adapter_revision)
     if folder is None:
         raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json")
-    return Source(path, folder, read_card(folder))
+    return Source(path, folder, read_card(folder), revision)
 
 
 def _prompt(asked: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
