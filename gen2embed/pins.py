@@ -37,6 +37,8 @@ def pins(config: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]
         told = its.revision or already.get((its.key, its.name))
         if commit := _commit(its.name, its.kind, told):
             found[its.key] = commit
+        if told and not its.revision:
+            log.info("%s is %s, as when this run began; set it for another, such as main", its.key, told)
     return found
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
@@ -18,15 +21,44 @@ class Hub:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.visibility: dict[str, str] = {}  # of created repositories
+        self.tokens: set[str | None] = set()  # of whom asked
         self.refs: dict[tuple[str, str], dict[str, str]] = {}  # (kind, repository) -> branch or tag -> commit
 
     def commit(self, kind: str, repository: str, folder: Path, *names: str) -> str:
-        """A new commit of a repository, which is what a folder holds; returns it. names: further ones than main."""
+        """A new commit of a repository, which is what a folder holds; returns it. names: its branches and tags."""
         refs = self.refs.setdefault((kind, repository), {})
         commit = hashlib.sha1(f"{kind} {repository} {len(refs)}".encode()).hexdigest()
         shutil.copytree(folder, self.root / kind / repository / commit)
-        refs.update(dict.fromkeys(("main", *names, commit), commit))
+        refs.update(dict.fromkeys((*names, commit), commit))
         return commit
+
+    def create(self, repository: str, visibility: str) -> str:
+        """A model's repository, with the file that each has from the beginning; returns its address."""
+        if repository.startswith("nobody/"):
+            raise PermissionError("not yours")
+        if ("model", repository) in self.refs:
+            raise FileExistsError
+        self.visibility[repository] = visibility
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, ".gitattributes").touch()
+            self.commit("model", repository, Path(folder), "main")
+        return f"https://huggingface.co/{repository}"
+
+    def branch(self, repository: str, name: str) -> None:
+        refs = self.refs["model", repository]
+        if name in refs:
+            raise FileExistsError
+        refs[name] = refs["main"]
+
+    def push(self, repository: str, branch: str, lines: list[dict[str, Any]]) -> str:
+        """A commit of what an upload adds; returns its address."""
+        with tempfile.TemporaryDirectory() as folder:
+            whole = shutil.copytree(self.folder("model", repository, branch), Path(folder, "whole"))
+            for line in lines:
+                if line["key"] == "file":
+                    (whole / line["value"]["path"]).write_bytes(base64.b64decode(line["value"]["content"]))
+            return f"https://huggingface.co/{repository}/commit/{self.commit('model', repository, whole, branch)}"
 
     def folder(self, kind: str, repository: str, revision: str) -> Path:
         """Of a revision; raises `LookupError`, with the hub's own code, for none."""
@@ -51,42 +83,69 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
 
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         asked = urlsplit(self.path)
         parts = [unquote(part) for part in asked.path.strip("/").split("/")]
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+        self.hub.tokens.add(self.headers["Authorization"])
         try:
             match parts:
-                case ["api", ("models" | "datasets") as kinds, owner, name, *rest]:
-                    self._tell(
-                        kinds.removesuffix("s"), f"{owner}/{name}", rest, "recursive=true" in asked.query.lower()
-                    )
+                case ["api", ("models" | "datasets") as kinds, owner, name, "tree", revision, *below]:
+                    folder = self.hub.folder(kinds.removesuffix("s"), f"{owner}/{name}", revision)
+                    everything = "recursive=true" in asked.query.lower()
+                    found = folder.joinpath(*below).glob("**/*" if everything else "*")
+                    self._say([_told(folder, path) for path in sorted(found)])
+                case ["api", ("models" | "datasets") as kinds, owner, name, "paths-info", revision]:
+                    folder = self.hub.folder(kinds.removesuffix("s"), f"{owner}/{name}", revision)
+                    wanted = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
+                    self._say([_told(folder, folder / path) for path in wanted if (folder / path).exists()])
                 case ["datasets", owner, name, "resolve", revision, *path]:
                     self._give(self.hub.folder("dataset", f"{owner}/{name}", revision), "/".join(path))
                 case [owner, name, "resolve", revision, *path]:
                     self._give(self.hub.folder("model", f"{owner}/{name}", revision), "/".join(path))
+                case ["api", *told] if self.command == "POST":
+                    self._say(self._write(told, body))
+                case ["api", ("models" | "datasets") as kinds, owner, name, *revision]:
+                    its = kinds.removesuffix("s"), f"{owner}/{name}"
+                    folder = self.hub.folder(*its, revision[1] if revision else "main")
+                    files = sorted(path for path in folder.rglob("*") if path.is_file())
+                    names = [{"rfilename": str(path.relative_to(folder))} for path in files]
+                    self._say({"id": f"{owner}/{name}", "sha": folder.name, "siblings": names})
                 case _:
                     raise LookupError("EntryNotFound")
+        except PermissionError as error:
+            self._send(403, b"", {"X-Error-Message": str(error)})
+        except FileExistsError:
+            self._send(409, b"", {})
         except LookupError as error:
             self._send(404, b"", {"X-Error-Code": error.args[0]})
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_GET = do_HEAD = do_POST = answer  # noqa: N815
 
-    def _tell(self, kind: str, repository: str, rest: list[str], recursive: bool) -> None:
-        asked, revision, *below = [*rest, *["revision", "main"][len(rest) :]]
-        folder = self.hub.folder(kind, repository, revision)
-        if asked == "tree":
-            paths = folder.joinpath(*below).glob("**/*" if recursive else "*")
-        elif asked == "paths-info":
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            wanted = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
-            paths = (folder / name for name in wanted if (folder / name).exists())
-        else:
-            paths = folder.rglob("*")
-        its = [_told(folder, path) for path in sorted(paths)]
-        if asked == "revision":
-            names = [{"rfilename": file["path"]} for file in its if file["type"] == "file"]
-            its = {"id": repository, "sha": folder.name, "siblings": names}
-        self._send(200, json.dumps(its).encode(), {"Content-Type": "application/json"})
+    def _write(self, asked: list[str], body: str) -> object:
+        """What an upload asks for, step by step."""
+        match asked:
+            case ["repos", "create"]:
+                told = json.loads(body)
+                return {"url": self.hub.create(f"{told['organization']}/{told['name']}", told.get("visibility", ""))}
+            case ["validate-yaml"]:
+                return {"errors": [], "warnings": []}
+            case ["models", owner, name, "branch", branch]:
+                self.hub.branch(f"{owner}/{name}", branch)
+                return {}
+            case ["models", _, _, "preupload", _]:
+                files = json.loads(body)["files"]
+                return {
+                    "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+                }
+            case ["models", owner, name, "commit", branch]:
+                lines = [json.loads(line) for line in body.splitlines()]
+                address = self.hub.push(f"{owner}/{name}", branch, lines)
+                return {"commitUrl": address, "commitOid": address.rpartition("/")[2]}
+        raise LookupError("EntryNotFound")
+
+    def _say(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _give(self, folder: Path, name: str) -> None:
         path = folder / name

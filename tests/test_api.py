@@ -1,16 +1,12 @@
 """The Python API beyond plain vectors: smaller ones, their similarity, saving and uploading; and scores by size."""
 
 import json
-import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub as hub
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, INPUTS, SIZE, TINY
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from conftest import INPUTS, SIZE, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -152,70 +148,22 @@ def test_a_saved_adapter_is_the_same_embedder(tmp_path, merged):
     assert again.build.resolution == embedder.build.resolution
 
 
-# --- the hub, by its client's objects replaced ----------------------------------------------------------------------
+# --- without the hub (with it: test_hub.py) ------------------------------------------------------------------------
 
 
-class Hub:
-    """A hub of folders, as the client's functions show it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.asked = root, []
-
-    def HfApi(self, token):  # noqa: N802
-        self.asked.append(("token", token))
-        return self
-
-    def create_repo(self, repo_id, private, exist_ok):
-        self.asked.append((repo_id, private, exist_ok))
-        if repo_id == "nobody/mine":
-            raise HfHubHTTPError("403 Forbidden: not yours", response=SimpleNamespace(headers={}, request=None))
-
-    def upload_folder(self, repo_id, folder_path, revision, commit_message):
-        shutil.copytree(folder_path, self.root / repo_id)
-        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{revision or 'main'}")
-
-    def hf_hub_download(self, repo_id, name, revision=None):
-        if not (self.root / repo_id).is_dir():
-            raise LocalEntryNotFoundError("offline")
-        if not (self.root / repo_id / name).is_file():
-            raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
-        return str(self.root / repo_id / name)
-
-    def snapshot_download(self, repo_id, allow_patterns, revision=None):
-        return str(self.root / repo_id)
-
-
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    ours = Hub(tmp_path / "hub")
-    for name in ("HfApi", "hf_hub_download", "snapshot_download"):
-        monkeypatch.setattr(hub, name, getattr(ours, name))
-    return ours
-
-
-def test_push_to_hub(tiny, tmp_path, served, caplog):
-    address = tiny.push_to_hub("me/base", private=True, revision="next", token="secret")
-    assert address == "https://hub/me/base/commit/next"
-    assert served.asked == [("token", "secret"), ("me/base", True, True)]
-    card = json.loads((served.root / "me/base/gen2embed.json").read_text())
-    assert card["resolution"]["policy"] == "original"
-    assert not caplog.text
+def test_an_upload_says_what_its_readers_will_miss(tmp_path, caplog):
     adapted = Embedder.from_pretrained(trained(tmp_path, Lora(["q_proj"])), device="cpu")
-    adapted.push_to_hub("me/adapter")
+    with pytest.raises(UserError, match=r"the model could not be uploaded to me/adapter: .*; see `hf auth login`"):
+        adapted.push_to_hub("me/adapter")
     assert "the adapter names its base" in caplog.text
-    assert not (served.root / "me/adapter/model.safetensors").exists()
-    with pytest.raises(UserError, match=r"could not be uploaded to nobody/mine: 403 Forbidden.*; see `hf auth login`"):
-        tiny.push_to_hub("nobody/mine")
-    inputs = ["a red star", {"image": GOLDEN / "images" / "3.png"}]
-    by_path = Embedder.from_pretrained("me/adapter", device="cpu")  # as a repository of the hub
-    assert torch.equal(by_path.encode(inputs), adapted.encode(inputs))
 
 
-def test_what_a_repository_carries(tiny, served, caplog, monkeypatch):
-    """A whole checkpoint's card comes from the hub, as a folder's does."""
-    Embedder.from_pretrained(TINY, prompt=CHOSEN, resolution="original", device="cpu").push_to_hub("me/base")
-    assert find_source("me/base").choose(None, None, None) == (CHOSEN, tiny.build.resolution)
-    assert not caplog.text
+def test_what_a_repository_carries_cannot_be_asked(monkeypatch, caplog):
+    assert find_source("me/unknown").card == {}
+    assert "what me/unknown carries could not be asked, and it is taken to be a base alone: Cannot" in caplog.text
+    caplog.clear()
+    known = hub.HfApi().resolve_revision("me/unknown", revision="0" * 40)
+    monkeypatch.setattr(hub.HfApi, "resolve_revision", lambda *_, **__: known)
     assert find_source("me/unknown").card == {}
     assert "whether me/unknown has a gen2embed.json could not be asked, and it is taken to have none" in caplog.text
     caplog.clear()

@@ -41,7 +41,10 @@ def push_to_hub(
     revision: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload what `save_pretrained` saves; returns the address of the commit. Raises `UserError` for a refusal."""
+    """Upload what `save_pretrained` saves; returns the address of the commit. Raises `UserError` for a refusal.
+
+    revision: a branch, which is made from main if it is not there.
+    """
     if isinstance(backbone.full, peft.PeftModel) and Path(backbone.name).is_dir():
         log.warning(
             "the adapter names its base %s, a folder of this machine: who loads %s gives a base as path, and it as "
@@ -54,6 +57,8 @@ def push_to_hub(
         save(backbone, prompt, resolution, Path(folder))
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message="Upload an embedder"
             )

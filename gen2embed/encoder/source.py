@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub as hub
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionResolutionError
 
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, read_card
@@ -63,6 +63,13 @@ def find_source(
     Raises `UserError` for an adapter that is none, or that does not name its base, and for weights that were changed.
     """
     if adapter is None:
+        if not Path(path).exists() and is_hub_id(path):
+            try:
+                revision = str(hub.HfApi().resolve_revision(str(path), revision=revision).resolved)
+            except (HfHubHTTPError, RevisionResolutionError) as error:
+                first = str(error).splitlines()[0]
+                log.warning("what %s carries could not be asked, and it is taken to be a base alone: %s", path, first)
+                return Source(path, None, {}, revision)
         if (config := _fetch(path, "adapter_config.json", revision)) is None:
             card = _fetch(path, CARD, revision)
             if Path(path).is_dir():

@@ -20,6 +20,7 @@ from gen2embed.data.benchmark import task_digest
 from gen2embed.data.mmeb import read_mmeb
 from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train
 from gen2embed.pins import pins
+from gen2embed.presets import load_preset
 
 pytestmark = pytest.mark.xdist_group("hub")
 GROUPS = {"retrieval": ["OVEN"]}
@@ -28,7 +29,7 @@ MODEL = ["model=tiny", "model.path=me/tiny", "logger=none", "bootstrap=10", "rep
 
 @contextmanager
 def client(folder, address, **more):
-    """Runs a script or a module in a process whose hub is at `address`; returns its exit code and what it said."""
+    """Runs a script, a module or `-c CODE` where the hub is at `address`; returns its exit code and what it said."""
     environment = {
         **{key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"},
         "HF_ENDPOINT": address,
@@ -42,8 +43,8 @@ def client(folder, address, **more):
         command, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def run(*args):
-        program.stdin.write(json.dumps([str(arg) for arg in args]) + "\n")
+    def run(*args, **told):
+        program.stdin.write(json.dumps([[str(arg) for arg in args], told]) + "\n")
         program.stdin.flush()
         return json.loads(program.stdout.readline())
 
@@ -85,16 +86,16 @@ def at(tmp_path_factory):
     write_mmeb_train(folder / "train", ["OVEN"], rows=8)
     write_mmeb_eval(folder / "eval", GROUPS, queries=3, candidates=4)
     hub = Hub(folder / "repositories")
-    base = hub.commit("model", "me/tiny", TINY)
-    rows = hub.commit("dataset", "me/train", with_card(folder / "train", "original"))
-    tasks = hub.commit("dataset", "me/eval", with_card(folder / "eval", "test"), "v1")
+    base = hub.commit("model", "me/tiny", TINY, "main")
+    rows = hub.commit("dataset", "me/train", with_card(folder / "train", "original"), "main")
+    tasks = hub.commit("dataset", "me/eval", with_card(folder / "eval", "test"), "main", "v1")
     with hub.served() as address, client(folder, address) as run:
         its = ["data=mmeb", "data.path=me/train", "data.subsets=[OVEN]", f"data.image_dir={folder}/train"]
         steps = ["trainer.max_steps=3", "batch.pairs=4", "optim.optimizer.lr=0.1", "mining=none", "benchmark=none"]
         code, said = run("train.py", *MODEL, *its, *steps, f"output_dir={folder}/trained")
         assert code == 0, said
-        adapter = hub.commit("model", "me/adapter", folder / "trained/adapter", "v1")
-        newer = hub.commit("model", "me/tiny", changed(TINY, folder / "newer"))
+        adapter = hub.commit("model", "me/adapter", folder / "trained/adapter", "main", "v1")
+        newer = hub.commit("model", "me/tiny", changed(TINY, folder / "newer"), "main")
         its = {"base": base, "newer": newer, "rows": rows, "tasks": tasks, "adapter": adapter}
         yield SimpleNamespace(hub=hub, folder=folder, run=run, said=said, **its)
 
@@ -136,8 +137,10 @@ def test_a_run_goes_on_with_the_commits_that_it_began_with(at):
     assert first["tasks"]["OVEN"]["digest"] == task_digest(local)
 
     write_mmeb_eval(at.folder / "later", GROUPS, queries=2, candidates=3)
-    later = at.hub.commit("dataset", "me/eval", with_card(at.folder / "later", "test"))
-    assert at.run(*evaluation(at, "scored", *chosen))[0] == 0
+    later = at.hub.commit("dataset", "me/eval", with_card(at.folder / "later", "test"), "main")
+    code, said = at.run(*evaluation(at, "scored", *chosen))
+    assert code == 0, said
+    assert f"benchmark.revision is {at.tasks}, as when this run began" in " ".join(said.split())
     assert config(at.folder / "scored") == pinned
     assert results(at.folder / "scored")["tasks"] == first["tasks"]
     assert at.run(*evaluation(at, "again", *chosen))[0] == 0
@@ -167,6 +170,47 @@ def test_what_is_not_on_the_hub(at, override, message):
     code, said = at.run(*evaluation(at, "refused", override))
     assert code == 1
     assert message in said
+
+
+PUSH = """
+from gen2embed import Embedder
+chosen = {"prompt": "suffix"} if "prompt" in told else {}
+embedder = Embedder.from_pretrained(told["path"], resolution="original", device="cpu", **chosen)
+print(embedder.push_to_hub(told["to"], **told["how"]))
+"""
+EMBED = """
+import json
+from gen2embed import Embedder
+embedder = Embedder.from_pretrained(told["path"], revision=told["revision"], device="cpu")
+print(json.dumps([embedder.build.prompt.describe(), embedder.encode("a red star").tolist()]))
+"""
+
+
+def test_what_is_pushed_is_loaded_again(at):
+    local = str(at.folder / "trained/adapter")
+    code, said = at.run("-c", PUSH, path=str(TINY), prompt=True, to="me/pushed",
+                        how={"private": True, "revision": "next", "token": "hf_secret"})  # fmt: skip
+    assert code == 0, said
+    commits = at.hub.refs["model", "me/pushed"]
+    assert said.splitlines()[-1] == f"https://huggingface.co/me/pushed/commit/{commits['next']}"
+    assert at.hub.visibility == {"me/pushed": "private"}
+    assert "Bearer hf_secret" in at.hub.tokens
+    assert not (at.hub.folder("model", "me/pushed", "main") / "config.json").exists()
+    there = at.run("-c", EMBED, path="me/pushed", revision="next")
+    assert there[0] == 0, there[1]
+    assert json.loads(there[1].splitlines()[-1])[0] == load_preset("prompt", "suffix").describe()
+
+    code, said = at.run("-c", PUSH, path=local, to="me/second", how={})
+    assert code == 0, said
+    assert not (at.hub.folder("model", "me/second", "main") / "model.safetensors").exists()
+    there, here = (at.run("-c", EMBED, path=path, revision=None) for path in ("me/second", local))
+    assert there[0] == here[0] == 0, there[1]
+    assert there[1].splitlines()[-1] == here[1].splitlines()[-1]
+
+    code, said = at.run("-c", PUSH, path=str(TINY), to="nobody/mine", how={})
+    assert code == 1
+    assert "the model could not be uploaded to nobody/mine" in said
+    assert "not yours" in said
 
 
 @pytest.fixture
