@@ -76,7 +76,7 @@ class Embedder:
             what it carries is taken, with a warning that says what differs.
         dtype: auto is float32 on a CPU and bfloat16 on a GPU.
         max_length: in tokens; a longer input loses the end of its own text.
-        revision, adapter_revision: commit, branch or tag of `path` and of `adapter`. An adapter at `path` names its base's.
+        revision, adapter_revision: commit, branch or tag of `path` and of `adapter`. An adapter names that of its base.
         attn_implementation: flash_attention_2 falls back to sdpa, with a line that says why, where it cannot run.
         packing: put many inputs in one row of tokens, where the model allows it; the same vectors, faster.
         compiled: compile the text layers: a minute at the first inputs, faster after it. Not for training.
