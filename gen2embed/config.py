@@ -179,7 +179,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     if isinstance(error, hydra.errors.InstantiationException):
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return " ".join(str(error).split())
+        return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
     return next(filter(None, map(_refusal, _chain(error))), None)
 
 

@@ -23,20 +23,28 @@ class Preempted(SystemExit):
 
 
 class _Signal:
-    """Of this process. held: back, for now. came: while it was."""
+    """Of this process. held: back, for now. came: while it was. taken: has ended what it met."""
 
-    held = came = False
+    held = came = taken = False
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Inside, SIGTERM raises `Preempted`; a handler that is there already stays, such as that of a launcher of jobs."""
+    """Inside, SIGTERM raises `Preempted`; a handler that is there already stays, such as that of a launcher of jobs.
+
+    Libraries that clean up after it may raise another error in its place, which is `Preempted` again outside.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
     signal.signal(signal.SIGTERM, _take)
+    _Signal.taken = False
     try:
         yield
+    except Exception as error:
+        if _Signal.taken:
+            raise Preempted from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -64,5 +72,6 @@ def survive_once(*_: Any) -> None:
 
 def _take(*_: Any) -> None:
     if not _Signal.held:
+        _Signal.taken = True
         raise Preempted
     _Signal.came = True

@@ -170,3 +170,12 @@ def test_presets_leave_a_running_program_alone():
         assert GlobalHydra.instance().hydra is sentinel
     finally:
         GlobalHydra.instance().clear()
+
+
+def test_a_yaml_file_that_cannot_be_composed(run_script, tmp_path):
+    """Hydra's own error has no text."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/bad.yaml").write_text("# @package _global_\nseed: ${oops\n")
+    outcome = run_script("eval.py", "--config-dir", str(tmp_path), "experiment=bad")
+    assert outcome.code == 1
+    assert "error: no viable alternative at input '${oops'" in outcome.err

@@ -4,6 +4,7 @@ import signal
 from unittest.mock import Mock
 
 import pytest
+from omegaconf.errors import GrammarParseError
 
 from gen2embed.checkpoint import step_of, steps
 from gen2embed.preemption import EXIT_CODE, Preempted, listening
@@ -69,6 +70,21 @@ def test_a_handler_that_is_there_stays():
     with pytest.raises(Preempted), listening():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == plain
+
+
+def test_an_error_in_its_place_is_none():
+    """As the parser of OmegaConf's grammar raises, which it met in the middle of a text."""
+
+    def parse():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise GrammarParseError("Empty Stack")
+
+    with pytest.raises(Preempted), listening():
+        parse()
+    with pytest.raises(GrammarParseError), listening():
+        raise GrammarParseError("Empty Stack")  # which nobody signalled
 
 
 @pytest.mark.slow
