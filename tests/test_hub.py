@@ -31,10 +31,11 @@ MODEL = ["model=tiny", "model.path=me/tiny", "logger=none", "bootstrap=10", "rep
 def client(folder, address, **more):
     """Runs a script, a module or `-c CODE` where the hub is at `address`; returns its exit code and what it said."""
     environment = {
-        **{key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"},
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
         "HF_ENDPOINT": address,
         "HF_HOME": str(folder / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(REPOSITORY),
         **more,
     }
