@@ -220,16 +220,16 @@ class SentenceTransformers:
         return cls(SentenceTransformer(modules=[first, pooling, Normalize()], device=device), prompt, chunk)
 
     def adapted(self, dropout: float) -> SentenceTransformers:
-        self.model.add_adapter(
-            peft.LoraConfig(
-                r=8,
-                lora_alpha=64,
-                lora_dropout=dropout,
-                target_modules=list(TARGETS),
-                init_lora_weights="gaussian",
-                use_dora=True,
-            )
+        config = peft.LoraConfig(
+            r=8,
+            lora_alpha=64,
+            lora_dropout=dropout,
+            target_modules=list(TARGETS),
+            init_lora_weights="gaussian",
+            use_dora=True,
         )
+        # what its add_adapter does, for which transformers 5.24 asks for a peft that is not released
+        peft.inject_adapter_in_model(config, self.model.transformers_model)
         start(self.model)
         self.model.train()
         return self
