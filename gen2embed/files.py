@@ -21,6 +21,11 @@ def is_hub_id(path: str | Path) -> bool:
     return isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
+def is_remote(path: str | Path) -> bool:
+    """Whether `path` is a repository on the hub: it can be, and nothing here has that name."""
+    return is_hub_id(path) and not Path(path).exists()
+
+
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a temporary name beside its own, then rename it; the disk has it when this returns."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

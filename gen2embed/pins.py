@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import huggingface_hub as hub
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError, RevisionResolutionError
 
-from gen2embed.files import is_hub_id
+from gen2embed.files import is_remote
 from gen2embed.log import log
 from gen2embed.types import UserError
 
@@ -48,8 +47,8 @@ def _repositories(node: Any, path: str = "") -> Iterator[_Repository]:
         return
     kind: Kind = "dataset" if path and path != "model" else "model"
     for name, revision in NAMES.items():
-        its = node.get(name)
-        if revision in node and isinstance(its, str) and is_hub_id(its) and not Path(its).exists():
+        its: Any = node.get(name)
+        if revision in node and is_remote(its):
             yield _Repository(f"{path}.{revision}".lstrip("."), its, node[revision], kind)
     for key, value in node.items():
         yield from _repositories(value, f"{path}.{key}".lstrip("."))

@@ -42,12 +42,11 @@ def read_mmeb(
     chosen = choose(name, known, subsets)
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
     roles: dict[str, Role] = dict.fromkeys(candidates_as_queries, "query")
-    rows = (read_subset(annotations, task, "test", COLUMNS, revision=revision) for task in chosen)
-    tasks = tuple(
-        _task(task, group_of[task], its, Path(image_dir), roles.get(task))
-        for task, its in zip(chosen, rows, strict=True)
-    )
-    return Benchmark(name, tasks, groups, averages or {}, picture_roots(Path(image_dir)), resolution)
+    tasks = []
+    for task in chosen:
+        rows = read_subset(annotations, task, "test", COLUMNS, revision=revision)
+        tasks.append(_task(task, group_of[task], rows, Path(image_dir), roles.get(task)))
+    return Benchmark(name, tuple(tasks), groups, averages or {}, picture_roots(Path(image_dir)), resolution)
 
 
 def read_custom(

@@ -16,7 +16,7 @@ import datasets
 from datasets.packaged_modules.cache.cache import Cache  # what datasets reads without the hub
 
 from gen2embed.data.reading import Refused, checked_value, read, refuse
-from gen2embed.files import is_hub_id
+from gen2embed.files import is_remote
 from gen2embed.types import Item, UserError, did_you_mean
 
 LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
@@ -69,7 +69,7 @@ def read_subset(
     """
     folder = Path(dataset)
     if not folder.is_dir():
-        if folder.exists() or not is_hub_id(dataset):
+        if not is_remote(dataset):
             raise UserError(f"the dataset {dataset} is neither a folder nor a hub id such as TIGER-Lab/MMEB-eval")
         return _from_hub(str(dataset), subset, split, columns, refused, revision)
     for layout in LAYOUTS:
@@ -179,18 +179,16 @@ def _from_hub(
 ) -> Rows:
     try:
         builder = datasets.load_dataset_builder(dataset, subset, revision=revision)
-        if isinstance(builder, Cache) and revision not in (None, builder.hash):
-            raise UserError(
-                f"the hub is out of reach, and what was loaded last of {dataset} {subset} is of commit {builder.hash}, "
-                f"not of revision {revision}; load it once with the hub, or name that commit"
-            )
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
-    except UserError:
-        raise
     except Exception as error:  # the hub's client raises many kinds
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"the subset {subset}, split {split}, of {dataset} could not be loaded: {first}") from error
+    if isinstance(builder, Cache) and revision not in (None, builder.hash):
+        raise UserError(
+            f"the hub is out of reach, and what was loaded last of {dataset} {subset} is of commit {builder.hash}, "
+            f"not of revision {revision}; load it once with the hub, or name that commit"
+        )
     names = loaded.column_names
     return _checked(f"{dataset} {subset}", columns, names, (list(loaded[name]) for name in names), refused)
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.card import CARD, base_of, check_weights, is_adapter, read_card, write_card
-from gen2embed.files import digest_files, is_hub_id
+from gen2embed.files import digest_files, is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
@@ -216,7 +216,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
     Raises `UserError` if there is nothing at `source`.
     """
     folder = Path(source)
-    if folder.exists() or not is_hub_id(source):
+    if not is_remote(source):
         if not folder.is_dir():
             raise UserError(f"the checkpoint folder {source} does not exist")
         return folder if is_adapter(folder) else None

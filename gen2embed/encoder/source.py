@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, Rev
 
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, read_card
-from gen2embed.files import is_hub_id
+from gen2embed.files import is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
@@ -63,7 +63,7 @@ def find_source(
     Raises `UserError` for an adapter that is none, or that does not name its base, and for weights that were changed.
     """
     if adapter is None:
-        if not Path(path).exists() and is_hub_id(path):
+        if is_remote(path):
             try:
                 revision = str(hub.HfApi().resolve_revision(str(path), revision=revision).resolved)
             except (HfHubHTTPError, RevisionResolutionError) as error:
@@ -103,7 +103,7 @@ def _resolution(asked: str | Resolution | None, card: Mapping[str, Any]) -> Reso
 def _fetch(path: str | Path, name: str, revision: str | None) -> Path | None:
     """A small file of a folder or a hub repository; None if it is not there, or, with a warning, out of reach."""
     file = Path(path) / name
-    if Path(path).exists() or not is_hub_id(path):
+    if not is_remote(path):
         return file if file.is_file() else None
     try:
         return Path(hub.hf_hub_download(str(path), name, revision=revision))
