@@ -25,7 +25,7 @@ from gen2embed import preemption
 from gen2embed.files import put_in_place, write_atomic
 from gen2embed.log import log
 from gen2embed.logger import CSVLogger
-from gen2embed.types import UserError
+from gen2embed.types import UserError, first_line
 
 MARK = b"sha256:"
 DIGEST = len(MARK) + hashlib.sha256().digest_size
@@ -45,7 +45,7 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            first = first_line(error)
             raise UserError(
                 f"the checkpoint {path} cannot be read: {first}; remove it to go on from an earlier one"
             ) from error

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.redaction import expanded
 from gen2embed.targets import check_calls, check_saved, find_target
-from gen2embed.types import UserError, did_you_mean
+from gen2embed.types import UserError, did_you_mean, first_line
 
 FREE = {"batch.weights"}  # mappings whose keys are the user's
 LONGEST_NAME = 200  # bytes of a file's; systems end at 255
@@ -78,7 +78,7 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: 
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; set it as {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the configuration cannot be resolved: {first_line(error)}") from error
     check_calls(resolved, "")
     _check_keys(resolved, defaults, "")
 

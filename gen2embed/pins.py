@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError, Revisi
 
 from gen2embed.files import is_remote
 from gen2embed.log import log
-from gen2embed.types import UserError
+from gen2embed.types import UserError, first_line
 
 Kind = Literal["model", "dataset"]
 NAMES = {"path": "revision", "annotations": "revision", "checkpoint": "checkpoint_revision"}  # a key and its revision's
@@ -64,5 +64,5 @@ def _commit(repository: str, kind: Kind, revision: str | None) -> str | None:
     except RevisionNotFoundError:
         raise UserError(f"the {kind} {repository} has no revision {revision}; see its commits on the hub") from None
     except (HfHubHTTPError, RevisionResolutionError) as error:
-        log.warning("which commit of the %s %s is taken is not known: %s", kind, repository, str(error).splitlines()[0])
+        log.warning("which commit of the %s %s is taken is not known: %s", kind, repository, first_line(error))
         return None

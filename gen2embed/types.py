@@ -34,6 +34,11 @@ def unseen(steps: int) -> None:
     """An `Advance` where nobody looks at the progress."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """` (did you mean ...?)`, or nothing where no name is close: the end of a `UserError`."""
     close = difflib.get_close_matches(name, list(names), 1)

@@ -17,7 +17,7 @@ from datasets.packaged_modules.cache.cache import Cache  # what datasets reads w
 
 from gen2embed.data.reading import Refused, checked_value, read, refuse
 from gen2embed.files import is_remote
-from gen2embed.types import Item, UserError, did_you_mean
+from gen2embed.types import Item, UserError, did_you_mean, first_line
 
 LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
     "{subset}/{split}-*.parquet",
@@ -182,7 +182,7 @@ def _from_hub(
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
     except Exception as error:  # the hub's client raises many kinds
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = first_line(error)
         raise UserError(f"the subset {subset}, split {split}, of {dataset} could not be loaded: {first}") from error
     if isinstance(builder, Cache) and revision not in (None, builder.hash):
         raise UserError(

@@ -24,7 +24,7 @@ from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
 from gen2embed.redaction import redacted_text
-from gen2embed.types import UserError
+from gen2embed.types import UserError, first_line
 
 
 class Adapter(Protocol):
@@ -146,7 +146,7 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
         model: Any = peft.PeftModel(backbone.full, config)
         saved = peft.utils.load_peft_weights(str(folder), device="cpu")
     except (ValueError, SafetensorError) as error:
-        raise UserError(f"{does_not_fit}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{does_not_fit}: {first_line(error)}") from error
     wanted = peft.get_peft_model_state_dict(model)
     names = _renamed(saved, wanted)
     if set(names.values()) != set(wanted):
@@ -226,5 +226,5 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
     except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None  # the repository is there, and holds something else
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise UserError(f"{source} is no folder here, and could not be loaded from the hub: {first}") from error

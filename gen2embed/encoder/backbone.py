@@ -25,7 +25,7 @@ from gen2embed.encoder.processor import load_processor
 from gen2embed.files import digest_files, is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log
-from gen2embed.types import UserError
+from gen2embed.types import UserError, first_line
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -163,7 +163,7 @@ def load_backbone(
     except (OSError, ValueError, ImportError, SafetensorError, RevisionResolutionError) as error:
         if isinstance(error, UserError):
             raise
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = first_line(error)
         raise UserError(f"the model {path} could not be loaded: {first}") from error
     if missing := sorted(loading["missing_keys"]) + sorted(loading["mismatched_keys"]):
         raise UserError(f"the checkpoint {path} does not fill the model: {len(missing)} weights, such as {missing[0]}")

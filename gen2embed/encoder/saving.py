@@ -19,7 +19,7 @@ from gen2embed.files import is_occupied, replace_folder
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
-from gen2embed.types import UserError
+from gen2embed.types import UserError, first_line
 
 
 def save_pretrained(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Path) -> None:
@@ -63,6 +63,6 @@ def push_to_hub(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message="Upload an embedder"
             )
         except (OSError, ValueError) as error:  # of the connection, of the hub's answer, or for the name
-            first = str(error).splitlines()[0]
+            first = first_line(error)
             raise UserError(f"the model could not be uploaded to {repo_id}: {first}; see `hf auth login`") from error
     return commit.commit_url

@@ -17,7 +17,7 @@ from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.presets import load_preset
 from gen2embed.prompts import Convention, Prompt
-from gen2embed.types import UserError
+from gen2embed.types import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def find_source(
             try:
                 revision = str(hub.HfApi().resolve_revision(str(path), revision=revision).resolved)
             except (HfHubHTTPError, RevisionResolutionError) as error:
-                first = str(error).splitlines()[0]
+                first = first_line(error)
                 log.warning("what %s carries could not be asked, and it is taken to be a base alone: %s", path, first)
                 return Source(path, None, {}, revision)
         if (config := _fetch(path, "adapter_config.json", revision)) is None:
@@ -111,6 +111,6 @@ def _fetch(path: str | Path, name: str, revision: str | None) -> Path | None:
         return None
     except OSError as error:
         if hub.try_to_load_from_cache(str(path), name, revision=revision) is not hub._CACHED_NO_EXIST:
-            first = str(error).splitlines()[0]
+            first = first_line(error)
             log.warning("whether %s has a %s could not be asked, and it is taken to have none: %s", path, name, first)
         return None
