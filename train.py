@@ -174,7 +174,7 @@ def clusters_of(
     miner = instantiate(cfg.mining)
     if clusters:
         if not data.clusters_of_any_model:
-            check_miner(clusters, embedder.backbone.identity)
+            check_miner(clusters, embedder.backbone.identity, embedder.backbone.is_identified_by)
         return clusters
     if not miner:
         return None

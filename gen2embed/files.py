@@ -94,10 +94,15 @@ def replace_folder(path: Path, write: Callable[[Path], Written]) -> Written:
             return result
 
 
+def digest_of(path: Path) -> str:
+    """Return the BLAKE2b digest of a file's content, 128 hexadecimal digits."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()
+
+
 def digest_files(paths: Iterable[Path]) -> str:
     """A digest of the content of files, in the order of their paths."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(paths):
-        with path.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "blake2b").digest())
+        digest.update(bytes.fromhex(digest_of(path)))
     return digest.hexdigest()

@@ -74,7 +74,7 @@ class Resume:
             self._begin({"settings": self.settings, **described})
             return described
         there = self._read()
-        if there["model"]["model"] != described["model"]["model"]:
+        if not embedder.backbone.is_identified_by(there["model"]["model"]):
             raise UserError(
                 f"the checkpoint {self.checkpoint} is of another base: {there['model']['model']}, and this is "
                 f"{described['model']['model']}; set model.path to its base, {REMEDY}"

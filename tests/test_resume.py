@@ -247,7 +247,7 @@ REFUSED = {
     "data": (other_rows, r"other data: data is '12 rows of shape, t2i \(fingerprint \w+\)' there and '12 rows"),
     "base": (
         other_base,
-        r"step=000004.ckpt is of another base: weights:\w+, and this is weights:\w+; set model.path to",
+        r"step=000004.ckpt is of another base: files:\w+, and this is files:\w+; set model.path to",
     ),
     "clusters": (other_clusters, r"other clusters: clusters is '6 clusters \(fing.*' there and '5 clusters"),
 }

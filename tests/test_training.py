@@ -155,7 +155,7 @@ def test_clusters_of_other_data_or_model(pairs, tiny, tmp_path):
     write_clusters(path, mined.table, mined.manifest)
     with pytest.raises(UserError, match=r"mined from other data: 72 rows of shape, t2i, change .* these are 71 rows"):
         read_clusters(path, pairs[1:])
-    with pytest.raises(UserError, match=r"mined with another model: weights:.*clusters_of_any_model=true"):
+    with pytest.raises(UserError, match=r"mined with another model: files:.*clusters_of_any_model=true"):
         check_miner(read_clusters(path, pairs), "another")
     clusters = read_clusters(path, pairs)
     check_miner(clusters, tiny.backbone.identity)

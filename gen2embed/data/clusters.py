@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,13 @@ def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
     return Clusters(path, list(members.values()), manifest)
 
 
-def check_miner(clusters: Clusters, model: str) -> None:
-    """Raise `UserError` if another model than `model`, an identity, mined the clusters."""
+def check_miner(clusters: Clusters, model: str, is_model: Callable[[str], bool] | None = None) -> None:
+    """Raise `UserError` if another model than `model`, an identity, mined the clusters.
+
+    is_model: whether a recorded identity is that model's, which may be one of an earlier version; None compares them.
+    """
     miner = (clusters.manifest["embedding"] or {}).get("model")
-    if miner is not None and model != miner:
+    if miner is not None and not (is_model(miner) if is_model else miner == model):
         raise UserError(
             f"the clusters {clusters.path} were mined with another model: {miner}, and this is {model}; mine again, or "
             "set data.clusters_of_any_model=true to train on them"

@@ -19,7 +19,8 @@ from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.card import CARD, base_of, check_weights, is_adapter, read_card, write_card
-from gen2embed.files import digest_files, is_remote
+from gen2embed.encoder.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
+from gen2embed.files import is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
@@ -102,7 +103,7 @@ class Full:
 
 
 def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Path) -> Backbone:
-    """Save what was trained; returns the backbone that knows the digest of it.
+    """Save what was trained; returns the backbone that knows its identity.
 
     An adapter is saved by itself; a fully tuned model as a checkpoint, with tokenizer and image processor.
     """
@@ -111,9 +112,11 @@ def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Pat
         readme.write_text(redacted_text(readme.read_text()))
     if not isinstance(backbone.full, peft.PeftModel):
         backbone.processor.save_pretrained(folder)
-    base = {"name": backbone.name, "identity": backbone.identity}
+    base = {"name": backbone.name, "identity": backbone.identity, "files": dict(backbone.files)}
     write_card(folder, {"prompt": prompt.describe(), "resolution": resolution.describe(), "base": base})
-    return replace(backbone, adapter=digest_files(folder.glob("*.safetensors")))
+    if isinstance(backbone.full, peft.PeftModel):
+        return replace(backbone, adapter=adapter_identity(folder))
+    return replace(backbone, adapter=identity_of(file_digests(folder, backbone.remote_code)))
 
 
 def saved_parameters(backbone: Backbone) -> list[nn.Parameter]:
@@ -130,12 +133,13 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     """
     base = read_card(folder).get("base", {})
     named, _ = base_of(folder)
-    if base and base["identity"] != backbone.identity:
+    if base and not backbone.is_identified_by(base["identity"]):
         said = f"{base['name']} ({base['identity']}), and this is {backbone.name} ({backbone.identity})"
-        if base["identity"].startswith("weights:") == backbone.identity.startswith("weights:"):
+        if is_local(base["identity"]) == is_local(backbone.identity):
             name, _, commit = base["identity"].rpartition("@")
             remedy = f"model.revision={commit}" if name == backbone.name else "model.path to its base"
-            raise UserError(f"the adapter {folder} was trained on another base: {said}; set {remedy}")
+            unlike = differing_files(base.get("files", {}), backbone.files)
+            raise UserError(f"the adapter {folder} was trained on another base: {said}{unlike}; set {remedy}")
         log.warning("a hub id cannot be compared with a folder: the adapter %s was trained on %s", folder, said)
     if not base and named and Path(named).name != Path(backbone.name).name:
         log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
@@ -163,7 +167,7 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     model.requires_grad_(False)
     model.eval()
     model.to(backbone.device)
-    return replace(backbone, full=model, adapter=digest_files(folder.glob("adapter_model.*")))
+    return replace(backbone, full=model, adapter=adapter_identity(folder), adapter_folder=folder)
 
 
 def merge(backbone: Backbone) -> Backbone:

@@ -6,8 +6,8 @@ Everything is loaded by Hugging Face's own classes, from a hub id or a local fol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,17 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from gen2embed.encoder.identity import (
+    EARLIER,
+    WEIGHTS,
+    earlier_identity,
+    file_digests,
+    identity_of,
+    is_local,
+    remote_code_digest,
+)
 from gen2embed.encoder.processor import load_processor
-from gen2embed.files import digest_files, is_hub_id
+from gen2embed.files import is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.types import UserError, first_line
@@ -32,7 +41,6 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 REMOVED = ("phi3_v",)  # microsoft/Phi-3.5-vision-instruct: its remote code is of transformers 4
 SEEING = re.compile(r"visual|vision|projector|connector")  # in names of what a picture goes through before the layers
 CAUSAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "smolvlm")  # model types that never look ahead
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,12 @@ class Backbone:
     full: the whole model, or the adapted one; its parameters are trained and saved.
     model: the base model inside of it, without the head, which is what runs: its forward returns the final-norm hidden
         state as `last_hidden_state`.
-    adapter: a digest of the weights that were trained on top; None for none.
+    adapter: the identity of what was trained on top; None for none.
     name: the path or hub id that it was loaded from.
-    identity: hub id and revision, or a digest of the local weights.
+    identity: hub id and revision, or a digest of the local files that decide an embedding (`identity.py`).
     remote_code: code that lies beside the weights was trusted.
+    adapter_folder: where the adapter was loaded from; None for one that was made here.
+    files: digests of those local files, by name. code: a digest of the remote code that runs; None for none.
     """
 
     name: str
@@ -56,6 +66,9 @@ class Backbone:
     identity: str
     adapter: str | None = None
     remote_code: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
+    adapter_folder: Path | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -64,7 +77,13 @@ class Backbone:
     @property
     def commit(self) -> str | None:
         """Of the hub's repository; None for local weights."""
-        return None if self.identity.startswith("weights:") else self.identity.rpartition("@")[2]
+        return None if is_local(self.identity) else self.identity.rpartition("@")[2]
+
+    def is_identified_by(self, recorded: str) -> bool:
+        """Return whether `recorded`, which a file kept, is this model's identity, now or in an earlier version."""
+        if recorded.startswith(EARLIER) and is_local(self.identity):
+            return recorded == earlier_identity(Path(self.name))
+        return recorded == self.identity
 
     @property
     def parameters(self) -> int:
@@ -171,10 +190,18 @@ def load_backbone(
     if compiled:
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)
-    files = () if commit else (*_weights(Path(path)), Path(path) / "config.json")
-    identity = f"{path}@{commit}" if commit else f"weights:{digest_files(files)}"
+    files = {} if commit else file_digests(Path(path), trust_remote_code)
+    parts = (model, model.config, processor.tokenizer, processor.image_processor, processor)
     return Backbone(
-        path, model, model.base_model, processor, config.model_type, identity, remote_code=trust_remote_code
+        path,
+        model,
+        model.base_model,
+        processor,
+        config.model_type,
+        f"{path}@{commit}" if commit else identity_of(files),
+        remote_code=trust_remote_code,
+        files=files,
+        code=remote_code_digest(*parts) if trust_remote_code else None,
     )
 
 
@@ -189,7 +216,7 @@ def check_path(path: str | Path) -> str:
         )
     if not (folder / "config.json").is_file():
         raise UserError(f"the folder {path} is not a Hugging Face checkpoint: it has no config.json")
-    if not any(_weights(folder)):
+    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
         raise UserError(f"the checkpoint {path} has no weights: no file matches {' or '.join(WEIGHTS)}")
     return str(folder)
 
@@ -219,7 +246,3 @@ def _attention(wanted: Attention, device: str, dtype: str) -> Attention:
         return wanted
     log.warning("model.attn_implementation=flash_attention_2 falls back to sdpa: %s", reason)
     return "sdpa"
-
-
-def _weights(folder: Path) -> Iterator[Path]:
-    return (file for pattern in WEIGHTS for file in folder.glob(pattern))

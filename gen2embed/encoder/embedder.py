@@ -244,7 +244,7 @@ class Embedder:
             "its weights are zero; load the model without it, or another checkpoint"
         )
 
-    @cached_property
+    @property  # not kept: a setting of the loaded model may be changed in between
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an embedding, in plain values."""
         return fingerprint_of(self.backbone, self.build)

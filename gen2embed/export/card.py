@@ -12,6 +12,7 @@ import jinja2
 
 from gen2embed import __version__
 from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.identity import earlier_adapter_identity, is_local
 from gen2embed.encoder.store import differences
 from gen2embed.files import digest_files, is_hub_id, write_atomic
 from gen2embed.types import UserError
@@ -45,7 +46,13 @@ class Run:
         names = ("model", "adapter", "prompt")
         here = json.loads(json.dumps({name: embedder.fingerprint[name] for name in names}))
         if backbone.adapter is None and its["adapter"]:  # a fully tuned model, which was scored before it was saved
-            here |= {"model": its["model"], "adapter": digest_files(Path(backbone.name).glob("*.safetensors"))}
+            here |= {"model": its["model"], "adapter": backbone.identity}
+            if not is_local(its["adapter"]):  # as versions before `files:` said it
+                here["adapter"] = digest_files(Path(backbone.name).glob("*.safetensors"))
+        elif backbone.is_identified_by(its["model"]):
+            here["model"] = its["model"]
+            if backbone.adapter_folder and its["adapter"] == earlier_adapter_identity(backbone.adapter_folder):
+                here["adapter"] = its["adapter"]
         if unlike := differences({name: its[name] for name in names}, here):
             raise UserError(
                 f"the scores in {self.folder} are not of this model: {'; '.join(unlike)}; name its own run, or none"
