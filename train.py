@@ -1,5 +1,6 @@
 """Fine-tune a multimodal LLM as an embedder, and evaluate it; `python train.py --help` shows the options."""
 
+import math
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.packing import Limit
 from gen2embed.files import replace_folder, write_atomic
-from gen2embed.lit import ContrastiveModule
+from gen2embed.lit import ContrastiveModule, as_in_training
 from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.reporting import evaluate_and_report
@@ -41,9 +42,10 @@ from gen2embed.runs import (
     read_pairs,
     start,
 )
-from gen2embed.shortcuts import keep, sample_chunks, take
+from gen2embed.shortcuts import keep, predict_step, sample_chunks, take
 from gen2embed.sync import sync_of
 from gen2embed.types import Pair, UserError
+from gen2embed.zero import Zero
 
 SAMPLED = 32  # pairs whose chunks are looked at before training
 MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it
@@ -110,10 +112,24 @@ def fine_tune(
     limit = Limit(batch.chunk_tokens or embedder.budget, batch.chunk)
     prepare = partial(trained.prepare, limit=limit, share=shortcuts.share)
     collate = Collate(prepare, several_positives(pairs) if loss.mask_known else {})
-    sampled = sample_chunks(trained, collate, [pairs[row] for row in next(iter(share))[:SAMPLED]])
-    kept, why["keep_graphs"] = keep(shortcuts.keep_graphs, sampled, trained.backbone, trainer.num_devices)
+    precision = as_in_training(trainer, embedder.backbone.full)
+    rows = [pairs[row] for row in next(iter(share))[:SAMPLED]]
+    sampled = sample_chunks(trained, collate, rows, shortcuts, precision)
+    step = partial(
+        predict_step,
+        trained,
+        sampled,
+        share.plan.pairs // share.plan.ranks,
+        steps=trainer.max_steps,
+        ranks=share.plan.ranks,
+        zero=trainer.strategy.stage if isinstance(trainer.strategy, Zero) else 0,
+    )
+    device = trained.backbone.device
+    sharing = trainer.num_devices if device.type == "cpu" else 1
+    kept, why["keep_graphs"] = keep(shortcuts.keep_graphs, step(), sampled, device, sharing)
     if trainer.is_global_zero:
-        shown = (trained, share, pairs, limit, sampled, why, trainer.max_steps, folder)
+        needed = step(graphs=min(kept, math.ceil(sampled.chunks * share.plan.pairs / share.plan.ranks / sampled.pairs)))
+        shown = (trained, share, pairs, limit, sampled, needed, cfg.trainer.precision, why, trainer.max_steps, folder)
         tables.print_table(tables.training_table(*shown))
     module = ContrastiveModule(
         trained, loss, sync, cfg.seed, **instantiate(cfg.optim), shortcuts=replace(shortcuts, keep_graphs=kept)

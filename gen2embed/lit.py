@@ -13,15 +13,15 @@ Random numbers depend on seed, step and rank alone, so a step is the same in a r
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning import LightningModule
-from torch import Tensor
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -172,3 +172,14 @@ class ContrastiveModule(LightningModule):
         optimizer = self._make_optimizer(self.trained)
         scheduler = self._make_scheduler(optimizer, num_training_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
+    """Convert weights as the trainer will when it begins; returns what it runs a step in, such as autocast."""
+    plugin = trainer.precision_plugin
+    if plugin.precision == "bf16-mixed":  # of DeepSpeed, too, whose engine would enter it
+        kind = trainer.strategy.root_device.type
+        return partial(torch.autocast, kind, dtype=torch.bfloat16, cache_enabled=False)
+    if plugin.precision != "32-true":  # which leaves weights as they were loaded
+        plugin.convert_module(model)
+    return plugin.train_step_context

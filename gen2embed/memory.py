@@ -1,45 +1,171 @@
-"""How much memory training takes: what is known before it starts, and what is held while it runs."""
+"""How much memory training takes: what a step holds at its peak, by part, and what is held while it runs.
+
+`predict` adds the parts up. All of them follow from the configuration and the batch, but for the chunk, which
+`measure_chunk` runs once, forward and backward, and counts. It takes tensors of any device, so a model without weights,
+on PyTorch's meta device, is counted in the same way as the one that is trained.
+"""
 
 from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 MOMENTS = 2  # of AdamW, for every trained parameter
+VECTORS = 3  # copies of a batch's embeddings in the second pass: the chunks', those of the loss, and their gradient
 
 
-def state_bytes(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
-    """Bytes of the parameters, and of the gradients and the optimiser's moments of those that are trained."""
-    weights = held = 0
-    for parameter in parameters:
-        size = parameter.numel() * parameter.element_size()
-        weights += size
-        held += (1 + MOMENTS) * size if parameter.requires_grad else 0
-    return weights, held
+@dataclass(frozen=True)
+class ChunkMemory:
+    """Bytes of one chunk: what its graph holds between the passes, and the most that both passes hold at a time."""
+
+    graph: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes that a rank needs at the peak of a training step, by part.
+
+    weights: all parameters, frozen ones included. optimizer: its moments. gradients: of what is trained.
+    features: of the pictures of the batch. embeddings: of the batch, and their gradient. graphs: those that are kept
+    from the first pass, but one. workspace: the largest chunk, forward and backward, or what else takes more.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    features: int
+    embeddings: int
+    graphs: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+def predict(
+    parameters: Iterable[nn.Parameter],
+    chunks: Sequence[ChunkMemory],
+    *,
+    vectors: int,
+    features: int = 0,
+    vision: int = 0,
+    graphs: int = 0,
+    ranks: int = 1,
+    zero: int = 0,
+) -> StepMemory:
+    """Return what a rank needs from the second step on.
+
+    Args:
+        parameters: of the whole model, with `requires_grad` as in training; the meta device's serve, too.
+        chunks: the largest one of each kind, as `measure_chunk` counts it.
+        vectors: bytes of the embeddings of a batch.
+        features: bytes of the features of the rank's pictures, where both passes use the same ones; else 0.
+        vision: the most bytes that the vision tower holds while it makes them, without a graph.
+        graphs: number of chunks whose graphs are kept from the first pass.
+        ranks: that train together.
+        zero: the stage of DeepSpeed's ZeRO (arXiv 1910.02054, section 5): 1 divides the optimiser's state among the
+            ranks, 2 the gradients, too, 3 the weights, too; 0 divides nothing.
+    """
+    parameters = list(parameters)
+    weights, gradients = (sum(map(_bytes, some)) for some in (parameters, filter(_trained, parameters)))
+    optimizer = MOMENTS * gradients
+    if zero:  # it steps on float32 copies, whatever is trained
+        optimizer = (MOMENTS + 1) * torch.float32.itemsize * sum(each.numel() for each in filter(_trained, parameters))
+    weights, gradients, optimizer = (
+        size // ranks if zero >= stage else size for size, stage in ((weights, 3), (gradients, 2), (optimizer, 1))
+    )
+    peak, graph = (max(getattr(chunk, name) for chunk in chunks) for name in ("peak", "graph"))
+    embeddings, kept = VECTORS * vectors, max(0, graphs - 1) * graph
+    others = max(vision, 2 * gradients if ranks > 1 and not zero else 0)  # at other times than the chunks
+    workspace = max(peak, others - gradients - embeddings - kept)
+    return StepMemory(weights, optimizer, gradients, features, embeddings, kept, workspace)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _trained(parameter: Tensor) -> bool:
+    return parameter.requires_grad
+
+
+def measure_chunk(embed: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> ChunkMemory:
+    """Run `embed` as a step does, with a graph and back, and count what it holds beyond what was there before.
+
+    Every gradient of a parameter is dropped as soon as it is complete, so that this never holds more than a step.
+    """
+    hooks = [parameter.register_post_accumulate_grad_hook(_drop) for parameter in parameters if parameter.requires_grad]
+    try:
+        with torch.enable_grad(), LiveBytes() as live:
+            vectors = embed()
+            graph = live.now
+            if vectors.requires_grad:
+                vectors.sum().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ChunkMemory(graph, live.peak)
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def graph_bytes(embed: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> int:
-    """Bytes that the graph of `embed()` keeps for the backward pass, beside the parameters; found by running it."""
-    known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, int] = {}
-    alive = []  # else a storage may come again at another's address
+    """Return the bytes that `embed()` leaves for its backward pass, the vectors included; found by running it."""
+    return measure_chunk(embed, parameters).graph
 
-    def keep(tensor: Tensor) -> Tensor:
+
+class LiveBytes(TorchDispatchMode):
+    """Inside, counts the memory of tensors that come into being: `now`, and the most at a time, `peak`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._add(tensor, size=0)  # it was there before
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._add(tensor, size=tensor.untyped_storage().nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _add(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor.detach())
-        return tensor
+        key = storage._cdata
+        if key in self._known:
+            return
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        embed()
-    return sum(kept.values())
+        def forget(_: object) -> None:
+            del self._known[key]
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, forget)
+        self.now += size
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,19 +11,23 @@ common does not decide that, so there the norms alone are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from peft.tuners.lora.dora import DoraLinearLayer
 
 from gen2embed.data.datamodules import Collate
-from gen2embed.encoder.backbone import Backbone, has_dropout
+from gen2embed.encoder.backbone import has_dropout
+from gen2embed.encoder.dora import norms_once
 from gen2embed.encoder.embedder import Embedder
-from gen2embed.memory import free_bytes, graph_bytes, readable, state_bytes
-from gen2embed.types import Pair, Shortcuts
+from gen2embed.gradcache import unchanged_random_state
+from gen2embed.memory import ChunkMemory, LiveBytes, StepMemory, free_bytes, measure_chunk, predict, readable
+from gen2embed.types import Chunk, Pair, Shortcuts
 
-ROOM = 0.5  # of the free memory, for graphs
+ROOM = 0.5  # of the memory that a step leaves free, for graphs
 
 
 def take(wanted: Shortcuts, embedder: Embedder, *, lockstep: bool) -> tuple[Shortcuts, dict[str, str]]:
@@ -52,30 +56,102 @@ def take(wanted: Shortcuts, embedder: Embedder, *, lockstep: bool) -> tuple[Shor
 
 @dataclass(frozen=True)
 class Sampled:
-    """What some pairs of a batch take. graph: bytes of the largest chunk's."""
+    """What some pairs of a batch take.
+
+    chunks: of them, of which the largest has so many tokens. kinds: memory of the largest chunk of each kind.
+    vectors, features: bytes of all embeddings, and of what the vision tower makes of all pictures, where that is done
+    once. vision: the most bytes that the tower holds meanwhile.
+    """
 
     pairs: int
     chunks: int
-    graph: int
+    tokens: int
+    kinds: tuple[ChunkMemory, ...]
+    vectors: int
+    features: int = 0
+    vision: int = 0
 
 
-def sample_chunks(embedder: Embedder, collate: Collate, pairs: Sequence[Pair]) -> Sampled:
-    """Look at how `pairs` are embedded in training, with graphs."""
-    batch = collate(pairs)
-    parameters = list(embedder.backbone.full.parameters())
-    embedder.backbone.full.train()
-    kinds = {chunk.pictured: chunk for chunk in reversed(batch.chunks)}.values()  # the first of each
-    graphs = [graph_bytes(partial(embedder.embed_chunk, chunk, batch.pictures), parameters) for chunk in kinds]
-    embedder.backbone.full.eval()
-    return Sampled(len(pairs), len(batch.chunks), max(graphs))
+def sample_chunks(
+    embedder: Embedder,
+    collate: Collate,
+    pairs: Sequence[Pair],
+    shortcuts: Shortcuts,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Sampled:
+    """Measure how `pairs` are embedded in a training step, and back, without ever holding more than that step.
+
+    shortcuts: those that the step takes. precision: what Lightning runs a step in, such as autocast.
+    """
+    batch, full = collate(pairs), embedder.backbone.full
+    largest: dict[bool, Chunk] = {}
+    for chunk in sorted(batch.chunks, key=_tokens):
+        largest[chunk.pictured] = chunk
+    once = norms_once(full) if shortcuts.norms_once else nullcontext()
+    features, made, vision = None, 0, 0
+    full.train()
+    try:
+        with unchanged_random_state(), precision(), once:
+            if shortcuts.vision_once:
+                with LiveBytes() as live:
+                    features = embedder.see(batch.pictures)
+                made = sum(its.nbytes for its in features.values())
+                vision = max(0, live.peak - made)
+                batch.pictures.clear()
+            embed = partial(embedder.embed_chunk, pictures=batch.pictures, features=features)
+            kinds = tuple(measure_chunk(partial(embed, chunk), full.parameters()) for chunk in largest.values())
+    finally:
+        full.eval()
+    vectors = sum(chunk.rows for chunk in batch.chunks) * embedder.dim * torch.float32.itemsize
+    return Sampled(len(pairs), len(batch.chunks), max(map(_tokens, batch.chunks)), kinds, vectors, made, vision)
 
 
-def keep(wanted: int | None, sampled: Sampled, backbone: Backbone, devices: int) -> tuple[int, str]:
-    """Of how many chunks the graphs are kept, and why, in words. devices: of this machine, that train."""
+def _tokens(chunk: Chunk) -> int:
+    return chunk.inputs["input_ids"].numel()
+
+
+def predict_step(
+    embedder: Embedder, sampled: Sampled, pairs: int, *, steps: int = 1, graphs: int = 0, ranks: int = 1, zero: int = 0
+) -> StepMemory:
+    """Return the memory that a rank needs for steps like the sampled pairs', by part.
+
+    Args:
+        embedder: with its adapter.
+        sampled: some pairs of a batch (`sample_chunks`).
+        pairs: of a batch, that this rank embeds.
+        steps: after which the embedder's own store of features is as full as it gets.
+        graphs: number of chunks whose graphs are kept.
+        ranks: that train together.
+        zero: DeepSpeed's stage; 0 where every rank has all.
+    """
+    share = pairs / sampled.pairs
+    features = int(sampled.features * share)
+    return predict(
+        embedder.backbone.full.parameters(),
+        sampled.kinds,
+        vectors=int(sampled.vectors * share),
+        features=max(features, min(embedder.seen.capacity, features * steps)),
+        vision=sampled.vision,
+        graphs=graphs,
+        ranks=ranks,
+        zero=zero,
+    )
+
+
+def keep(
+    wanted: int | None, needed: StepMemory, sampled: Sampled, device: torch.device, sharing: int
+) -> tuple[int, str]:
+    """Return of how many chunks the graphs are kept, and why, in words.
+
+    Args:
+        wanted: number of chunks; None is as many as memory has room for.
+        needed: by a step that keeps none.
+        sampled: whose graphs are as large as those to keep.
+        device: where the model is.
+        sharing: processes that train on this device's memory.
+    """
     if wanted is not None:
         return wanted, f"of {wanted} chunks, as chosen"
-    sharing = devices if backbone.device.type == "cpu" else 1
-    _, state = state_bytes(backbone.full.parameters())
-    room = max(0, int(ROOM * free_bytes(backbone.device) / sharing) - state)
-    count = room // max(1, sampled.graph)
+    room = max(0, int(ROOM * (free_bytes(device) / sharing - (needed.total - needed.weights))))
+    count = room // max(1, *(kind.graph for kind in sampled.kinds))
     return count, f"of up to {count:,} chunks: there is room for {readable(room)}"

@@ -19,7 +19,7 @@ from gen2embed.encoder.adapter import matched
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.packing import Limit
-from gen2embed.memory import readable, state_bytes
+from gen2embed.memory import StepMemory, readable
 from gen2embed.redaction import visible
 from gen2embed.shortcuts import Sampled
 from gen2embed.types import Pair
@@ -45,11 +45,16 @@ def training_table(
     pairs: Sequence[Pair],
     limit: Limit,
     sampled: Sampled,
+    needed: StepMemory,
+    precision: str,
     shortcuts: Mapping[str, str],
     steps: int,
     folder: Path,
 ) -> Table:
-    """What is about to be trained, and how a batch comes about. shortcuts: which are taken, and why, in words."""
+    """What is about to be trained, and how a batch comes about.
+
+    needed: by a rank. precision: in words. shortcuts: which are taken, and why, in words.
+    """
     parameters = list(embedder.backbone.full.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in parameters) - trained
@@ -60,9 +65,8 @@ def training_table(
     more = f", and {explicit / len(pairs):.1f} of its own each pair" if explicit else ""
     most = f" and {limit.rows} items" if limit.rows else ""
     chunks = f"about {math.ceil(sampled.chunks * own / sampled.pairs)} of at most {limit.tokens:,} tokens{most}"
-    weights, state = state_bytes(parameters)
-    said = {"weights": weights, "gradients and optimiser": state, "graph of a chunk": sampled.graph}
-    parts = ", ".join(f"{name} {readable(size)}" for name, size in said.items())
+    chunks += f"; the largest of {sampled.pairs} pairs has {sampled.tokens:,}"
+    parts = ", ".join(f"{name} {readable(size)}" for name, size in needed.parts.items() if size)
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
@@ -73,7 +77,8 @@ def training_table(
         ("  negatives", f"{plan.pairs - 1} a query{more}"),
         ("  ranks", f"{plan.ranks}, with {own} pairs each"),
         ("  chunks", chunks),
-        ("  memory", f"about {readable(sum(said.values()))} a rank, beside inputs and kept graphs: {parts}"),
+        ("  memory", f"about {readable(needed.total)} a rank, beside inputs: {parts}"),
+        ("  precision", precision),
         *((f"  {name.replace('_', ' ')}", why) for name, why in shortcuts.items()),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),

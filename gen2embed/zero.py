@@ -55,7 +55,7 @@ class Zero(Ranks, DeepSpeedStrategy):
     runs_on: ClassVar[type[Accelerator]] = CUDAAccelerator
 
     def __init__(self, stage: Literal[1, 2, 3], timeout_seconds: float = 1800) -> None:
-        self.choice = f"strategy=deepspeed_zero{stage}"
+        self.choice, self.stage = f"strategy=deepspeed_zero{stage}", stage
         if find_spec("deepspeed") is None:
             needed = "pip install 'gen2embed[deepspeed]'"
             raise UserError(f"{self.choice} needs deepspeed, which is not installed: {needed}")

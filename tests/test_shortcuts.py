@@ -11,6 +11,7 @@ from steps import EVERY, LORA, TARGETS, attached, cached, error, load, make_modu
 
 from gen2embed import UserError, shortcuts
 from gen2embed.encoder.adapter import Full, Lora
+from gen2embed.memory import ChunkMemory, StepMemory
 from gen2embed.presets import load_preset
 from gen2embed.shortcuts import Sampled, keep, take
 from gen2embed.types import NO_SHORTCUTS, Shortcuts
@@ -112,15 +113,15 @@ def test_what_is_left_out(pairs, monkeypatch):
 
 
 def test_graphs_are_kept_while_there_is_room(monkeypatch):
-    backbone = attached(LORA, torch.float32).backbone
-    sampled = Sampled(pairs=8, chunks=4, graph=100)
-    monkeypatch.setattr(shortcuts, "state_bytes", lambda parameters: (10**9, 500))
+    sampled = Sampled(8, 4, 100, (ChunkMemory(100, 150), ChunkMemory(50, 80)), vectors=0)
+    needed = StepMemory(10**9, 200, 100, 30, 20, 0, 150)
+    cpu = torch.device("cpu")
     monkeypatch.setattr(shortcuts, "free_bytes", lambda device: 6000)
-    assert keep(None, sampled, backbone, devices=1) == (25, "of up to 25 chunks: there is room for 0.0 MiB")
-    assert keep(None, sampled, backbone, devices=4)[0] == 2  # they share the machine's memory
-    assert keep(3, sampled, backbone, devices=1) == (3, "of 3 chunks, as chosen")
+    assert keep(None, needed, sampled, cpu, 1) == (27, "of up to 27 chunks: there is room for 0.0 MiB")
+    assert keep(None, needed, sampled, cpu, 4)[0] == 5  # they share the machine's memory
+    assert keep(3, needed, sampled, cpu, 1) == (3, "of 3 chunks, as chosen")
     monkeypatch.setattr(shortcuts, "free_bytes", lambda device: 10)
-    assert keep(None, sampled, backbone, devices=1)[0] == 0
+    assert keep(None, needed, sampled, cpu, 1)[0] == 0
     with pytest.raises(UserError, match=r"shortcuts.keep_graphs is a number of chunks, or null; got -1"):
         Shortcuts(keep_graphs=-1)
 

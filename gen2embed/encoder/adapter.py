@@ -19,6 +19,7 @@ from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.card import CARD, base_of, check_weights, is_adapter, read_card, write_card
+from gen2embed.encoder.dora import keep_norms
 from gen2embed.encoder.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
 from gen2embed.files import is_remote
 from gen2embed.images import Resolution
@@ -81,7 +82,9 @@ class Lora:
             use_dora=self.dora,
             revision=backbone.commit,
         )
-        return replace(backbone, full=peft.get_peft_model(backbone.full, config))
+        full = peft.get_peft_model(backbone.full, config)
+        keep_norms(full)
+        return replace(backbone, full=full)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
             shapes = f"{tuple(saved[name].shape)} there and {tuple(wanted[its].shape)} here"
             raise UserError(f"{does_not_fit}: {its} is {shapes}; set model.path to its base")
     peft.set_peft_model_state_dict(model, {names[name]: tensor for name, tensor in saved.items()})
+    keep_norms(model)
     model.requires_grad_(False)
     model.eval()
     model.to(backbone.device)
