@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 from PIL import ExifTags, Image
+
+SHOWN = 200  # characters of a value in a message
+ENCODED = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60,}")  # JPEG, PNG, GIF, WebP in base64
 
 
 def wrong_with(text: str) -> str | None:
@@ -16,6 +22,27 @@ def wrong_with(text: str) -> str | None:
         shown = ascii(text[max(0, error.start - 20) : error.end])
         return f"holds a lone surrogate at character {error.start}, {shown}; write it again as UTF-8"
     return None
+
+
+def not_a_file(name: str) -> str | None:
+    """Return why a text is not the name of a file on this machine, with the remedy; None if it may be one."""
+    if re.match(r"(?i)data:", name) or (len(name) > SHOWN and ENCODED.match(name)):
+        return "is a picture in base64; write the picture to a file, and give its name"
+    if ":" not in name[:20]:
+        return None
+    if re.match(r"(?i)file:/", name):
+        return "is an address; give the path alone, without file://"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):  # a Path has lost one of two slashes
+        return "is an address; download the picture, and give the file's name"
+    if re.match(r"[A-Za-z]:[\\/]", name) and os.name != "nt":
+        return "is a path of Windows; give the path on this machine"
+    return None
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: quoted, and cut where it is long."""
+    text = str(value)
+    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
 def orientation(picture: Image.Image) -> int:

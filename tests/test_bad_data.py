@@ -17,9 +17,9 @@ from steps import collating
 from gen2embed import Embedder, Item, UserError, images
 from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.datamodules import PairDataModule
+from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
 from gen2embed.data.quarantine import FILE, sound_pairs
-from gen2embed.data.rows import locate_pictures
 from gen2embed.encoder.engine import Engine
 from gen2embed.types import Picture
 

@@ -133,7 +133,7 @@ def test_embed_goes_on(here, capfd, monkeypatch):
         (["neither.jsonl"], r"error: neither.jsonl row 1: an item needs a text or a picture; this one has neither"),
         (["hollow"], r"error: hollow holds no picture, at any depth: no file .jpg, "),
         (["rows.csv", "--image-dir", "hollow"], r"error: 2 of 2 pictures are missing: .*; looked in hollow; "),
-        (["binary.txt"], r"error: binary.txt is not a text file in UTF-8"),
+        (["binary.txt"], r"error: binary.txt is in UTF-16; save it as UTF-8"),
         (["texts.txt", "--output", "x.csv"], r"error: --output x.csv is neither a .npy nor a .parquet file"),
         (["texts.txt", "--truncate-dim", "999"], r"error: vectors of 999 elements cannot be cut from the model's 128"),
         (["texts.txt", "--prompt", "hierarchial"], r"error: prompt 'hierarchial' is unknown; choose one of hier"),

@@ -9,7 +9,7 @@ import pytest
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "content", "log", "files", "products", "redaction", "shipped"),
+    0: ("types", "content", "log", "files", "products", "redaction", "shipped", "names"),
     1: (
         "prompts",
         "images",

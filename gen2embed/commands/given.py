@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gen2embed.data.rows import SUFFIXES, locate_pictures, make_item, picture_roots, read_file
+from gen2embed.data.locate import locate_pictures, picture_roots
+from gen2embed.data.rows import SUFFIXES, is_rows_file, make_item, read_file
+from gen2embed.data.textfiles import read_lines
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.images import check
 from gen2embed.types import Item, UserError
@@ -57,7 +59,7 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
         given = _folder(path)
     elif not path.is_file():
         raise UserError(f"{path} does not exist; give {KINDS}")
-    elif path.suffix in SUFFIXES:
+    elif is_rows_file(path):
         given = _rows(path, image_dir or path.parent)
     elif is_picture(path):
         given = Given([Item.of("", path)], {"image": [path.name]})
@@ -65,7 +67,7 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
         given = _lines(path)
     else:
         raise UserError(f"{path} is of no kind that is known; give {KINDS}")
-    roots = picture_roots(image_dir or path.parent) if path.suffix in SUFFIXES else ()
+    roots = picture_roots(image_dir or path.parent) if is_rows_file(path) else ()
     check((picture for item in given.items for picture in item.pictures), roots)
     return given
 
@@ -83,10 +85,7 @@ def _folder(folder: Path) -> Given:
 
 
 def _lines(file: Path) -> Given:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file in UTF-8: {error}") from None
+    lines = read_lines(file)
     if not lines:
         raise UserError(f"{file} is empty; give a text a line")
     for number, line in enumerate(lines, 1):
@@ -99,6 +98,6 @@ def _rows(file: Path, image_dir: Path) -> Given:
     rows = read_file(file, COLUMNS, any_of_them=True)
     if not len(rows):
         raise UserError(f"{file} is empty: it has no rows")
-    locate = locate_pictures(image_dir, [image for _, (_, image) in rows])
+    locate = locate_pictures(image_dir, [image for _, (_, image) in rows], rows.folder)
     items = [make_item(text, image, locate, where) for where, (text, image) in rows]
     return Given(items, {name: [row[index] for row in rows.rows] for index, name in enumerate(COLUMNS)})

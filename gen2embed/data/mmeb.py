@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gen2embed.data.benchmark import Benchmark, choose
-from gen2embed.data.rows import Rows, data_files, locate_pictures, make_item, picture_roots, read_file, read_subset
+from gen2embed.data.locate import locate_pictures, picture_roots
+from gen2embed.data.rows import Rows, data_files, make_item, read_file, read_subset
 from gen2embed.images import Policy
 from gen2embed.log import log
 from gen2embed.types import Item, RankingTask, Role, UserError
@@ -77,7 +78,7 @@ def _task(name: str, group: str, rows: Rows, image_dir: Path, candidate_role: Ro
         numbers = (sides.setdefault(side, len(sides)) for side in zip(texts, images, strict=True))
         choices.append(np.fromiter(numbers, np.int32, len(texts)))
     images = [image for _, (_, image, *_) in rows]
-    locate = locate_pictures(image_dir, [*images, *(image for _, image in sides)])
+    locate = locate_pictures(image_dir, [*images, *(image for _, image in sides)], rows.folder)
     queries = tuple(make_item(text, image, locate, where) for where, (text, image, *_) in rows)
     candidates = tuple(_candidate(side, locate) for side in sides)
     if ("", "") in sides:

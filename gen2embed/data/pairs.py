@@ -7,22 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.reading import Refused
-from gen2embed.data.rows import (
-    Columns,
-    Rows,
-    data_files,
-    known_names,
-    locate_pictures,
-    make_item,
-    picture_roots,
-    read_file,
-    read_subset,
-)
+from gen2embed.data.rows import Columns, Rows, data_files, known_names, make_item, read_file, read_subset
 from gen2embed.types import Item, Pair, UserError
 
 COLUMNS = {"qry": str, "qry_image_path": str, "pos_text": str, "pos_image_path": str}
@@ -148,13 +139,13 @@ def _pairs(
     """The pairs of the first `limit` rows, bad ones counted."""
     if limit is not None:
         count = sum(number < limit for number in rows.numbers)
-        rows = Rows(rows.where, rows.rows[:count], rows.numbers[:count])
+        rows = replace(rows, rows=rows.rows[:count], numbers=rows.numbers[:count])
         for number in [number for number in refused or () if number >= limit]:
             del refused[number]  # type: ignore[union-attr]
     if not len(rows) and not refused:
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
     names = [name for _, row in rows for name in (row[1], row[3], *(row[5] if negatives else ()))]
-    locate = locate_pictures(image_dir, names)
+    locate = locate_pictures(image_dir, names, rows.folder)
     made = []
     for number, (where, (query, query_image, positive, positive_image, *rest)) in zip(rows.numbers, rows, strict=True):
         try:

@@ -7,7 +7,9 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +17,125 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen2embed.content import wrong_with
-from gen2embed.types import UserError
+from gen2embed.data.textfiles import BYTE_ORDER_MARK, open_text
+from gen2embed.log import log
+from gen2embed.types import UserError, first_line
 
 Refused = dict[int, str]  # rows that are left out, by their number: what is wrong with them
-# A byte that is not UTF-8 becomes a lone surrogate, which is refused where it is of a value that is wanted.
-TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+JSON_BLANKS = " \t\r\n"
 
 
-def read(files: Sequence[Path], refused: Refused | None) -> tuple[list[str], Iterable[Sequence[Any]]]:
-    """Column names, and each column's values."""
-    if files[0].suffix == ".parquet":
-        try:
-            table = pa.concat_tables([pq.read_table(file) for file in files])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{files[0].parent} holds a parquet file that cannot be read: {error}") from error
-        return table.column_names, (_texts(column, files[0]) for column in table.columns)
+@dataclass(frozen=True)
+class Table:
+    """Unchecked columns of one file, or of the shards of one.
+
+    names: all columns that there are, for messages. columns: the values of the wanted ones that are there.
+    numbers: of the rows in the file; blank lines have numbers, too, and are no rows.
+    json_lists: a text may be a list written as JSON, since the format has no lists.
+    """
+
+    names: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
+    numbers: Sequence[int]
+    json_lists: bool = False
+
+
+def read(files: Sequence[Path], wanted: Iterable[str], refused: Refused | None) -> Table:
+    """Read the wanted columns of a file; only parquet may come in several, its shards.
+
+    refused: gets the rows that cannot be parsed; None raises at the first.
+    Raises `UserError` for files that cannot be read, and for a column that some of the shards lack.
+    """
+    if files[0].suffix.lower() == ".parquet":
+        return _parquet(files, list(wanted))
+    (file,) = files
+    is_csv = file.suffix.lower() == ".csv"
     try:
-        (file,) = files  # only parquet comes in shards
-        rows = list(_jsonl(file, refused) if file.suffix == ".jsonl" else _csv(file, refused))
+        names, rows = _csv(file, wanted, refused) if is_csv else _jsonl(file, refused)
     except csv.Error as error:
-        raise UserError(f"{files[0]} is not a csv file that can be read: {error}") from None
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, ([row.get(name) for row in rows] for name in names)
+        raise UserError(f"{file} is not a csv file that can be read: {error}") from None
+    columns = {name: [row.get(name) for row in rows.values()] for name in wanted if name in names}
+    return Table(names, columns, list(rows), json_lists=is_csv)
 
 
-def _texts(column: pa.ChunkedArray, file: Path) -> list[Any]:
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file.parent} holds a parquet file with a text that is not UTF-8: {error}") from None
+def _parquet(files: Sequence[Path], wanted: Sequence[str]) -> Table:
+    """The columns of shards in order. Their schemas may differ, as values are converted by shard."""
+    columns: dict[str, list[Any]] = {}
+    held: dict[Path, list[str]] = {}
+    count = 0
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as opened:
+                held[file] = opened.schema_arrow.names
+                chosen = [name for name in wanted if name in held[file]]
+                _check_once(file, held[file], chosen)
+                table = opened.read(columns=chosen)
+                for name in chosen:
+                    columns.setdefault(name, []).extend(table.column(name).to_pylist())
+                count += opened.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} is not a parquet file that can be read: {first_line(error)}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} holds a text that is not UTF-8: {error}") from None
+    for name in columns:
+        if lacking := [file for file in files if name not in held[file]]:
+            raise UserError(f"{lacking[0]} lacks the column {name}, which {len(files) - len(lacking)} shards have")
+    return Table(list(dict.fromkeys(name for names in held.values() for name in names)), columns, range(count))
 
 
-def _jsonl(file: Path, refused: Refused | None) -> Iterator[dict[str, Any]]:
-    with file.open(**TEXT) as lines:
+def _jsonl(file: Path, refused: Refused | None) -> tuple[list[str], dict[int, dict[str, Any]]]:
+    """The names of all rows' keys, and the rows by number."""
+    rows: dict[int, dict[str, Any]] = {}
+    number = -1
+    with open_text(file) as lines:
         for number, line in enumerate(lines):
+            text = line.removeprefix(BYTE_ORDER_MARK)
+            if not text.strip(JSON_BLANKS):
+                continue
             row = None
             try:
-                row = json.loads(line)
+                row = json.loads(text)
             except (ValueError, RecursionError) as error:
                 refuse(refused, number, f"{file} row {number} is not JSON: {error}")
             else:
                 if not isinstance(row, dict):
-                    refuse(refused, number, f"{file} row {number} is not a JSON object: {line[:60]!r}")
-            yield row if isinstance(row, dict) else {}
+                    refuse(refused, number, f"{file} row {number} is not a JSON object: {text[:60]!r}")
+            rows[number] = row if isinstance(row, dict) else {}
+    _report_blank(file, number + 1 - len(rows))
+    return list(dict.fromkeys(name for row in rows.values() for name in row)), rows
 
 
-def _csv(file: Path, refused: Refused | None) -> Iterator[dict[str, Any]]:
+def _csv(file: Path, wanted: Iterable[str], refused: Refused | None) -> tuple[Sequence[str], dict[int, dict[str, Any]]]:
+    """The names of the header, and the rows by number."""
     csv.field_size_limit(sys.maxsize)  # a text may be long
-    with file.open(**TEXT, newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines)):
-            if more := row.pop(None, None):
-                refuse(refused, number, f"{file} row {number} has {len(more)} fields more than the header")
-            yield row
+    rows: dict[int, dict[str, Any]] = {}
+    number = -1
+    with open_text(file, newline="") as lines:
+        reader = csv.reader(lines)
+        names = next(filter(None, reader), [])
+        _check_once(file, names, wanted)
+        for number, fields in enumerate(reader):
+            if not any(field.strip() for field in fields) and len(fields) < 2:
+                continue
+            if (more := len(fields) - len(names)) > 0:
+                refuse(refused, number, f"{file} row {number} has {more} fields more than the header")
+            if any("\0" in field for field in fields):
+                refuse(refused, number, f"{file} row {number} holds a NUL byte, which no text has")
+            rows[number] = dict(zip(names, fields, strict=False))
+    _report_blank(file, number + 1 - len(rows))
+    return names, rows
+
+
+def _check_once(file: Path, names: Sequence[str], wanted: Iterable[str]) -> None:
+    counts = Counter(names)
+    for name in wanted:
+        if counts[name] > 1:
+            raise UserError(f"{file} has {counts[name]} columns {name}; leave one of them")
+
+
+def _report_blank(file: Path, count: int) -> None:
+    if count:
+        log.info("%s: %d blank line%s skipped", file, count, " is" if count == 1 else "s are")
 
 
 def refuse(refused: Refused | None, number: int, said: str) -> None:
@@ -75,18 +144,17 @@ def refuse(refused: Refused | None, number: int, said: str) -> None:
     refused.setdefault(number, said)
 
 
-def checked_value(value: Any, kind: type, where: str, number: int, name: str) -> Any:
-    """A text, null being an empty one; a list of texts, which in a csv is JSON; or a number, which there is a text.
+def checked_value(value: Any, kind: type, where: str, number: int, name: str, *, json_lists: bool = False) -> Any:
+    """A text, null being an empty one; a list of texts; or a finite number, which may be written as a text.
 
-    What may be a text or a list of texts comes as a list.
+    What may be a text or a list of texts comes as a list. json_lists: a text that is a list of texts in JSON is one.
     """
     if kind is float and not isinstance(value, bool):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             if math.isfinite(float(value)):
                 return float(value)
-    if kind in (list, tuple) and isinstance(value, str) and (kind is list or value.startswith("[")):
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(value)
+    if json_lists and kind in (list, tuple) and isinstance(value, str):
+        value = _listed(value)
     for text in (value if isinstance(value, list) else [value]) if kind is not float else ():
         if isinstance(text, str) and (wrong := wrong_with(text)):
             raise UserError(f"{where} row {number}: {name} {wrong}")
@@ -99,6 +167,15 @@ def checked_value(value: Any, kind: type, where: str, number: int, name: str) ->
     names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
     wanted = names.get(kind, "a finite number")
     raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {_shown(value)}")
+
+
+def _listed(text: str) -> Any:
+    """The list of texts that a text is in JSON, else the text itself, such as a box `[10, 20, 30, 40]`."""
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        if isinstance(value, list) and all(isinstance(part, str | None) for part in value):
+            return value
+    return text
 
 
 def _shown(value: Any) -> str:

@@ -1,12 +1,13 @@
-"""Rows of a dataset, from files or from the hub, and where the pictures lie that they name.
+"""Rows of a dataset, from files or from the hub.
 
-A file is parquet, jsonl or csv (lists in a csv are JSON). A subset lies in one of the layouts of `LAYOUTS`.
+A file is parquet, jsonl or csv (lists in a csv are JSON). A subset lies in one of the layouts of `LAYOUTS`. Hidden
+files, whose names begin with a dot, are no data.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
+import glob
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import datasets
 from datasets.packaged_modules.cache.cache import Cache  # what datasets reads without the hub
 
-from gen2embed.data.reading import Refused, checked_value, read, refuse
+from gen2embed.data.reading import Refused, Table, checked_value, read, refuse
 from gen2embed.files import is_remote
+from gen2embed.log import log
 from gen2embed.types import Item, UserError, did_you_mean, first_line
 
 LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
@@ -27,9 +29,6 @@ LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the 
     "{subset}.jsonl",
 )
 SUFFIXES = (".parquet", ".jsonl", ".csv")
-LONGEST_PATH = 4000  # bytes of a picture's name; systems end at 4096 with its folder
-CONTROL = [*map(chr, range(32)), "\x7f"]  # characters that no picture's name has
-PROBED = 50  # picture names of a subset that are looked for to find their root
 
 Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or tuple for a str or a list of them
 
@@ -39,11 +38,13 @@ class Rows:
     """Checked rows, as tuples in the order of the columns that were asked for.
 
     where: of the rows, for messages. numbers: of the rows in their files.
+    folder: of the files; None for rows of the hub.
     """
 
     where: str
     rows: Sequence[tuple]
     numbers: Sequence[int]
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,22 +66,27 @@ def read_subset(
 
     revision: of the hub's repository, a commit, branch or tag.
     refused: gets the rows with wrong values, which are left out; None raises at the first.
-    Raises `UserError` for a dataset or a subset that is not there, and for wrong columns or values.
+    Raises `UserError` for a dataset or a subset that is not there or is there twice, and for wrong columns or values.
     """
     folder = Path(dataset)
     if not folder.is_dir():
         if not is_remote(dataset):
             raise UserError(f"the dataset {dataset} is neither a folder nor a hub id such as TIGER-Lab/MMEB-eval")
         return _from_hub(str(dataset), subset, split, columns, refused, revision)
-    for layout in LAYOUTS:
-        if files := sorted(folder.glob(layout.format(subset=subset, split=split))):
-            where = str(files[0] if len(files) == 1 else folder / subset)
-            return _checked(where, columns, *read(files, refused), refused)
-    found = sorted({path.stem for path in folder.iterdir() if path.is_dir() or path.suffix in SUFFIXES})
-    raise UserError(
-        f"{folder / subset} has no file {split}-*.parquet or {split}.jsonl; {folder} holds "
-        f"{', '.join(found[:40]) or 'nothing'}{did_you_mean(subset, found)}"
-    )
+    layouts = [layout.format(subset=glob.escape(subset), split=glob.escape(split)) for layout in LAYOUTS]
+    held = [files for layout in layouts if (files := sorted(folder.glob(layout)))]
+    if not held:
+        names = sorted({path.stem for path in visible(folder) if path.is_dir() or path.suffix in SUFFIXES})
+        raise UserError(
+            f"{folder / subset} has no file {split}-*.parquet or {split}.jsonl; {folder} holds "
+            f"{', '.join(names[:40]) or 'nothing'}{did_you_mean(subset, names)}"
+        )
+    if len(held) > 1:
+        raise UserError(_twice(f"the subset {subset}, split {split},", [held[0][0], held[1][0]]))
+    (files,) = held
+    _check_shards(files)
+    where = str(files[0] if len(files) == 1 else folder / subset)
+    return _checked(where, columns, read(files, columns, refused), refused, files[0].parent)
 
 
 def read_file(path: Path, columns: Columns, *, any_of_them: bool = False, refused: Refused | None = None) -> Rows:
@@ -89,25 +95,60 @@ def read_file(path: Path, columns: Columns, *, any_of_them: bool = False, refuse
     refused: as for `read_subset`.
     any_of_them: one of the columns is enough; the values of those that are not there are empty texts.
     """
-    names, values = read([path], refused)
-    if any_of_them and any(name in names for name in columns):
-        values = [*values]
-        absent = [name for name in columns if name not in names]
-        names, values = [*names, *absent], [*values, *([None] * len(values[0]) for _ in absent)]
-    return _checked(str(path), columns, names, values, refused)
+    table = read([path], columns, refused)
+    if any_of_them and table.columns:
+        absent = {name: [None] * len(table.numbers) for name in columns if name not in table.columns}
+        table = Table(table.names, {**table.columns, **absent}, table.numbers, table.json_lists)
+    return _checked(str(path), columns, table, refused, path.parent)
 
 
 def data_files(path: Path) -> dict[str, Path]:
-    """A file, or every file of a folder, by its name without ending."""
+    """A file, or every file of a folder, by its name without ending.
+
+    Raises `UserError` for a file of another kind, for a folder without any, and for two files of one name.
+    """
+    kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+        if not is_rows_file(path):
+            raise UserError(f"{path} is not a {kinds} file")
         return {path.stem: path}
-    files = {file.stem: file for file in sorted(path.glob("*")) if file.suffix in SUFFIXES}
+    files: dict[str, Path] = {}
+    for file in (file for file in visible(path) if is_rows_file(file) and not file.is_dir()):
+        if (first := files.setdefault(file.stem, file)) is not file:
+            raise UserError(_twice(f"the subset {file.stem}", [first, file]))
+    if hidden := [file.name for file in path.glob(".*") if is_rows_file(file)]:
+        log.info("%s: %d hidden files are skipped, such as %s", path, len(hidden), hidden[0])
     if not files:
-        state = f"holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file" if path.is_dir() else "does not exist"
+        state = f"holds no {kinds} file" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {state}")
     return files
+
+
+def is_rows_file(path: Path) -> bool:
+    """Whether the name of a file says that it holds rows."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder and is not hidden, sorted; nothing if there is no such folder."""
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def _twice(what: str, files: Sequence[Path]) -> str:
+    return f"{what} lies in two files: {files[0]} and {files[1]}; remove or rename one of them"
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """Raise `UserError` if shards, named as the hub names them, are not all there or are of two sets."""
+    matches = [re.search(r"-(\d{5})-of-(\d{5})\.parquet$", file.name) for file in files]
+    numbers = [(int(match[1]), int(match[2])) for match in matches if match]
+    counts = sorted({count for _, count in numbers})
+    if len(counts) > 1 or 0 < len(numbers) < len(files):
+        raise UserError(_twice(f"the rows of {files[0].parent}", [files[0], files[-1]]))
+    if numbers and len(numbers) != counts[0]:
+        raise UserError(
+            f"{files[0].parent} holds {len(numbers)} of {counts[0]} shards, such as {files[0].name}; download the rest"
+        )
 
 
 def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
@@ -117,53 +158,6 @@ def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[st
         choices = f"choose from {', '.join(known)}{did_you_mean(unknown[0], known)}"
         raise UserError(f"{owner} has no {kind} {', '.join(unknown)}; {choices}")
     return [name for name in known if wanted is None or name in wanted]
-
-
-def picture_roots(image_dir: Path) -> list[Path]:
-    """The folders that pictures are looked for in: `image_dir`, and those right below it."""
-    below = sorted(path for path in image_dir.iterdir() if path.is_dir()) if image_dir.is_dir() else []
-    return [image_dir, *below]
-
-
-def locate_pictures(image_dir: Path, names: Iterable[str]) -> Callable[[str], Path]:
-    """A function from a picture's name in the annotations to its path.
-
-    People unpack archives with a folder more or less, so some of `names` are looked for below `image_dir`, below each
-    folder in it, and without their own first folder; the first layout that holds the most of them is taken for all.
-    Raises `UserError` if there are names and no such folder; the function, for a name that leaves it.
-    """
-    distinct = dict.fromkeys(name for name in names if name)
-    confined = (name for name in distinct if _outside(image_dir, name, image_dir / name) is None)
-    probed = [Path(name) for name in itertools.islice(confined, PROBED)]
-    if probed and not image_dir.is_dir():
-        raise UserError(f"the image folder {image_dir} does not exist; set image_dir to where {probed[0]} lies")
-    if all(_is_file(image_dir / name) for name in probed):
-        return lambda name: _confined(image_dir, name, image_dir / name)
-    layouts = [(root, 0) for root in picture_roots(image_dir)] + [(image_dir, 1)]
-    hits = [sum(_is_file(root / Path(*name.parts[skip:])) for name in probed) for root, skip in layouts]
-    root, skip = layouts[hits.index(max(hits))]
-    return lambda name: _confined(image_dir, name, root / Path(*Path(name).parts[skip:]))
-
-
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113  # which raises for no name, however long, and no folder that is closed
-
-
-def _confined(image_dir: Path, name: str, path: Path) -> Path:
-    """The path that a name has; `UserError` if it leaves the image folder."""
-    if why := _outside(image_dir, name, path):
-        raise UserError(f"the picture {name[:200]!r} {why}")
-    return path
-
-
-def _outside(image_dir: Path, name: str, path: Path) -> str | None:
-    """Why a name is of no file below the image folder; None if it is of one. Links are `images.check`'s."""
-    if len(os.fsencode(name)) > LONGEST_PATH or any(map(name.__contains__, CONTROL)):
-        return f"is no file's name: it is longer than {LONGEST_PATH} bytes, or holds control characters; mend the row"
-    root, its = os.path.abspath(image_dir), os.path.abspath(path)  # noqa: PTH100  # which follow no link
-    if not its.startswith(root.rstrip(os.sep) + os.sep):
-        return f"lies outside of {image_dir}; mend the row, or set image_dir to a folder that holds it"
-    return None
 
 
 def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) -> Item:
@@ -190,24 +184,25 @@ def _from_hub(
             f"not of revision {revision}; load it once with the hub, or name that commit"
         )
     names = loaded.column_names
-    return _checked(f"{dataset} {subset}", columns, names, (list(loaded[name]) for name in names), refused)
+    values = {name: list(loaded[name]) for name in columns if name in names}
+    table = Table(names, values, range(len(loaded)), json_lists=builder.info.builder_name == "csv")
+    return _checked(f"{dataset} {subset}", columns, table, refused)
 
 
-def _checked(
-    where: str, columns: Columns, names: Sequence[str], values: Iterable[Sequence[Any]], refused: Refused | None
-) -> Rows:
-    if missing := [name for name in columns if name not in names]:
-        raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
-    by_name = {name: value for name, value in zip(names, values, strict=True) if name in columns}
+def _checked(where: str, columns: Columns, table: Table, refused: Refused | None, folder: Path | None = None) -> Rows:
+    if not len(table.numbers) and not table.names:
+        raise UserError(f"{where} is empty: it has no rows")
+    if missing := [name for name in columns if name not in table.columns]:
+        raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {', '.join(table.names) or 'none'}")
 
     def column(name: str, kind: type) -> Iterator[Any]:
-        for number, value in enumerate(by_name[name]):
+        for number, value in zip(table.numbers, table.columns[name], strict=True):
             try:
-                yield checked_value(value, kind, where, number, name)
+                yield checked_value(value, kind, where, number, name, json_lists=table.json_lists)
             except UserError as error:
                 refuse(refused, number, str(error))
                 yield None
 
-    checked = list(zip(*(column(name, kind) for name, kind in columns.items()), strict=True))
-    numbers = [number for number in range(len(checked)) if number not in (refused or ())]
-    return Rows(where, [checked[number] for number in numbers], numbers)
+    checked = zip(*(column(name, kind) for name, kind in columns.items()), strict=True)
+    kept = [(number, row) for number, row in zip(table.numbers, checked, strict=True) if number not in (refused or ())]
+    return Rows(where, [row for _, row in kept], [number for number, _ in kept], folder)

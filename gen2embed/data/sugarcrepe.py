@@ -14,13 +14,15 @@ as candidates. Every comparison is strict, on float32 similarities:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gen2embed.content import wrong_with
 from gen2embed.data.benchmark import Benchmark, choose
-from gen2embed.data.rows import locate_pictures, picture_roots
+from gen2embed.data.locate import locate_pictures, picture_roots
+from gen2embed.data.rows import make_item, visible
+from gen2embed.data.textfiles import read_text
 from gen2embed.images import Policy
 from gen2embed.types import Item, RankingTask, Role, UserError, did_you_mean
 
@@ -45,7 +47,7 @@ def read_sugarcrepe(
     for subset in choose("sugarcrepe", known, subsets):
         rows = _read(folder, subset, KEYS)
         group = next(name for name, its in groups.items() if subset in its)
-        pictures = _pictures(images, rows)
+        pictures = _pictures(images, rows, folder / f"{subset}.json")
         captions = [(row["caption"], row["negative_caption"]) for row in rows]
         comparisons = [(picture, *pair) for picture, pair in zip(pictures, captions, strict=True)]
         tasks.append(_task(subset, group, comparisons, "candidate", None, 1 / 2))
@@ -68,7 +70,7 @@ def read_sugarcrepe_pp(
     for subset in choose("sugarcrepe_pp", subset_names, subsets):
         rows = _read(folder, subset, (*KEYS, "caption2"))
         twice = tuple(number for number in range(len(rows)) for _ in range(2))
-        pictures = _pictures(images, rows)
+        pictures = _pictures(images, rows, folder / f"{subset}.json")
         captions = [(row["caption"], row["caption2"], row["negative_caption"]) for row in rows]
         by_picture = [
             (picture, right, wrong)
@@ -120,22 +122,25 @@ def _caption(caption: str) -> Item:
     return Item.of(CAPTION.format(caption))
 
 
-def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]]) -> list[Item]:
-    """The picture of each row, one item for all rows of a file."""
-    locate: Callable[[str], Path] = locate_pictures(image_dir, (row["filename"] for row in rows))
-    items = {name: Item.of("", locate(name)) for name in dict.fromkeys(row["filename"] for row in rows)}
+def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]], file: Path) -> list[Item]:
+    """The picture of each row, one item for all rows of a picture."""
+    numbers: dict[str, int] = {}  # of the first row of each picture
+    for number, row in enumerate(rows):
+        numbers.setdefault(row["filename"], number)
+    locate = locate_pictures(image_dir, numbers, file.parent)
+    items = {name: make_item("", name, locate, f"{file} row {number}") for name, number in numbers.items()}
     return [items[row["filename"]] for row in rows]
 
 
 def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     file = folder / f"{subset}.json"
     if not file.is_file():
-        found = sorted(path.stem for path in folder.glob("*.json"))
+        found = [path.stem for path in visible(folder) if path.suffix == ".json"]
         held = f"holds {', '.join(found) or 'no .json file'}" if folder.is_dir() else "does not exist"
         raise UserError(f"the annotations {file} do not exist; {folder} {held}{did_you_mean(subset, found)}")
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        rows = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
     rows = list(rows.values()) if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not rows:
