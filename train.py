@@ -14,13 +14,14 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from gen2embed import tables
-from gen2embed.callbacks import Agree, Validate
+from gen2embed.callbacks import Agree, CountWithoutNegatives, Validate
 from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
-from gen2embed.data.datamodules import Collate, PairDataModule, several_positives
+from gen2embed.data.datamodules import Collate, PairDataModule, several_positives, warn_about_positives
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.positives import Positives
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
@@ -95,9 +96,10 @@ def fine_tune(
     folder, batch = Path(cfg.output_dir), cfg.batch
     share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
     given = resume.check(embedder, pairs, share.plan)
-    trainer.callbacks.append(Agree(given))  # type: ignore[attr-defined]
+    trainer.callbacks += [Agree(given), CountWithoutNegatives()]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         leave_config(cfg)
+        warn_about_positives(share.plan, pairs)
         if clusters:
             used = clusters.path.read_bytes()
             write_atomic(folder / "clusters.parquet", lambda file: file.write(used))
@@ -173,7 +175,16 @@ def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: 
         weights = tempered(subsets, batch.temperature)
     members = clusters.members if clusters else []
     return BatchPlan(
-        members, len(pairs), batch.pairs, cfg.seed, trainer.world_size, subsets, mixed=batch.mixed, weights=weights
+        members,
+        len(pairs),
+        batch.pairs,
+        cfg.seed,
+        trainer.world_size,
+        subsets,
+        mixed=batch.mixed,
+        weights=weights,
+        positives=Positives.of(pairs),
+        distinct=batch.distinct_positives,
     )
 
 

@@ -58,6 +58,29 @@ class Agree(Callback):
                 )
 
 
+class CountWithoutNegatives(Callback):
+    """Warns at the first step that has queries without a negative, and says at the end how many there were."""
+
+    def __init__(self) -> None:
+        self.steps = self.queries = 0
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if not (count := int(trainer.callback_metrics["without_negatives"])):
+            return
+        self.steps, self.queries = self.steps + 1, self.queries + count
+        if self.steps == 1:
+            log.warning(
+                "step %d: the batch has no negative for %d queries, which train nothing: every candidate equals their "
+                "positive, or the loss masks it; the metric without_negatives counts them",
+                trainer.global_step,
+                count,
+            )
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.steps:
+            log.warning("%d queries in %d steps had no negative and trained nothing", self.queries, self.steps)
+
+
 class Speed(Callback):
     """Logs how fast training is, over the steps since it was last logged, and the most memory that it held."""
 

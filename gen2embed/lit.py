@@ -112,7 +112,7 @@ class ContrastiveModule(LightningModule):
             sides = own[batch.order].split([pairs, pairs, len(batch.negatives)])
             queries, *candidates = (self.sync.gather(side) for side in sides)
             both = queries, torch.cat(candidates)
-            metrics.update(describe(*both, answers))
+            metrics.update(describe(*both, answers, self.loss))
             value = self.loss(*both, answers, scale)
             if not torch.isfinite(value):
                 self._complain(batch, own, value)

@@ -125,35 +125,47 @@ class InfoNCE(nn.Module):
         """Of some queries, the sum of their losses."""
         similarity = torch.einsum("nd,md->nm", queries[rows], candidates)
         own = torch.arange(rows.start, rows.stop, device=similarity.device)
+        out = self.left_out(similarity, answers, rows)
+        return nn.functional.cross_entropy((similarity * scale).masked_fill(out, -torch.inf), own, reduction="sum")
+
+    def left_out(self, similarity: Float[Tensor, "b m"], answers: Answers, rows: slice) -> Bool[Tensor, "b m"]:
+        """Return which candidates are no negatives of some queries, by the masks; never a query's own positive."""
+        own = torch.arange(rows.start, rows.stop, device=similarity.device)[:, None]
         out = torch.zeros_like(similarity, dtype=torch.bool)
         if self.mask_identical:
             out |= answers.identical(rows)
         if self.mask_known:
             out |= answers.paired(rows)
         if self.mask_margin is not None:
-            out |= similarity > similarity.gather(1, own[:, None]) + self.mask_margin
-        out.scatter_(1, own[:, None], False)  # a query's own positive never is
-        return nn.functional.cross_entropy((similarity * scale).masked_fill(out, -torch.inf), own, reduction="sum")
+            out |= similarity > similarity.gather(1, own) + self.mask_margin
+        return out.scatter_(1, own, False)
 
 
 @torch.no_grad()
 def describe(
-    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: Answers
+    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: Answers, loss: InfoNCE
 ) -> dict[str, Float[Tensor, ""]]:
     """How a batch stands, where what is known of the query, its own positive included, is right, all else wrong.
 
     accuracy: share of queries whose most similar candidate is right. positive_similarity: mean over own positives.
-    negative_similarity: mean over all that is wrong.
+    negative_similarity: mean over all that is wrong. without_negatives: queries to which the loss leaves no candidate
+    but ones that equal the positive, so that they train nothing.
     """
-    sums = queries.new_zeros(4)
+    sums = queries.new_zeros(5)
     for rows in blocks(len(queries), len(candidates)):
         similarity = queries[rows] @ candidates.T
         right = answers.paired(rows)
         hits = right.gather(1, similarity.argmax(dim=1, keepdim=True))
         own, wrong = similarity.diagonal(rows.start), similarity.masked_fill(right, 0)
-        sums += torch.stack([hits.sum(), own.sum(), wrong.sum(), (~right).sum()])
+        alone = (loss.left_out(similarity, answers, rows) | answers.identical(rows)).all(dim=1)
+        sums += torch.stack([hits.sum(), own.sum(), wrong.sum(), (~right).sum(), alone.sum()])
     accuracy, positive = sums[:2] / len(queries)
-    return {"accuracy": accuracy, "positive_similarity": positive, "negative_similarity": sums[2] / sums[3]}
+    return {
+        "accuracy": accuracy,
+        "positive_similarity": positive,
+        "negative_similarity": sums[2] / sums[3],
+        "without_negatives": sums[4],
+    }
 
 
 def unit(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -125,7 +125,7 @@ def whole(module, pairs, chunk=None):
     answers = Answers(torch.tensor([numbers[item.key] for item in candidates]), known)
     loss = module.loss(*sides, answers)
     loss.backward()
-    return {"loss": loss.detach(), **describe(*sides, answers), "gradients": gradients(module)}
+    return {"loss": loss.detach(), **describe(*sides, answers, module.loss), "gradients": gradients(module)}
 
 
 def error(found, expected):

@@ -1,12 +1,16 @@
 """The batch plan: every row, whole clusters, nothing but (clusters, seed, epoch)."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gen2embed import UserError
 from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
+from gen2embed.data.datamodules import warn_about_positives
+from gen2embed.data.positives import Positives
+from gen2embed.types import Item, Pair
 
 
 def clusters(rows=97, size=8, seed=0):
@@ -110,6 +114,115 @@ def test_shares_are_the_batch():
     shares = [itertools.islice(Share(plan, rank), 50) for rank in range(3)]
     for batch, *parts in zip(itertools.islice(plan.after(0), 50), *shares, strict=True):
         assert parts == batch
+
+
+# --- equal positives ------------------------------------------------------------------------------------------------
+
+
+def positives(numbers, contrasted=()):
+    return Positives(np.array(numbers), np.isin(np.arange(len(numbers)), list(contrasted)))
+
+
+def distinct(plan, numbers, epoch=0):
+    """How many positives each batch has."""
+    return [len({numbers[row] for row in batch}) for batch in flat(plan.epoch(epoch))]
+
+
+@pytest.mark.parametrize(("members", "mixed"), [([], True), ([], False), (np.arange(64).reshape(-1, 4).tolist(), True)])
+def test_no_batch_has_one_positive_alone(members, mixed):
+    """8 of 64 rows have another positive; by chance some of the 8 batches of an epoch have none of them."""
+    numbers = [int(row in (3, 21, 40, 41, 50, 51, 60, 61)) for row in range(64)]
+    arguments = (members, 64, 8, 0, 2, ["a"] * 64, mixed)
+    plain, mended = BatchPlan(*arguments), BatchPlan(*arguments, positives=positives(numbers))
+    lone = [distinct(plain, numbers, epoch).count(1) for epoch in range(6)]
+    given = [distinct(mended, numbers, epoch).count(1) for epoch in range(6)]
+    assert sum(lone) > 6
+    most = 8 if members == [] else 5  # batches that can have one; five clusters have several positives
+    assert given == [8 - most] * 6
+    for epoch in range(6):
+        rows = [[sorted(batch) for batch in flat(plan.epoch(epoch))] for plan in (plain, mended)]
+        assert sorted(row for batch in rows[0] for row in batch) == sorted(row for batch in rows[1] for row in batch)
+        for parts in mended.epoch(epoch):
+            assert [len(part) for part in parts] == [4, 4]
+            assert all(set(its) <= set(part) or not set(its) & set(part) for its in members for part in parts)
+
+
+def test_two_positives_that_fill_batches_are_exchanged():
+    numbers = [0] * 16 + [1] * 16
+    parts = [[[[row] for row in range(start, start + 8)]] for start in range(0, 32, 8)]
+    positives(numbers).mend(parts)
+    counts = [len({numbers[row] for (row,) in part}) for (part,) in parts]
+    assert counts == [2, 2, 2, 2]
+
+
+def test_a_plan_that_needs_no_mending_is_as_it_was():
+    numbers = np.random.default_rng(0).integers(20, size=97).tolist()
+    plan, aware = BatchPlan(clusters(), 97, 16, 0, 2), BatchPlan(clusters(), 97, 16, 0, 2, positives=positives(numbers))
+    assert 1 not in distinct(plan, numbers)
+    assert plan.epoch(0) == aware.epoch(0)
+
+
+def test_what_cannot_be_mended_stays():
+    """All rows have one positive; a row's own negative is a contrast, too."""
+    plan = BatchPlan([], 32, 8, 0, positives=positives([0] * 32))
+    assert plan.epoch(0) == BatchPlan([], 32, 8, 0).epoch(0)
+    own = BatchPlan([], 32, 8, 0, positives=positives([0] * 32, contrasted=[1, 2]))
+    assert sum(own.positives.lone(batch) is None for batch in flat(own.epoch(0))) == 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_distinct_positives(ranks):
+    """12 rows each of 16 positives fill batches of 16 without a repetition, or nearly; by chance they repeat many."""
+    numbers = [row % 16 for row in range(192)]
+    arguments = ([], 192, 16, 0, ranks)
+    chance = distinct(BatchPlan(*arguments, positives=positives(numbers)), numbers)
+    plan = BatchPlan(*arguments, positives=positives(numbers), distinct=True)
+    assert np.mean(chance) < 11.5
+    assert np.mean(distinct(plan, numbers)) > 15.5
+    for epoch in range(2):
+        assert sorted(row for batch in flat(plan.epoch(epoch)) for row in batch) == list(range(192))
+    assert plan.epoch(0) == plan.epoch(0) != plan.epoch(1)
+    endless = [*plan.epoch(0), *plan.epoch(1)]
+    assert list(itertools.islice(plan.after(5), 10)) == endless[5:15]
+
+
+def test_distinct_positives_of_rare_ones():
+    """6 of 60 rows come evenly; what is left can only repeat, and every row comes once."""
+    numbers = [int(row < 6) for row in range(60)]
+    plan = BatchPlan([], 60, 10, 0, positives=positives(numbers), distinct=True)
+    batches = flat(plan.epoch(0))
+    assert [sum(numbers[row] for row in batch) for batch in batches] == [1] * 6
+    assert sorted(row for batch in batches for row in batch) == list(range(60))
+
+
+def test_which_positives_are_equal(tmp_path):
+    """By their content; a picture by its path, which need not be there."""
+    texts = [Pair(Item.of("q"), Item.of(text), "a", row) for row, text in enumerate(["spam", "ham", "spam"])]
+    pictures = [Pair(Item.of("q"), Item.of("", tmp_path / name), "a", row) for row, name in enumerate("xyx")]
+    own = [replace(texts[0], negatives=(Item.of(text),)) for text in ("spam", "eggs")]
+    found = Positives.of([*texts, *pictures, *own])
+    assert found.numbers.tolist() == [0, 1, 0, 2, 3, 2, 0, 0]
+    assert found.contrasted.tolist() == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize(
+    ("mixed", "subsets", "warnings"),
+    [
+        (True, "aaaa", ["subset a has the same positive (32 rows", "4 of 4 batches"]),
+        (False, "aabb", ["subset a has the same positive (16 rows", "2 of 4 batches"]),
+        (True, "aabb", ["subset a has the same positive (16 rows"]),
+        (True, "bbbb", []),
+    ],
+)
+def test_what_is_warned_of(caplog, mixed, subsets, warnings):
+    pairs = [
+        Pair(Item.of(str(row)), Item.of("spam" if name == "a" else str(row)), name, row)
+        for row, name in enumerate(name for name in subsets for _ in range(8))
+    ]
+    names = [pair.subset for pair in pairs]
+    warn_about_positives(BatchPlan([], 32, 8, 0, 1, names, mixed, positives=Positives.of(pairs)), pairs)
+    assert len(caplog.messages) == len(warnings)
+    assert all(text in message for text, message in zip(warnings, caplog.messages, strict=True))
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

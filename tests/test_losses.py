@@ -76,7 +76,12 @@ def test_in_blocks_it_is_the_same(options, monkeypatch):
         loss = InfoNCE(0.3, **options, learn_temperature=True)
         value = loss(*inputs, answers)
         value.backward()
-        tensors = [value, *describe(*inputs, answers).values(), loss.log_scale.grad, *(side.grad for side in inputs)]
+        tensors = [
+            value,
+            *describe(*inputs, answers, loss).values(),
+            loss.log_scale.grad,
+            *(side.grad for side in inputs),
+        ]
         found.append(torch.cat([tensor.detach().double().flatten() for tensor in tensors]))
     assert all((one - found[-1]).abs().max() < 1e-6 for one in found)  # the scale is in single precision
 
@@ -99,8 +104,9 @@ def test_nothing_is_larger_than_a_block(options, monkeypatch):
     monkeypatch.setattr(losses, "BLOCK", 2 * len(sides[1]))
     inputs = [side.clone().requires_grad_() for side in sides]
     with Largest() as largest:
-        InfoNCE(0.3, **options)(*inputs, answers).backward()
-        describe(*inputs, answers)
+        loss = InfoNCE(0.3, **options)
+        loss(*inputs, answers).backward()
+        describe(*inputs, answers, loss)
     assert largest.elements <= max(losses.BLOCK, sides[1].numel()) < 7 * len(sides[1])
 
 
@@ -110,10 +116,29 @@ def test_describe_against_a_loop():
     similarity = [[float(query @ candidate) for candidate in candidates] for query in queries]
     best = [max(range(len(keys)), key=row.__getitem__) for row in similarity]
     wrong = [similarity[i][j] for i in range(7) for j in range(len(keys)) if not right[i][j]]
-    found = describe(queries, candidates, answers)
+    found = describe(queries, candidates, answers, InfoNCE())
     assert found["accuracy"] == pytest.approx(sum(right[i][at] for i, at in enumerate(best)) / 7)
     assert found["positive_similarity"] == pytest.approx(sum(similarity[i][i] for i in range(7)) / 7)
     assert found["negative_similarity"] == pytest.approx(sum(wrong) / len(wrong))
+    assert found["without_negatives"] == 0
+
+
+def test_queries_without_negatives():
+    """Four queries; the first two share a positive, and every training row pairs the third with all candidates."""
+    vectors = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    numbers = torch.tensor([5, 5, 6, 7])
+    known = torch.tensor([[5, 5, 5], [5, 5, 5], [6, 5, 7], [7, 7, 7]])
+    answers = Answers(numbers, known)
+    sides = vectors, vectors.roll(1, 0)
+
+    def count(answers, **options):
+        return describe(*sides, answers, InfoNCE(**options))["without_negatives"].item()
+
+    assert count(answers) == 0
+    assert count(answers, mask_known=True) == 1
+    assert count(answers, mask_margin=-2.0) == 4
+    alike = Answers(torch.full((4,), 5), torch.full((4, 1), 5))
+    assert count(alike) == count(alike, mask_identical=False) == 4
 
 
 def test_dims_are_the_mean_over_cut_vectors():

@@ -198,7 +198,7 @@ def test_a_finished_run_trains_nothing_and_evaluates_again(forks, whole, tmp_pat
     assert same(checkpoint(folder), checkpoint(whole()))
     assert [path.name for path in steps(folder / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
     rows = [(its / "metrics.csv").read_text().splitlines()[1 : STEPS + 1] for its in (folder, whole())]
-    assert [row.split(",")[:7] for row in rows[0]] == [row.split(",") for row in rows[1]]
+    assert [row.split(",")[:8] for row in rows[0]] == [row.split(",") for row in rows[1]]
 
 
 def test_starting_over(forks, whole, killed):

@@ -10,12 +10,13 @@ from functools import cached_property
 
 import numpy as np
 
+from gen2embed.data.positives import Cluster, Parts, Positives
 from gen2embed.data.rows import known_names
 from gen2embed.types import UserError
 
 LOOK_AHEAD = 64  # clusters that are passed over for one that fits
+SPREAD = 1  # the random stream that spaces equal positives
 
-Cluster = Sequence[int]
 Batch = list[list[int]]  # the rows of each rank
 
 
@@ -28,11 +29,14 @@ class BatchPlan:
     2. They fill the parts of one batch after the other. A cluster goes into one part whole, or waits for the next.
     3. What is left of a part that no cluster fits, and of the last batch, is filled with clusters that come again, and
        with single rows where none of them fits.
+    4. Batches whose candidates would all be one item, which train nothing, exchange clusters with others.
 
     pairs: rows a batch. ranks: parts a batch.
     subsets: the subset of each row; None knows of none, and mixes them.
     mixed: a batch may hold several subsets. Otherwise it is of one, and a subset of fewer rows makes smaller batches.
     weights: the share of an epoch that each subset has; None leaves them as large as they are.
+    positives: which rows have equal positives; None knows of none.
+    distinct: keep rows of equal positives in different batches, as far as there are others.
     """
 
     members: Sequence[Cluster]
@@ -43,6 +47,8 @@ class BatchPlan:
     subsets: Sequence[str] | None = None
     mixed: bool = True
     weights: Mapping[str, float] | None = None
+    positives: Positives | None = None
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(self.rows, self.pairs, ranks=self.ranks)
@@ -76,11 +82,11 @@ class BatchPlan:
             clusters = [cluster for its in turns.values() for cluster in its]
             clusters = [clusters[index] for index in rng.permutation(len(clusters))]
             everything = [cluster for its in self._groups.values() for cluster in its]
-            return self._filled(clusters, everything, self.pairs)
+            return self._filled(clusters, everything, self.pairs, epoch)
         batches = [
             batch
             for name, its in turns.items()
-            for batch in self._filled(its, self._groups[name], min(self.pairs, self._distinct[name]))
+            for batch in self._filled(its, self._groups[name], min(self.pairs, self._distinct[name]), epoch)
         ]
         return [batches[index] for index in rng.permutation(len(batches))]
 
@@ -115,39 +121,71 @@ class BatchPlan:
         first = epoch * count - passes[0] * len(clusters)
         return [clusters[index] for index in np.concatenate(orders)[first : first + count]]
 
-    def _filled(self, clusters: Sequence[Cluster], spare: Sequence[Cluster], pairs: int) -> list[Batch]:
+    def _filled(self, clusters: Sequence[Cluster], spare: Sequence[Cluster], pairs: int, epoch: int) -> list[Batch]:
         """Batches of the clusters, of about `pairs` rows. spare: what completes them, with at least so many rows."""
         size = pairs // self.ranks
+        apart = self.positives if self.distinct else None
+        if apart:
+            clusters = apart.spread(clusters, np.random.default_rng([self.seed, epoch, SPREAD]))
         # of a subset that is smaller than a batch, a part may be smaller than a cluster
         waiting = deque(cluster[at : at + size] for cluster in clusters for at in range(0, len(cluster), size))
         again = itertools.cycle([*clusters, *spare])
-        batches: list[Batch] = []
+        batches: list[Parts] = []
         while waiting:
-            taken: set[int] = set()
+            taken = _Taken(apart)
             batches.append([_take(waiting, size, taken) for _ in range(self.ranks)])
+            if apart and waiting:  # what is left can only repeat a positive
+                for part in batches[-1]:
+                    part.extend(_take(waiting, size - _count(part), taken, repeat=True))
             for part in batches[-1]:
-                if len(part) < size:
-                    part.extend(_take(deque(itertools.islice(again, LOOK_AHEAD)), size - len(part), taken))
-                while len(part) < size:
-                    rows = [row for row in next(again) if row not in taken][: size - len(part)]
-                    part.extend(rows)
-                    taken.update(rows)
-        return batches
+                if (room := size - _count(part)) > 0:
+                    part.extend(_take(deque(itertools.islice(again, LOOK_AHEAD)), room, taken, repeat=True))
+                while (room := size - _count(part)) > 0:
+                    if rows := [row for row in next(again) if row not in taken.rows][:room]:
+                        part.append(rows)
+                        taken.add(rows)
+        if self.positives:
+            self.positives.mend(batches)
+        return [[list(itertools.chain.from_iterable(part)) for part in batch] for batch in batches]
 
 
-def _take(waiting: deque[Cluster], room: int, taken: set[int]) -> list[int]:
-    """Take the next clusters that fit into `room` rows and hold none that is taken; returns their rows."""
-    part: list[int] = []
+class _Taken:
+    """The rows of a batch, and the numbers of their positives where those are kept apart."""
+
+    def __init__(self, apart: Positives | None) -> None:
+        self.apart, self.rows, self.numbers = apart, set[int](), set[int]()
+
+    def add(self, cluster: Cluster) -> None:
+        self.rows.update(cluster)
+        if self.apart:
+            self.numbers.update(self.apart.numbers[list(cluster)].tolist())
+
+    def takes(self, cluster: Cluster, *, repeat: bool) -> bool:
+        """Whether a cluster has no row that is taken, and, unless it may repeat them, no positive that is."""
+        if not self.rows.isdisjoint(cluster):
+            return False
+        return repeat or not self.apart or self.numbers.isdisjoint(self.apart.numbers[list(cluster)].tolist())
+
+
+def _take(waiting: deque[Cluster], room: int, taken: _Taken, *, repeat: bool = False) -> list[Cluster]:
+    """Take the next clusters that fit into `room` rows and that the batch takes."""
+    part: list[Cluster] = []
     passed: list[Cluster] = []
-    while waiting and len(part) < room and len(passed) < LOOK_AHEAD:
+    ahead = max(LOOK_AHEAD, 4 * room) if taken.apart and not repeat else LOOK_AHEAD
+    while waiting and room and len(passed) < ahead:
         cluster = waiting.popleft()
-        if len(cluster) <= room - len(part) and taken.isdisjoint(cluster):
-            part += cluster
-            taken.update(cluster)
+        if len(cluster) <= room and taken.takes(cluster, repeat=repeat):
+            part.append(cluster)
+            taken.add(cluster)
+            room -= len(cluster)
         else:
             passed.append(cluster)
     waiting.extendleft(reversed(passed))
     return part
+
+
+def _count(part: Sequence[Cluster]) -> int:
+    return sum(map(len, part))
 
 
 @dataclass(frozen=True)

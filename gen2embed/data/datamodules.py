@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gen2embed.data.batches import Share
+from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.workers import start_worker
+from gen2embed.log import log
 from gen2embed.types import Item, Pair, Prepare, Prepared, Role, UserError
 
 
@@ -96,6 +98,33 @@ def several_positives(pairs: Iterable[Pair]) -> dict[str, list[int]]:
     for pair in pairs:
         found.setdefault(pair.query.key, {})[number(pair.positive)] = None
     return {key: list(numbers) for key, numbers in found.items() if len(numbers) > 1}
+
+
+def warn_about_positives(plan: BatchPlan, pairs: Sequence[Pair]) -> None:
+    """Warn of subsets that have one positive alone, and of batches in which no query has a negative."""
+    positives = plan.positives
+    if positives is None:
+        return
+    trained = {pair.subset for pair in pairs if plan.weights is None or plan.weights[pair.subset] > 0}
+    for name, its in positives.alone(pairs).items():
+        if name not in trained:
+            continue
+        if plan.mixed and len(trained) > 1:
+            outcome = "its only negatives are of other subsets"
+        else:
+            more = "" if plan.mixed else ", or set batch.mixed=true"
+            outcome = f"its batches train nothing; leave it out of data.subsets, or add other positives{more}"
+        said = name, len(its), pairs[its[0]].positive, outcome
+        log.warning("every pair of subset %s has the same positive (%d rows: %s): %s", *said)
+    batches = plan.epoch(0)
+    alone = sum(positives.lone(chain.from_iterable(batch)) is not None for batch in batches)
+    if alone:
+        log.warning(
+            "%d of %d batches of an epoch hold one positive alone: no query has a negative there, and they train "
+            "nothing; add pairs with other positives, or raise batch.pairs",
+            alone,
+            len(batches),
+        )
 
 
 class PairDataModule(LightningDataModule):

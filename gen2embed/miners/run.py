@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from gen2embed.data.clusters import SCHEMA, data_fingerprint, write_clusters
+from gen2embed.data.positives import Positives
 from gen2embed.encoder.collapse import warn_if_collapsed
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.encoder.store import digest
-from gen2embed.log import progress
+from gen2embed.log import log, progress
 from gen2embed.miners.base import Miner, Subset
 from gen2embed.miners.neighbours import find_neighbours
 from gen2embed.peers import ALONE, Peers
@@ -69,6 +70,13 @@ def mine_pairs(
     Raises `UserError`, before anything is embedded, if a subset is too small for the miner.
     """
     places = _places(pairs, miner)
+    if peers.rank == 0:
+        for name, rows_of_it in Positives.of(pairs).alone(pairs).items():
+            log.warning(
+                "every pair of subset %s has the same positive (%d rows): its clusters hold no negative",
+                name,
+                len(rows_of_it),
+            )
     encoded: tuple[Encoded, ...] = ()
     queries = positives = torch.empty(len(pairs), 0)
     if miner.embeds:
