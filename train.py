@@ -16,12 +16,13 @@ from omegaconf import DictConfig
 from gen2embed import tables
 from gen2embed.callbacks import Agree, CountWithoutNegatives, Validate
 from gen2embed.config import plain
-from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
+from gen2embed.data.batches import BatchPlan, Share, check_sizes
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
 from gen2embed.data.datamodules import Collate, PairDataModule, several_positives, warn_about_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
+from gen2embed.data.weights import tempered
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
@@ -69,7 +70,7 @@ def main(cfg: DictConfig) -> None:
     pairs, miner, batch = read_pairs(data, trainer, Path(cfg.output_dir)), instantiate(cfg.mining), cfg.batch
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None
     largest = clusters.largest if clusters else miner.top_k + 1 if miner else 1
-    check_sizes(len(pairs), batch.pairs, largest, trainer.world_size, batch.chunk, batch.chunk_tokens)
+    check_sizes(len(pairs), batch.pairs, largest, resume.ranks, batch.chunk, batch.chunk_tokens)
     benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer) if trainer.is_global_zero else []
     validation = make_benchmarks(cfg, cfg.validation.benchmark, trainer) if cfg.validation else []
 
@@ -94,7 +95,7 @@ def fine_tune(
 ) -> Embedder:
     """The embedder after its training, or what is left of it, in evaluation mode."""
     folder, batch = Path(cfg.output_dir), cfg.batch
-    share = Share(plan_of(cfg, trainer, pairs, clusters), trainer.global_rank)
+    share = Share(plan_of(cfg, resume.ranks, pairs, clusters), trainer.global_rank, ranks=trainer.world_size)
     given = resume.check(embedder, pairs, share.plan)
     trainer.callbacks += [Agree(given), CountWithoutNegatives()]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
@@ -165,8 +166,11 @@ def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequ
     return callback.best if callback.keep == "best" else {}
 
 
-def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:
-    """The batches of the run; raises `UserError` for weights that the data do not have."""
+def plan_of(cfg: DictConfig, ranks: int, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:
+    """The batches of the run, in parts for the ranks that it began with.
+
+    Raises `UserError` for weights that the data do not have.
+    """
     batch, subsets = cfg.batch, [pair.subset for pair in pairs]
     weights = None if batch.weights is None else dict(batch.weights)
     if batch.temperature is not None:
@@ -179,7 +183,7 @@ def plan_of(cfg: DictConfig, trainer: Trainer, pairs: Sequence[Pair], clusters: 
         len(pairs),
         batch.pairs,
         cfg.seed,
-        trainer.world_size,
+        ranks,
         subsets,
         mixed=batch.mixed,
         weights=weights,

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.encoder.dora import norms_once
@@ -80,6 +80,9 @@ class ContrastiveModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.train()  # Lightning leaves the mode as it is, and models are loaded for inference
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LambdaLR):  # as all are that take a number of steps
+            _follow(scheduler)
 
     def training_step(self, batch: TrainingBatch, _: int) -> None:
         self.sync.seed(self.seed, self.global_step)
@@ -183,3 +186,11 @@ def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractC
     if plugin.precision != "32-true":  # which leaves weights as they were loaded
         plugin.convert_module(model)
     return plugin.train_step_context
+
+
+def _follow(scheduler: LambdaLR) -> None:
+    """Set the rate of the step that comes next, which a checkpoint has from the schedule of its own number of steps."""
+    rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    scheduler._last_lr = [base * rate(scheduler.last_epoch) for base, rate in rates]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate

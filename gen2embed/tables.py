@@ -60,7 +60,7 @@ def training_table(
     frozen = sum(parameter.numel() for parameter in parameters) - trained
     plan = share.plan
     held = len({row for members in plan.members for row in members})
-    own = plan.pairs // plan.ranks
+    own = plan.pairs // share.count
     explicit = sum(len(pair.negatives) for pair in pairs)
     more = f", and {explicit / len(pairs):.1f} of its own each pair" if explicit else ""
     most = f" and {limit.rows} items" if limit.rows else ""
@@ -75,7 +75,7 @@ def training_table(
         *((f"  weight, {name}", f"{weight:.3g}") for name, weight in (plan.weights or {}).items()),
         ("batch", f"{plan.pairs} pairs a step, of {'mixed subsets' if plan.mixed else 'one subset'}"),
         ("  negatives", f"{plan.pairs - 1} a query{more}"),
-        ("  ranks", f"{plan.ranks}, with {own} pairs each"),
+        ("  ranks", f"{share.count}, with {own} pairs each"),
         ("  chunks", chunks),
         ("  memory", f"about {readable(needed.total)} a rank, beside inputs: {parts}"),
         ("  precision", precision),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from gen2embed import UserError
-from gen2embed.data.batches import BatchPlan, Share, check_sizes, tempered
+from gen2embed.data.batches import BatchPlan, Share, check_sizes
 from gen2embed.data.datamodules import warn_about_positives
 from gen2embed.data.positives import Positives
+from gen2embed.data.weights import tempered
 from gen2embed.types import Item, Pair
 
 
@@ -114,6 +115,19 @@ def test_shares_are_the_batch():
     shares = [itertools.islice(Share(plan, rank), 50) for rank in range(3)]
     for batch, *parts in zip(itertools.islice(plan.after(0), 50), *shares, strict=True):
         assert parts == batch
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_other_ranks_divide_the_same_batches(mixed):
+    """What a run planned for 2 ranks has on 4, or on 1."""
+    plan = BatchPlan(clusters(), 97, 16, 0, 2, ["a"] * 97, mixed)
+    for ranks in (1, 4):
+        shares = [itertools.islice(Share(plan, rank, 3, ranks), 20) for rank in range(ranks)]
+        for batch, *parts in zip(itertools.islice(plan.after(3), 20), *shares, strict=True):
+            assert [len(part) for part in parts] == [16 // ranks] * ranks
+            assert [row for part in parts for row in part] == [row for part in batch for row in part]
+    with pytest.raises(UserError, match=r"planned for 2 ranks, and 3 cannot share 16 pairs .* set trainer.devices"):
+        Share(plan, 0, 0, 3)
 
 
 # --- equal positives ------------------------------------------------------------------------------------------------

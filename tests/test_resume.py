@@ -1,5 +1,6 @@
 """A killed run goes on to the bits of one that was not, refuses what is not its own, and leaves whole files alone."""
 
+import csv
 import json
 import os
 import re
@@ -238,11 +239,12 @@ REFUSED = {
     "settings": (
         lambda *_: ["optim.optimizer.lr=0.02", "batch.temperature=2"],
         r"run/checkpoints/step=000004.ckpt was made with other settings: batch.temperature is None there and 2 here; "
-        r"optim.optimizer.lr is 0.003 there and 0.02 here; choose another output_dir, or resume=never to start over",
+        r"optim.optimizer.lr is 0.003 there and 0.02 here; take the change back, choose another output_dir, or "
+        r"resume=never to start over",
     ),
-    "ranks": (
-        lambda *_: [*TWO, "callbacks.checkpoints.keep=1"],
-        r"other settings: ranks is 1 there and 2 here; trainer.strategy is 'auto' there",
+    "fewer steps": (
+        lambda *_: ["trainer.max_steps=3"],
+        r"step=000004.ckpt is of step 4, and trainer.max_steps=3: set it to 4 or more, choose another output_dir",
     ),
     "data": (other_rows, r"other data: data is '12 rows of shape, t2i \(fingerprint \w+\)' there and '12 rows"),
     "base": (
@@ -280,8 +282,77 @@ def test_refusals_without_a_run(tmp_path):
     assert Resume({"resume": "auto"}, trainer).checkpoint is None
 
 
+def test_more_steps(forks, whole, tmp_path):
+    """A finished run goes on under the schedule of its new number of steps, also where it is killed on the way."""
+    folders = [Path(shutil.copytree(whole(), tmp_path / name)) for name in ("at_once", "killed")]
+    more = [f"trainer.max_steps={STEPS + 2}"]
+    assert forks(folders[1], *more, kill=[STEPS + 1, 0]) == [-signal.SIGKILL]
+    assert newest(folders[1]) == STEPS
+    for folder in folders:
+        assert forks(folder, *more) == [0], said(folder)
+        assert newest(folder) == STEPS + 2
+    assert f"trainer.max_steps was {STEPS} and is {STEPS + 2}: from step {STEPS} on" in " ".join(
+        said(folders[0]).split()
+    )
+    ends = [checkpoint(folder, STEPS + 2) for folder in folders]
+    assert same(*(end["state_dict"] for end in ends))
+    assert not same(ends[0]["state_dict"], checkpoint(whole())["state_dict"])
+    rows = list(csv.DictReader((folders[0] / "metrics.csv").open()))
+    rates = [float(row["lr"]) for row in rows if row["lr"]]
+    warm = 2
+    assert rates[-3:] == pytest.approx([0.003 * left / (STEPS + 2 - warm) if left != 2 else 0 for left in (2, 1, 0)])
+    assert forks(folders[0], *more, mistake="a step is trained") == [0]
+    # a model is there now: whoever changes what decides the training is told how to go on from it
+    assert forks(folders[0], *more, "optim.optimizer.lr=0.02") == [1]
+    assert f"checkpoint={folders[0] / 'adapter'}" in "".join(said(folders[0]).split())
+
+
+def test_another_number_of_ranks(forks, tmp_path):
+    """Without dropout, a run of one process that goes on with two ends as it would have, but for rounding."""
+    plain = ["adapter.dropout=0"]
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert forks(one, *plain) == [0], said(one)
+    assert forks(other, *plain, kill=[5, 0]) == [-signal.SIGKILL]
+    assert forks(other, *plain, ranks=2) == [0, 0], said(other)
+    assert "planned for 1 ranks and are divided among 2" in " ".join(said(other).split())
+    assert newest(other) == STEPS
+    found, expected = (checkpoint(folder)["state_dict"] for folder in (other, one))
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).abs().max() < 1e-2 * tensor.abs().max(), name  # Adam divides by small numbers
+    losses = [
+        [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open()) if row["loss"]]
+        for folder in (other, one)
+    ]
+    assert len(losses[0]) == STEPS
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert json.loads((other / "checkpoints/run.json").read_text())["settings"]["ranks"] == 1
+
+
+def test_shards_of_other_ranks_are_refused(tmp_path):
+    """What ZeRO divides cannot be read by another number of ranks, or without it."""
+    (tmp_path / "checkpoints/step=000004.ckpt").mkdir(parents=True)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    zero = {"_target_": "gen2embed.zero.Zero", "stage": 2, "timeout_seconds": 5}
+    config = {"resume": "auto", "output_dir": str(tmp_path), "trainer": {"max_steps": 9, "strategy": zero}, "batch": {}}
+    trainer = SimpleNamespace(callbacks=[Checkpoints(tmp_path / "checkpoints")], world_size=2, is_global_zero=True,
+                              strategy=SimpleNamespace(root_device=torch.device("cpu")))  # fmt: skip
+    settings = Resume({**config, "resume": "never"}, trainer).settings
+    (tmp_path / "checkpoints/run.json").write_text(json.dumps({"settings": settings}))
+    slower = {**config, "trainer": {"max_steps": 12, "strategy": {**zero, "timeout_seconds": 9}}}
+    assert Resume(slower, trainer).checkpoint.name == "step=000004.ckpt"
+    for strategy, ranks in ((zero, 4), ({**zero, "stage": 3}, 2), ("auto", 1)):
+        trainer.world_size = ranks
+        with pytest.raises(UserError, match=rf"divided among ranks by ZeRO.*checkpoint={tmp_path}/adapter, or resume"):
+            Resume({**config, "trainer": {"max_steps": 9, "strategy": strategy}}, trainer)
+
+
 def test_what_may_differ(forks, whole, killed):
-    """Workers, and what is done with the model afterwards."""
+    """Workers, and what is done with the model afterwards; and a setting that an earlier version did not have."""
+    file = killed / "checkpoints/run.json"
+    run = json.loads(file.read_text())
+    del run["settings"]["batch"]["distinct_positives"]
+    file.write_text(json.dumps(run))
     assert forks(killed, "batch.workers=2", "bootstrap=5", "data.clusters_of_any_model=true") == [0], said(killed)
     assert_bit_identical(killed, whole())
     assert "bootstrap: 5" in (killed / "config.yaml").read_text()

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from gen2embed.data.positives import Cluster, Parts, Positives
-from gen2embed.data.rows import known_names
+from gen2embed.data.weights import check_weights
 from gen2embed.types import UserError
 
 LOOK_AHEAD = 64  # clusters that are passed over for one that fits
@@ -89,6 +89,13 @@ class BatchPlan:
             for batch in self._filled(its, self._groups[name], min(self.pairs, self._distinct[name]), epoch)
         ]
         return [batches[index] for index in rng.permutation(len(batches))]
+
+    @property
+    def sizes(self) -> set[int]:
+        """The numbers of rows that batches have."""
+        if self.mixed:
+            return {self.pairs}
+        return {min(self.pairs, rows) // self.ranks * self.ranks for rows in self._distinct.values()}
 
     @cached_property
     def _groups(self) -> dict[str, list[Cluster]]:
@@ -190,14 +197,38 @@ def _count(part: Sequence[Cluster]) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's batches: its part of each batch of the plan, from the `first` on; all ranks have as many."""
+    """A rank's batches: its part of each batch of the plan, from the `first` on; all ranks have as many.
+
+    ranks: that share a batch; None is as many as the plan was made for. Others divide the same batches anew.
+    """
 
     plan: BatchPlan
     rank: int = 0
     first: int = 0
+    ranks: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` if a batch of the plan cannot be divided among the ranks."""
+        for size in self.plan.sizes:
+            if size % self.count:
+                raise UserError(
+                    f"batches were planned for {self.plan.ranks} ranks, and {self.count} cannot share {size} pairs "
+                    f"equally; set trainer.devices so that there are {self.plan.ranks}, or choose another output_dir"
+                )
+
+    @property
+    def count(self) -> int:
+        """How many ranks share a batch."""
+        return self.ranks or self.plan.ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank] for batch in self.plan.after(self.first))
+        for batch in self.plan.after(self.first):
+            if self.count == self.plan.ranks:
+                yield batch[self.rank]
+            else:
+                rows = list(itertools.chain.from_iterable(batch))
+                size = len(rows) // self.count
+                yield rows[self.rank * size : (self.rank + 1) * size]
 
 
 def check_sizes(
@@ -217,23 +248,3 @@ def check_sizes(
         raise UserError(
             f"batch.pairs={pairs} cannot be split {whole}{among}".rstrip() + f"; set it to {' or '.join(fits)}"
         )
-
-
-def check_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:
-    """Raise `UserError` unless every subset has a weight, and some are above zero."""
-    names = list(dict.fromkeys(subsets))
-    known_names("batch.weights", "subset", names, list(weights))
-    if missing := [name for name in names if name not in weights]:
-        raise UserError(f"batch.weights says nothing of {', '.join(missing)}; give every subset a weight, 0 for none")
-    if min(weights.values()) < 0 or not max(weights.values()) > 0:
-        raise UserError(f"batch.weights are at least 0, and one is above; got {dict(weights)}")
-
-
-def tempered(subsets: Sequence[str], temperature: float) -> dict[str, float]:
-    """Weights of subsets of n rows, n ** (1 / temperature): 1 is as they are, and the higher, the more alike (Devlin et
-    al., multilingual BERT; arXiv 1907.05019, section 4.2).
-    """
-    if temperature <= 0:
-        raise UserError(f"batch.temperature is above 0; got {temperature:g}")
-    names, counts = np.unique(subsets, return_counts=True)
-    return {str(name): float(count ** (1 / temperature)) for name, count in zip(names, counts, strict=True)}

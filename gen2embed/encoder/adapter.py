@@ -21,6 +21,7 @@ from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.card import CARD, base_of, check_weights, is_adapter, read_card, write_card
 from gen2embed.encoder.dora import keep_norms
 from gen2embed.encoder.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
+from gen2embed.encoder.run_folder import advice
 from gen2embed.files import is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log
@@ -226,7 +227,8 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
     folder = Path(source)
     if not is_remote(source):
         if not folder.is_dir():
-            raise UserError(f"the checkpoint folder {source} does not exist")
+            state = "is a file" if folder.is_file() else "does not exist"
+            raise UserError(f"the checkpoint folder {source} {state}{advice(folder)}")
         return folder if is_adapter(folder) else None
     try:
         hub.hf_hub_download(str(source), "adapter_config.json", revision=revision)
@@ -235,4 +237,6 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None  # the repository is there, and holds something else
         first = first_line(error)
-        raise UserError(f"{source} is no folder here, and could not be loaded from the hub: {first}") from error
+        raise UserError(
+            f"{source} is no folder here, and could not be loaded from the hub: {first}{advice(source)}"
+        ) from error

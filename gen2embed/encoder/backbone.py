@@ -31,6 +31,7 @@ from gen2embed.encoder.identity import (
     remote_code_digest,
 )
 from gen2embed.encoder.processor import load_processor
+from gen2embed.encoder.run_folder import advice
 from gen2embed.files import is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log
@@ -213,9 +214,10 @@ def check_path(path: str | Path) -> str:
             return str(path)
         raise UserError(
             f"the model folder {path} does not exist (and it is not a hub id such as Qwen/Qwen2-VL-2B-Instruct)"
+            + advice(path)
         )
     if not (folder / "config.json").is_file():
-        raise UserError(f"the folder {path} is not a Hugging Face checkpoint: it has no config.json")
+        raise UserError(f"the folder {path} is not a Hugging Face checkpoint: it has no config.json{advice(path)}")
     if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
         raise UserError(f"the checkpoint {path} has no weights: no file matches {' or '.join(WEIGHTS)}")
     return str(folder)

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, Rev
 
 from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, read_card
+from gen2embed.encoder.run_folder import advice
 from gen2embed.files import is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log
@@ -82,7 +83,7 @@ def find_source(
         path = base
     folder = find_adapter(adapter, adapter_revision)
     if folder is None:
-        raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json")
+        raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json{advice(adapter)}")
     return Source(path, folder, read_card(folder), revision)
 
 
