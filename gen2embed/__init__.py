@@ -1,8 +1,29 @@
 """gen2embed: turn a generative multimodal LLM into an embedding model, and prove that it is one."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen2embed.encoder.embedder import Embedder
+    from gen2embed.errors import UserError
+    from gen2embed.types import Item
+
 __version__ = "0.1.0"
 
-from gen2embed.encoder.embedder import Embedder
-from gen2embed.types import Item, UserError
-
 __all__ = ["Embedder", "Item", "UserError", "__version__"]
+
+_MODULES = {"Embedder": "encoder.embedder", "Item": "types", "UserError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what the API names when it is asked for (PEP 562): torch alone takes seconds, and help needs none."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,18 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from gen2embed import compare
-from gen2embed.commands import embed, search
-from gen2embed.doctor import command as doctor
-from gen2embed.eval_report import command as report
-from gen2embed.export import command as export
-from gen2embed.log import quieten_libraries
+from gen2embed.cli import compare, doctor, embed, export, report, search
+from gen2embed.errors import UserError
 from gen2embed.redaction import visible
-from gen2embed.types import UserError
 
 
 class Command(Protocol):
-    """A module that is a command; its docstring is its help."""
+    """A module of `cli`: its docstring is the help, and it imports torch and the like only when it runs."""
 
     __doc__: str | None
 
@@ -47,15 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gen2embed", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        said = module.__doc__ or ""
-        its = commands.add_parser(
+        description = module.__doc__ or ""
+        command = commands.add_parser(
             name,
-            help=said.partition("\n")[0],
-            description=said,
+            help=description.partition("\n")[0],
+            description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(its)
+        module.add_arguments(command)
     args = parser.parse_args(argv)
+    from gen2embed.log import quieten_libraries  # noqa: PLC0415  # rich is not needed for --help
+
     quieten_libraries()
     try:
         return COMMANDS[args.command].run(args) or 0

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
-from gen2embed.types import UserError
+from gen2embed.choices import PRECISIONS, Precision
+from gen2embed.errors import UserError
 
-Precision = Literal["float32", "int8", "binary"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "binary")
 BITS = {"float32": 32, "int8": 8, "binary": 1}  # an element
 STEPS = 127  # of int8 on either side of zero
 BLOCK = 4096  # candidates decoded at a time

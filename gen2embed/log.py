@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -20,6 +19,8 @@ DRAWN = 0.1  # seconds between two changes of a bar, so that a step may be as sh
 
 def quieten_libraries() -> None:
     """Silence what the libraries say about their own loading; for the entry points, not for the Python API."""
+    import transformers  # noqa: PLC0415  # takes a second, which only those who load a model should wait for
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     for name in ("lightning.pytorch.utilities.rank_zero", "httpx", "httpx2"):  # the last two tell every request

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from gen2embed.choices import Convention
 from gen2embed.types import IMAGE_MARKER, Item, Role, UserError
 
-Convention = Literal["reference", "native"]
 Modality = Literal["text", "image"]
 Kind = Literal["template", "prompt", "text", "image", "marker"]
 

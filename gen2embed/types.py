@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from gen2embed.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
 from gen2embed.content import orientation, wrong_with
-
-Role = Literal["query", "candidate"]
-ROLES: tuple[Role, ...] = ("query", "candidate")
+from gen2embed.errors import UserError, did_you_mean, first_line  # noqa: F401
 
 Inputs = dict[str, Tensor]  # of a model, as a batch
 Advance = Callable[[int], object]  # is told how many steps of long work were done
@@ -26,23 +24,8 @@ Advance = Callable[[int], object]  # is told how many steps of long work were do
 IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
 
 
-class UserError(ValueError):
-    """Something that the user can mend: the message says what was wrong, what was got, and the remedy."""
-
-
 def unseen(steps: int) -> None:
     """An `Advance` where nobody looks at the progress."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """` (did you mean ...?)`, or nothing where no name is close: the end of a `UserError`."""
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 @dataclass(frozen=True, eq=False)

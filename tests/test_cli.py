@@ -13,7 +13,8 @@ import torch
 from conftest import TINY, noise
 
 from gen2embed.__main__ import COMMANDS, main
-from gen2embed.commands import embed, search
+from gen2embed.cli.model import STORE
+from gen2embed.commands import search
 from gen2embed.commands.given import read_items
 from gen2embed.compression import compress
 from gen2embed.encoder.embedder import Embedder
@@ -224,4 +225,4 @@ def test_what_the_command_line_does_not_take(capfd):
         code, _, err = run(capfd, *args)
         assert code == 2
         assert "usage: python -m gen2embed" in err
-    assert embed.STORE.parts == ("outputs", "embeddings")
+    assert STORE.parts == ("outputs", "embeddings")

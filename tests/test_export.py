@@ -25,12 +25,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, UserError, report
+from gen2embed.choices import EXPORT_KINDS
+from gen2embed.cli import export as command
 from gen2embed.config import plain
 from gen2embed.data.world import read_world
 from gen2embed.encoder.adapter import Lora, save
 from gen2embed.encoder.engine import Engine
 from gen2embed.evaluate import evaluate
-from gen2embed.export import command, kinds, sentences, write
+from gen2embed.export import kinds, sentences, write
 from gen2embed.export.sentences import lent_processor
 from gen2embed.export.write import KINDS, Source, export
 from gen2embed.presets import compose_shipped
@@ -69,6 +71,10 @@ def truth(trained):
     assert (vectors["query"] * vectors["candidate"]).sum(dim=1).max() < 0.999
     assert (vectors["query"] * base.encode(GIVEN, "query")).sum(dim=1).max() < 0.999
     return vectors
+
+
+def test_the_command_line_offers_each_kind():
+    assert tuple(KINDS) == EXPORT_KINDS
 
 
 def run(*args):

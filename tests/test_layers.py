@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
+import gen2embed
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "content", "log", "files", "products", "redaction", "shipped", "names"),
+    0: ("types", "choices", "errors", "content", "log", "files", "products", "redaction", "shipped", "names"),
     1: (
         "prompts",
         "images",
@@ -42,6 +43,7 @@ LAYERS = {
         "sweeps",
         "demo",
         "compare",
+        "cli",
         "commands",
         "doctor",
         "rehearsal",
@@ -53,7 +55,7 @@ LAYERS = {
     ),
     6: ("__main__",),
 }
-UNDER_TYPES = "content"  # which L0's types build on
+UNDER_TYPES = ("choices", "errors", "content")  # which L0's types build on
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
@@ -75,7 +77,7 @@ def test_imports_point_down(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
     for name in imported(path.read_text()):
         assert name in LEVEL, f"{name} has no layer"
-        assert LEVEL[name] < LEVEL[own] or name in (own, UNDER_TYPES) or (LEVEL[own] >= 5 and LEVEL[name] == 5), (
+        assert LEVEL[name] < LEVEL[own] or name in (own, *UNDER_TYPES) or (LEVEL[own] >= 5 and LEVEL[name] == 5), (
             f"{own} imports {name}"
         )
 
@@ -100,7 +102,49 @@ def test_sizes():
         assert len(path.read_text().splitlines()) <= 250, path
 
 
-def test_the_python_api_does_not_load_what_trains():
-    """Lightning takes two seconds to import, a quarter of all: who only embeds need not wait for it."""
-    said = "import sys, gen2embed; print({'lightning', 'wandb', 'deepspeed', 'mteb'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "set()\n"
+# The packages that take long to import, of those that are installed; names that python itself has are left out.
+HEAVY = {
+    *("torch", "transformers", "tokenizers", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),
+    *("lightning", "torchmetrics", "wandb", "deepspeed", "mteb", "sentence_transformers", "faiss"),
+    *("numpy", "scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "PIL", "rich", "jinja2", "yaml"),
+    *("hydra", "omegaconf", "pydantic", "jaxtyping", "httpx", "fsspec"),
+}
+API = {"torch", "numpy", "PIL", "jaxtyping", "rich", "tokenizers"}  # what encoding itself is made of
+
+
+def loaded_by(code):
+    """Which heavy packages a fresh process has imported after `code`, whether or not that exits; and our modules."""
+    program = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    names = set(ended.stderr.splitlines()[-1].split())
+    return names & HEAVY, {name for name in names if name.split(".")[0] == "gen2embed"}
+
+
+def test_importing_the_package_imports_nothing_else():
+    heavy, ours = loaded_by("import gen2embed; gen2embed.__version__")
+    assert not heavy
+    assert ours == {"gen2embed"}
+
+
+def test_importing_the_embedder_does_not_import_what_loads_and_trains():
+    """transformers, peft and Lightning take two thirds of the time, and nobody needs them before there is a model."""
+    heavy, ours = loaded_by("from gen2embed import Embedder, Item, UserError")
+    assert heavy == API
+    assert "gen2embed.encoder.embedder" in ours
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["embedd"], ["search", "--help"], ["embed", "x", "--output", "y", "--rolle", "query"]]
+)
+def test_help_and_wrong_arguments_import_no_library(arguments):
+    heavy, ours = loaded_by(f"from gen2embed.__main__ import main; main({arguments})")
+    assert not heavy
+    assert "gen2embed.cli.embed" in ours
+
+
+@pytest.mark.parametrize("name", gen2embed.__all__)
+def test_the_public_names_are_there(name):
+    assert name in dir(gen2embed)
+    assert getattr(gen2embed, name)
+    with pytest.raises(AttributeError, match="Embeder"):
+        gen2embed.Embeder  # noqa: B018

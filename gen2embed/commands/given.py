@@ -36,15 +36,6 @@ class Given:
         return ["  ".join(" ".join(value.split()) for value in row if value) for row in rows]
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    its = parser.add_argument_group("model", "what is not given is what the checkpoint carries")
-    its.add_argument("--model", metavar="PATH", required=required, help="a folder, a hub id, or an adapter's folder")
-    its.add_argument("--adapter", metavar="PATH", help="a folder or hub id of an adapter to load onto the model")
-    its.add_argument("--prompt", help="hierarchical, system, suffix, none, ...")
-    its.add_argument("--convention", choices=("native", "reference"), help="of the prompt")
-    its.add_argument("--resolution", help="clamp, clip, original, ...")
-
-
 def load_model(args: argparse.Namespace) -> Embedder:
     """The embedder that the flags describe; raises `UserError` if it cannot be loaded."""
     return Embedder.from_pretrained(args.model, args.adapter, args.prompt, args.convention, args.resolution)

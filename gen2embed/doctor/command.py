@@ -1,12 +1,4 @@
-"""Check libraries, device, disk, weights and data, before hours of work.
-
-    python -m gen2embed doctor
-    python -m gen2embed doctor photos --model Qwen/Qwen2-VL-2B-Instruct
-    python -m gen2embed doctor data=pairs data.path=my/pairs.csv --model outputs/run/adapter
-
-A line a finding: ok, warning or problem, with the remedy; the exit code is 1 if there is a problem. DATA is what
-`embed` takes, or settings of the groups data and benchmark, as of train.py.
-"""
+"""Run all checks: the work of `python -m gen2embed doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gen2embed.commands.given import add_model_arguments, load_model
+from gen2embed.commands.given import load_model
 from gen2embed.doctor.data import check_items, check_settings
 from gen2embed.doctor.environment import check_device, check_folder, check_libraries
 from gen2embed.doctor.findings import Finding, guarded
@@ -26,12 +18,6 @@ from gen2embed.redaction import visible
 from gen2embed.types import Item
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="*", metavar="DATA")
-    parser.add_argument("--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="default outputs")
-    add_model_arguments(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> int:

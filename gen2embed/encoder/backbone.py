@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import huggingface_hub as hub
 import torch
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
+from gen2embed.choices import Attention, Dtype
 from gen2embed.encoder.identity import (
     EARLIER,
     WEIGHTS,
@@ -37,8 +38,6 @@ from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.types import UserError, first_line
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 REMOVED = ("phi3_v",)  # microsoft/Phi-3.5-vision-instruct: its remote code is of transformers 4
 SEEING = re.compile(r"visual|vision|projector|connector")  # in names of what a picture goes through before the layers
 CAUSAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "smolvlm")  # model types that never look ahead

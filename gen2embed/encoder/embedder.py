@@ -6,33 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Num, Shaped
-from PIL import Image
 from torch import Tensor
 
 from gen2embed import compression, images
-from gen2embed.compression import Precision
-from gen2embed.encoder import saving, vision
-from gen2embed.encoder.adapter import load as load_adapter
-from gen2embed.encoder.adapter import merge
-from gen2embed.encoder.backbone import Attention, Backbone, Dtype, load_backbone
+from gen2embed.choices import ROLES, Attention, Convention, Dtype, Precision, Role
+from gen2embed.encoder import vision
 from gen2embed.encoder.chunks import Preparer
+from gen2embed.encoder.effect import check_effect
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.fingerprint import fingerprint_of
 from gen2embed.encoder.given import Input, as_item
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.packing import lengths, visible
 from gen2embed.encoder.pooling import last_token, unit_vectors
-from gen2embed.encoder.source import find_source
 from gen2embed.encoder.vision import Features, Seen
 from gen2embed.images import Policy, Resolution
-from gen2embed.prompts import Convention, Prompt
-from gen2embed.types import ROLES, Chunk, Inputs, Item, Role, UserError, moved
+from gen2embed.prompts import Prompt
+from gen2embed.types import Chunk, Inputs, Item, UserError, moved
 
-ROUNDING = 1e-6  # in an element of a unit vector, in single precision
+if TYPE_CHECKING:
+    from gen2embed.encoder.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -84,18 +81,23 @@ class Embedder:
 
         Raises `UserError` for what cannot be loaded, with the remedy.
         """
+        # transformers' models and peft take seconds to import, and only loading and saving need them
+        from gen2embed.encoder.adapter import load, merge  # noqa: PLC0415
+        from gen2embed.encoder.backbone import load_backbone  # noqa: PLC0415
+        from gen2embed.encoder.source import find_source  # noqa: PLC0415
+
         source = find_source(path, adapter, revision, adapter_revision)
         chosen, resolution = source.choose(prompt, convention, resolution)
         backbone = load_backbone(
             source.path, resolution, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
         )
         if source.adapter is not None:
-            backbone = load_adapter(backbone, source.adapter)
+            backbone = load(backbone, source.adapter)
         build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
         embedder = cls(backbone, build, packing, Seen(int(picture_cache_gib * 2**30)))
         if source.adapter is None:
             return embedder
-        embedder._check_effect(source.adapter)
+        check_effect(embedder, source.adapter)
         return replace(embedder, backbone=merge(backbone)) if merge_adapter else embedder
 
     def encode(
@@ -137,6 +139,8 @@ class Embedder:
 
         Either has its prompt and resolution beside it; see `gen2embed.encoder.saving`.
         """
+        from gen2embed.encoder import saving  # noqa: PLC0415
+
         saving.save_pretrained(self.backbone, self.build.prompt, self.build.resolution, Path(folder))
 
     def push_to_hub(
@@ -147,6 +151,8 @@ class Embedder:
         private: of a new repository; None is the account's default. token: None is that of `hf auth login`.
         Returns the address of the commit. Raises `UserError` for what the hub refuses.
         """
+        from gen2embed.encoder import saving  # noqa: PLC0415
+
         prompt, resolution = self.build.prompt, self.build.resolution
         return saving.push_to_hub(self.backbone, prompt, resolution, repo_id, private, revision, token)
 
@@ -228,21 +234,6 @@ class Embedder:
     def at_resolution(self, policy: Policy) -> Embedder:
         """The same embedder with another resolution policy."""
         return replace(self, build=replace(self.build, resolution=replace(self.build.resolution, policy=policy)))
-
-    def _check_effect(self, adapter: Path) -> None:
-        """Raise `UserError` if an adapter changes neither a text's vector nor a picture's."""
-        for item in (Item.of("a red apple"), Item.of("", Image.new("RGB", (336, 336), "red"))):
-            with torch.inference_mode():
-                inputs = self.build([item], "query")
-                adapted = self.embed_inputs(inputs)
-                with self.backbone.full.disable_adapter():
-                    plain = self.embed_inputs(inputs)
-            if (adapted - plain).abs().max() > ROUNDING:
-                return
-        raise UserError(
-            f"the adapter {adapter} changes no output of {self.backbone.name}: it was saved before it was trained, or "
-            "its weights are zero; load the model without it, or another checkpoint"
-        )
 
     @property  # not kept: a setting of the loaded model may be changed in between
     def fingerprint(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -134,6 +133,9 @@ class Engine:
                     advance(len(rows))
                     yield rows
             except Exception as error:
+                # accelerate imports most of torch, and memory is seldom short
+                from accelerate.utils.memory import should_reduce_batch_size  # noqa: PLC0415
+
                 if tokens <= FEWEST_TOKENS or not should_reduce_batch_size(error):
                     raise
                 tokens //= 2

@@ -13,11 +13,13 @@ import importlib.metadata
 import json
 import re
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gen2embed.encoder.backbone import Backbone
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.pooling import last_token
+
+if TYPE_CHECKING:
+    from gen2embed.encoder.backbone import Backbone
 
 SETTINGS = {  # keys of a fingerprint, and what they cover
     "model": "a hub id at its commit, or a digest of the local files that decide an embedding",

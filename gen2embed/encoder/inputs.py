@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from transformers.processing_utils import ProcessorMixin
 
 from gen2embed import images
 from gen2embed.encoder.tokens import PromptTokenizer
 from gen2embed.images import Resolution
 from gen2embed.prompts import Piece, Prompt, Template, chat_template, reference_template, render
 from gen2embed.types import Inputs, Item, Role, UserError
+
+if TYPE_CHECKING:
+    from transformers.processing_utils import ProcessorMixin
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class InputBuilder:
             raise UserError(
                 "the model has no chat template, which prompt.convention=native needs; use an instruct model"
             )
+        from transformers.processing_utils import ProcessorMixin  # noqa: PLC0415  # of which `processor` is one
 
         @cache  # of the stand-ins for texts there are few
         def rendered(messages: str) -> str:  # the mixin's: SmolVLM's own asks its video processor, if for nothing

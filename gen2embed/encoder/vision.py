@@ -6,15 +6,15 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from gen2embed.types import Inputs, moved
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # of pictures' inputs that go through the tower at a time
 
@@ -99,10 +99,17 @@ def join(features: Sequence[Features]) -> dict[str, Any]:
     """What the base model's forward takes, so that these stand for the image tokens of a row, in order."""
     if not features:
         return {}
+    # a model that runs has imported these; who merely imports the embedder does without
+    from transformers.modeling_outputs import BaseModelOutputWithPooling  # noqa: PLC0415
+
     pooled: Any = tuple(its.pooled for its in features)
     if features[0].pooled.ndim == 3:
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(pooled))}
     if features[0].deep:
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import (  # noqa: PLC0415
+            BaseModelOutputWithDeepstackFeatures,
+        )
+
         deep = [tuple(layer) for layer in zip(*(its.deep for its in features), strict=True)]
         return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep)}
     return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}

@@ -1,38 +1,11 @@
-"""Export a model for other libraries: a merged checkpoint, an adapter, sentence-transformers, vLLM.
-
-    python -m gen2embed export sentence-transformers --model outputs/run/adapter --output exported
-
-Every export is checked: its vectors, by its own library, are the model's.
-"""
+"""Export a model: the work of `python -m gen2embed export`."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 
-from gen2embed.export.write import KINDS, Source, export
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `run`."""
-    parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
-    parser.add_argument("--model", required=True, help="a hub id, a checkpoint's folder, or an adapter's")
-    parser.add_argument("--adapter", help="a folder or hub id of an adapter to load onto the model")
-    parser.add_argument("--output", required=True, type=Path, help="a folder that is not there, or is empty")
-    parser.add_argument("--run", type=Path, help="the folder of the run that scored the model, for the card")
-    parser.add_argument("--prompt", help="a shipped prompt, in place of the one that the model carries")
-    parser.add_argument("--convention", choices=("native", "reference"), help="in place of the prompt's own")
-    parser.add_argument("--resolution", help="a shipped resolution, in place of the one that the model carries")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of the weights (default float32)",
-    )
-    parser.add_argument("--device", default="auto", help="where the check runs (default auto)")
-    parser.add_argument("--license", default="unknown", help="the hub's name of it, such as apache-2.0")
-    parser.add_argument("--base-name", help="the base's hub id, where it is loaded from a copy")
+from gen2embed.export.write import Source, export
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import peft
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gen2embed.choices import Convention, ExportDtype
 from gen2embed.encoder.adapter import merge
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.given import Input
@@ -20,7 +20,6 @@ from gen2embed.export.kinds import Alone, Encode, Kind, Merged, Place
 from gen2embed.export.sentences import SentenceTransformers, needs_code
 from gen2embed.export.serving import Vllm
 from gen2embed.files import is_hub_id, is_occupied, replace_folder
-from gen2embed.prompts import Convention
 from gen2embed.redaction import redacted_text
 from gen2embed.types import ROLES, Role, UserError, did_you_mean
 
@@ -30,7 +29,6 @@ KINDS: dict[str, Kind] = {
     "sentence-transformers": SentenceTransformers(),
     "vllm": Vllm(),
 }
-Dtype = Literal["float32", "bfloat16", "float16"]
 LEAST = 0.99999  # cosine to the model's own vector
 
 
@@ -69,7 +67,7 @@ class Source:
         )
 
 
-def export(kind: str, source: Source, output: Path, dtype: Dtype = "float32") -> dict[str, float]:
+def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float32") -> dict[str, float]:
     """Leave an export in `output`; returns the least cosines of its check.
 
     1. Load the model, and embed the sample in both roles.
@@ -115,7 +113,7 @@ class _Written:
     place: Place
 
 
-def _write(kind: str, source: Source, folder: Path, dtype: Dtype, run: Run | None) -> _Written:
+def _write(kind: str, source: Source, folder: Path, dtype: ExportDtype, run: Run | None) -> _Written:
     """Steps 1 and 2."""
     made, embedder = KINDS[kind], source.load()
     backbone, build = embedder.backbone, embedder.build

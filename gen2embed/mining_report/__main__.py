@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gen2embed.data.quarantine import sound_pairs
-from gen2embed.mining_report.page import write_report
-from gen2embed.runs import read_data
-from gen2embed.types import UserError
+from gen2embed.errors import UserError
 
 
 def main() -> None:
@@ -21,6 +18,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what mine.py left")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of clusters that are shown (default 0)")
     arguments = parser.parse_args()
+    # torch and more, which help and a wrong argument do without
+    from gen2embed.data.quarantine import sound_pairs
+    from gen2embed.mining_report.page import write_report
+    from gen2embed.runs import read_data
+
     folder = arguments.folder
     try:
         if not (folder / "clusters.parquet").is_file():

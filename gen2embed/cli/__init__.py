@@ -1,0 +1,1 @@
+"""The command line of `python -m gen2embed`: a module a command, which imports its work late."""
