@@ -15,22 +15,22 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from comparison import COMMIT, Compared, say, show, update_speed
+from ours import Drawn, encode
 from rich.table import Table
-from rivals import ORIGINAL, Reference, SentenceTransformers
+from rivals import ORIGINAL, Reference
+from sentence_rival import SentenceTransformers
 from torch import Tensor
 from yardstick import (
-    COMMIT,
     OURS,
     REFERENCE,
     RIVAL,
     SHAPES,
-    Compared,
     alternate,
     console,
     draw_items,
@@ -39,24 +39,12 @@ from yardstick import (
     profile,
     proportions,
     save_checkpoint,
-    say,
-    show,
-    update_speed,
 )
 
-from gen2embed import Embedder, Item
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.vision import Seen
+from gen2embed import Embedder
 from gen2embed.report import write_json
-from gen2embed.types import Role
 
-Drawn = tuple[list[Item], Role]
 WORKS = ("pictures", "texts", "labels", "mix")
-
-
-def ours(embedder: Embedder, drawn: Drawn) -> Tensor:
-    """Nothing is kept between two runs."""
-    return Engine(store=None, shown=False).encode(replace(embedder, seen=Seen(2**30)), *drawn).vectors
 
 
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
@@ -78,7 +66,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         schemes: dict[str, Callable[[Drawn], Tensor]] = {
             REFERENCE: lambda drawn: reference.encode(*drawn),
             RIVAL: lambda drawn: theirs.encode(*drawn),
-            OURS: partial(ours, embedder),
+            OURS: partial(encode, embedder),
         }
         seconds, vectors = alternate(schemes, draw, args.rounds, device)
         some = items[: args.checked]
@@ -91,7 +79,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate, "mean_cosine": cosine})
         if args.profile:
             console.print(f"\nours, encode_{work}")
-            floors[-1]["profile"] = profile(partial(ours, embedder, draw()), operations, rate, device)
+            floors[-1]["profile"] = profile(partial(encode, embedder, draw()), operations, rate, device)
     return found, floors
 
 

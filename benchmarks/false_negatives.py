@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gen2embed import Embedder
+from gen2embed.commit import git_commit
 from gen2embed.data.tasks import TASKS
 from gen2embed.data.world import World
 from gen2embed.encoder.engine import Engine
@@ -27,7 +28,6 @@ from gen2embed.miners.run import mine_pairs
 from gen2embed.miners.saha import SaHa, SaHaPaper, TopK
 from gen2embed.miners.shuffled import Random
 from gen2embed.presets import PACKAGE
-from gen2embed.report import git_commit
 
 RETRIEVAL = ("i2t", "t2i", "change")
 CLASSIFICATION = ("shape", "colour", "object")

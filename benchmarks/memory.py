@@ -15,8 +15,6 @@ time.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import subprocess
@@ -27,10 +25,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from comparison import COMMIT
+from ours import make_step
+from resident import forget_peak, give_back_memory, resident
 from rich.table import Table
-from rivals import ORIGINAL, Reference, SentenceTransformers, dora, start
-from train_step import ours
-from yardstick import COMMIT, OURS, REFERENCE, RIVAL, SHAPES, console, draw_pairs, save_checkpoint
+from rivals import ORIGINAL, Reference, dora, start
+from sentence_rival import SentenceTransformers
+from yardstick import OURS, REFERENCE, RIVAL, SHAPES, console, draw_pairs, save_checkpoint
 
 from gen2embed import Embedder
 from gen2embed.report import write_json
@@ -50,27 +51,11 @@ def load(scheme: str, folder: Path) -> tuple[Callable[[Sequence[Pair]], Any], Ca
         embedder = replace(embedder, backbone=dora(0.0).attach(embedder.backbone))
         start(embedder.backbone.full)
         embedder.backbone.full.train()
-        return ours(embedder, keep=0)
+        return make_step(embedder, keep=0)
     if scheme == RIVAL:
         return list, SentenceTransformers.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0).step
     reference = Reference.load(folder, prompt, CHUNK, "float32", "cpu").adapted(0.0)
     return list, reference.plain_step if scheme == PLAIN else reference.step
-
-
-def resident(name: str) -> float:
-    """MiB of this process: VmRSS is what it holds, VmHWM the most since the last `forget_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
-
-
-def give_back_memory() -> None:
-    """What Python and the heap keep for later."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")  # as proc(5) has it
 
 
 def measure(folder: Path, scheme: str, work: str, pairs: int, side: int) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""What the speed benchmarks compare with: the published method's scheme, written plainly, and sentence-transformers.
+"""What the speed benchmarks compare with: the published method's scheme, written plainly.
 
-Both take the same weights, adapters, prompts and pictures as ours, from copies of their own.
+It takes the same weights, adapters, prompts and pictures as ours. `sentence_rival.py` has sentence-transformers'.
 
-The reference's scheme: the whole model with logits on all tokens and all hidden states kept; batches of a fixed size in
+The scheme: the whole model with logits on all tokens and all hidden states kept; batches of a fixed size in
 the given order; one processor call a sample, then padding; nothing is sorted, shared or left out. A step is gradient
 caching (arXiv 2101.06983) over fixed chunks, queries before candidates, with the inputs made inside the step.
 """
@@ -13,22 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import peft
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import transformer
-from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor, nn
-from transformers import AutoConfig
 from yardstick import TEMPERATURE
 
 from gen2embed import Item
 from gen2embed.encoder.adapter import Lora
 from gen2embed.encoder.backbone import Backbone, Dtype, load_backbone
-from gen2embed.encoder.processor import load_processor
 from gen2embed.images import Resolution
 from gen2embed.prompts import Prompt
 from gen2embed.types import Inputs, Pair, Role
@@ -82,7 +74,7 @@ def gradient_error(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
     return torch.stack(errors).max().item()
 
 
-# --- the reference's scheme -----------------------------------------------------------------------------------------
+# --- the published scheme -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,10 @@ class Reference:
 
     def step(self, pairs: Sequence[Pair]) -> Tensor:
         """The gradient of a batch, cached; returns the loss."""
-        chunks = self._chunks(pairs)
+        return self.cached(self.chunks(pairs))
+
+    def cached(self, chunks: Sequence[Inputs]) -> Tensor:
+        """Accumulate the gradient of prepared chunks; returns the loss."""
         states, embedded = [], []
         with torch.no_grad():
             for chunk in chunks:
@@ -158,17 +153,21 @@ class Reference:
 
     def plain_step(self, pairs: Sequence[Pair]) -> Tensor:
         """The gradient of the batch in one graph: the truth, while dropout is 0."""
-        loss = loss_of(*torch.cat([self.embed(chunk) for chunk in self._chunks(pairs)]).chunk(2))
+        loss = loss_of(*torch.cat([self.embed(chunk) for chunk in self.chunks(pairs)]).chunk(2))
         loss.backward()
         return loss.detach()
 
-    def _chunks(self, pairs: Sequence[Pair]) -> list[Inputs]:
+    def chunks(self, pairs: Sequence[Pair]) -> list[Inputs]:
+        return [self.prepare(items, role) for items, role in self.parts(pairs)]
+
+    def parts(self, pairs: Sequence[Pair]) -> list[tuple[list[Item], Role]]:
+        """Return the items of each chunk, queries before candidates."""
         sides: list[tuple[Role, list[Item]]] = [
             ("query", [pair.query for pair in pairs]),
             ("candidate", [pair.positive for pair in pairs]),
         ]
         return [
-            self.prepare(items[start : start + self.chunk], role)
+            (items[start : start + self.chunk], role)
             for role, items in sides
             for start in range(0, len(items), self.chunk)
         ]
@@ -193,77 +192,3 @@ def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None])
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)
-
-
-# --- sentence-transformers ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SentenceTransformers:
-    """The library's own encoding and cached loss; its system prompt is level 1, and level 2 is part of the text."""
-
-    model: SentenceTransformer
-    prompt: Prompt
-    chunk: int
-
-    @classmethod
-    def load(cls, folder: Path, prompt: Prompt, chunk: int, dtype: Dtype, device: str) -> SentenceTransformers:
-        """Its processor would need torchvision for videos, so it gets ours, which leaves these out."""
-        processor = load_processor(str(folder), AutoConfig.from_pretrained(folder), ORIGINAL, {})
-        with mock.patch.object(transformer.AutoProcessor, "from_pretrained", return_value=processor):
-            first = transformer.Transformer(
-                str(folder),
-                model_kwargs={"dtype": dtype, "attn_implementation": "sdpa"},
-                processing_kwargs={"chat_template": {"add_generation_prompt": True}},
-            )
-        pooling = Pooling(first.get_embedding_dimension(), pooling_mode="lasttoken")
-        return cls(SentenceTransformer(modules=[first, pooling, Normalize()], device=device), prompt, chunk)
-
-    def adapted(self, dropout: float) -> SentenceTransformers:
-        config = peft.LoraConfig(
-            r=8,
-            lora_alpha=64,
-            lora_dropout=dropout,
-            target_modules=list(TARGETS),
-            init_lora_weights="gaussian",
-            use_dora=True,
-        )
-        # what its add_adapter does, for which transformers 5.24 asks for a peft that is not released
-        peft.inject_adapter_in_model(config, self.model.transformers_model)
-        start(self.model)
-        self.model.train()
-        return self
-
-    def encode(self, items: Sequence[Item], role: Role) -> Tensor:
-        return self.model.encode(
-            [self._input(item, role) for item in items],
-            prompt=self.prompt.system.get(role),
-            batch_size=self.chunk,
-            show_progress_bar=False,
-            convert_to_tensor=True,
-        ).cpu()
-
-    def step(self, pairs: Sequence[Pair]) -> Tensor:
-        loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / TEMPERATURE, mini_batch_size=self.chunk)
-        sides: list[tuple[Role, list[Item]]] = [
-            ("query", [pair.query for pair in pairs]),
-            ("candidate", [pair.positive for pair in pairs]),
-        ]
-        features = []
-        for role, items in sides:
-            inputs = [self._input(item, role) for item in items]
-            made = self.model.preprocess(inputs, prompt=self.prompt.system.get(role))
-            features.append({key: self._move(value) for key, value in made.items()})
-        value = loss(features, torch.empty(0))
-        value.backward()
-        return value.detach()
-
-    def _move(self, value: Any) -> Any:
-        return value.to(self.model.device) if isinstance(value, Tensor) else value
-
-    def _input(self, item: Item, role: Role) -> str | dict[str, Any]:
-        """As its users would give it: a text, or a picture and a text."""
-        parts = content_of(item, role, self.prompt)
-        text = "".join(part["text"] for part in parts if part["type"] == "text")
-        pictures = [part["image"] for part in parts if part["type"] == "image"]
-        return {"image": pictures[0], "text": text} if pictures else text

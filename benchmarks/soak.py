@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from comparison import COMMIT
 from matplotlib.figure import Figure
 from rich.table import Table
-from yardstick import COMMIT, console
+from yardstick import console
 
 from gen2embed.report import write_json
 

@@ -20,26 +20,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from comparison import COMMIT, Compared, say, show, update_speed
+from ours import ALL, Step, seeded
+from ours import step as ours_step
 from rich.table import Table
-from rivals import ORIGINAL, Reference, SentenceTransformers, dora, gradient_error, gradients, start
-from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from rivals import ORIGINAL, Reference, dora, gradient_error, start
+from sentence_rival import SentenceTransformers
 from yardstick import (
-    COMMIT,
     OURS,
     REFERENCE,
     RIVAL,
     SHAPES,
-    TEMPERATURE,
-    Compared,
     alternate,
     console,
     draw_pairs,
@@ -49,47 +46,15 @@ from yardstick import (
     profile,
     proportions,
     save_checkpoint,
-    say,
-    show,
     timed,
-    update_speed,
 )
 
 from gen2embed import Embedder, Item
-from gen2embed.data.datamodules import Collate, TrainingBatch
-from gen2embed.encoder.packing import Limit
-from gen2embed.encoder.vision import Seen
-from gen2embed.lit import ContrastiveModule
-from gen2embed.losses import InfoNCE
 from gen2embed.report import write_json
-from gen2embed.shortcuts import take
-from gen2embed.sync import OneRank
-from gen2embed.types import Pair, Role, Shortcuts
+from gen2embed.types import Role
 
-ALL = 10**6  # chunks
 KEPT = f"{OURS}, graphs kept"
 WORKS = {"step_pictures": ("pictures", 0.0), "step_texts": ("texts", 0.0), "step_recipe": ("pictures", 0.1)}
-Step = Callable[[Sequence[Pair]], Tensor]
-
-
-def ours(embedder: Embedder, keep: int) -> tuple[Collate, Callable[[TrainingBatch], Tensor]]:
-    """What makes a batch of pairs, and the step, which leaves its gradient in the embedder's trained parameters.
-
-    keep: of how many chunks the graphs are kept from the first pass, instead of a second one.
-    """
-    embedder = replace(embedder, seen=Seen(0))  # keeps no picture for the next step
-    shortcuts, _ = take(Shortcuts(keep_graphs=keep), embedder, lockstep=False)
-    plain = InfoNCE(TEMPERATURE, mask_identical=False)
-    module = ContrastiveModule(embedder, plain, OneRank(), 0, AdamW, LambdaLR, shortcuts=shortcuts)
-    module.manual_backward = Tensor.backward  # type: ignore[assignment]
-    prepare = partial(embedder.prepare, limit=Limit(embedder.budget), share=shortcuts.share)
-    return Collate(prepare), lambda batch: module.accumulate(batch)["loss"]
-
-
-def ours_step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
-    """The gradient of a batch, inputs and all; returns the loss."""
-    prepare, step = ours(embedder, keep)
-    return step(prepare(pairs))
 
 
 def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedder, Reference, SentenceTransformers]:
@@ -103,13 +68,6 @@ def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedd
     embedder.backbone.full.train()
     common = (folder, prompt, args.chunk, args.dtype, args.device)
     return embedder, Reference.load(*common).adapted(dropout), SentenceTransformers.load(*common).adapted(dropout)
-
-
-def seeded(step: Step, model: torch.nn.Module, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """The gradients that a step leaves, under one seed."""
-    torch.manual_seed(0)
-    step(pairs)
-    return gradients(model)
 
 
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:

@@ -18,7 +18,6 @@ Workloads, under the shipped hierarchical prompt:
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,12 +37,11 @@ from rich.table import Table
 from gen2embed import Item
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.presets import PACKAGE
-from gen2embed.report import git_commit, write_json
 from gen2embed.types import Pair, Role
 
 CHECKPOINT = PACKAGE / "tiny" / "checkpoint"
 TEMPERATURE = 0.02
-COMMIT = git_commit()  # of the code that was loaded: the checkout may change during a run
+REFERENCE, RIVAL, OURS = "reference", "sentence-transformers", "ours"
 console = Console(width=140)
 Drawing = TypeVar("Drawing")
 
@@ -95,8 +93,10 @@ class Shape:
 
 # As published in the model's config.json: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct
 QWEN2_VL_2B = Shape(1536, 8960, 28, 12, 2, 151_936, 1280, 32, 16, (16, 24, 24))
+QWEN2_VL_7B = Shape(3584, 18_944, 28, 28, 4, 152_064, 1280, 32, 16, (16, 24, 24))  # .../Qwen2-VL-7B-Instruct
 SHAPES = {
     "2b": QWEN2_VL_2B,
+    "7b": QWEN2_VL_7B,
     "small": Shape(256, 1504, 4, 4, 2, 3760, 192, 5, 3, (8, 12, 12)),
     "smoke": Shape(64, 128, 2, 2, 1, 1024, 64, 2, 2, (4, 6, 6)),
 }
@@ -108,10 +108,11 @@ def proportions(shape: Shape) -> str:
     return f"head / layers {head:.3f}, vision / layers {vision:.2f} a visual token, layers {shape.text_weights:,}"
 
 
-def save_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
-    """Make and save a random model of a shape, with pictures of any size up to the real model's budget."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(CHECKPOINT)
-    token = tokenizer.convert_tokens_to_ids
+def make_model(
+    shape: Shape, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", seed: int = 0
+) -> transformers.Qwen2VLForConditionalGeneration:
+    """Return a random model of a shape, made on the device."""
+    token = transformers.AutoTokenizer.from_pretrained(CHECKPOINT).convert_tokens_to_ids
     config = transformers.Qwen2VLConfig(
         text_config={
             "vocab_size": shape.vocabulary,
@@ -142,16 +143,26 @@ def save_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype = torch.float
     )
     with torch.device(device):
         model = transformers.Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     for name, parameter in model.named_parameters():  # the default deviation makes all items nearly the same
         if parameter.ndim > 1:
             scale = 1.0 if "embed_tokens" in name else parameter[0].numel() ** -0.5
             torch.nn.init.normal_(parameter, std=scale)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    image_processor = transformers.AutoImageProcessor.from_pretrained(CHECKPOINT, backend="pil")
+    return model
+
+
+def any_size(image_processor: Any) -> Any:
+    """Let an image processor take pictures of any size up to the real model's budget; returns it."""
     image_processor.size = type(image_processor.size)(shortest_edge=4 * 28 * 28, longest_edge=1280 * 28 * 28)
-    image_processor.save_pretrained(folder)
+    return image_processor
+
+
+def save_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+    """Make and save a random model of a shape, with the shipped tokenizer and image processor."""
+    make_model(shape, dtype, device).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(folder)
+    image_processor = transformers.AutoImageProcessor.from_pretrained(CHECKPOINT, backend="pil")
+    any_size(image_processor).save_pretrained(folder)
 
 
 # --- workloads ------------------------------------------------------------------------------------------------------
@@ -391,88 +402,6 @@ def profile(work: Callable[[], Any], floor_operations: float, rate: float, devic
     longest = sorted(spent, key=lambda name: -spent[name])[:10]
     console.print("longest operations: " + ", ".join(f"{name} {spent[name]:.0f} ms" for name in longest))
     return {**kinds, "run": run, "floor": least}
-
-
-# --- results --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A work by several schemes: their seconds in each round, and their differences from the plain path."""
-
-    work: str
-    seconds: Mapping[str, Sequence[float]]
-    differences: Mapping[str, float | str | None]
-
-    def over(self, base: str, ours: str) -> float:
-        return over(self.seconds[base], self.seconds[ours])
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "work": self.work,
-            "schemes": {
-                name: {
-                    "seconds": list(its),
-                    "median": statistics.median(its),
-                    "spread": spread(its),
-                    "over_reference": self.over(REFERENCE, name),
-                    "over_sentence_transformers": self.over(RIVAL, name),
-                    "max_difference": self.differences.get(name),
-                }
-                for name, its in self.seconds.items()
-            },
-        }
-
-
-def say(compared: Compared) -> None:
-    """One line, as soon as a work is done: the whole takes long."""
-    described = compared.describe()["schemes"]
-    said = (f"{name} {its['median']:.3f} s ({its['over_reference']:.2f})" for name, its in described.items())
-    apart = (f"{its}" if isinstance(its, str) else f"{its:.1e}" for its in compared.differences.values())
-    console.print(f"{compared.work}: {', '.join(said)}; differences {', '.join(apart)}")
-
-
-REFERENCE, RIVAL, OURS = "reference", "sentence-transformers", "ours"
-
-
-def show(found: Sequence[Compared], title: str, clock: str, difference: str) -> None:
-    """Print works and schemes as one table."""
-    table = Table(title=f"{title}; commit {COMMIT}")
-    for column in ("work", "scheme", clock, "spread", "over reference", "over sentence-transformers", difference):
-        table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
-    for compared in found:
-        described = compared.describe()["schemes"]
-        for index, (name, its) in enumerate(described.items()):
-            apart = its["max_difference"]
-            table.add_row(
-                "" if index else compared.work,
-                name,
-                f"{its['median']:.3f}",
-                f"±{its['spread']:.0%}",
-                f"{its['over_reference']:.2f}",
-                f"{its['over_sentence_transformers']:.2f}",
-                "" if apart is None else apart if isinstance(apart, str) else f"{apart:.1e}",
-            )
-        table.add_section()
-    console.print(table)
-
-
-def update_speed(file: Path, works: Mapping[str, tuple[Compared, str]]) -> None:
-    """Put works into the list that `make bench` leaves, in place of earlier ones of the same name.
-
-    works: by name, the comparison and which of its schemes counts as ours.
-    """
-    there = json.loads(file.read_text()) if file.is_file() else []
-    rows = {row["work"]: row for row in there}
-    for name, (compared, ours) in works.items():
-        rows[name] = {
-            "work": name,
-            "over_reference": compared.over(REFERENCE, ours),
-            "over_sentence_transformers": compared.over(RIVAL, ours),
-            "max_difference": compared.differences[ours],
-        }
-    write_json(file, list(rows.values()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +20,9 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from gen2embed import __version__
+from gen2embed.commit import git_commit
 from gen2embed.encoder.engine import Encoded
 from gen2embed.files import write_atomic
-from gen2embed.presets import PACKAGE
 from gen2embed.redaction import redacted
 
 LIBRARIES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "pillow")
@@ -62,15 +61,6 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
         "items_reused": sum(part.reused for part in encoded),
         "items_per_second": computed / seconds if computed else None,
     }
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, with `-dirty` if files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -77,6 +77,7 @@ SCRIPTS = {  # shorter, and what they say
         [*SMOKE, "--works", "texts", "--schemes", "ours", "--pairs", "2", "4"],
         "ours without its inputs",
     ),
+    "benchmarks/gpu.py": (["--small", "--rows", "1,8"], "| 8 | 500 queries among 500"),
     "docs/figures.py": (["--output", "."], "method_saha.png"),
 }
 

@@ -10,7 +10,7 @@ import gen2embed
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "choices", "errors", "content", "log", "files", "products", "redaction", "shipped", "names"),
+    0: ("types", "choices", "errors", "content", "log", "files", "products", "redaction", "shipped", "names", "commit"),
     1: (
         "prompts",
         "images",

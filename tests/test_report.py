@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from gen2embed import UserError, compare, demo, report, tables
+from gen2embed import UserError, commit, compare, demo, report, tables
 from gen2embed.__main__ import main as command
 
 
@@ -71,16 +71,16 @@ def test_git_commit_says_dirty(monkeypatch, tmp_path):
         as_someone = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
         subprocess.run([*as_someone, *args], check=True, capture_output=True)
 
-    monkeypatch.setattr(report, "PACKAGE", tmp_path)
-    assert report.git_commit() is None
+    monkeypatch.setattr(commit, "PACKAGE", tmp_path)
+    assert commit.git_commit() is None
     git("init")
     (tmp_path / "file").write_text("a")
     git("add", ".")
     git("commit", "-m", "m")
-    clean = report.git_commit()
+    clean = commit.git_commit()
     assert len(clean) == 40
     (tmp_path / "file").write_text("b")
-    assert report.git_commit() == f"{clean}-dirty"
+    assert commit.git_commit() == f"{clean}-dirty"
 
 
 @pytest.fixture

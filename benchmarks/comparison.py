@@ -1,0 +1,94 @@
+"""Works by several schemes, compared: their table, and the list of speed-ups that `make bench` leaves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from yardstick import REFERENCE, RIVAL, console, over, spread
+
+from gen2embed.commit import git_commit
+from gen2embed.report import write_json
+
+COMMIT = git_commit()  # of the code that was loaded: the checkout may change during a run
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A work by several schemes: their seconds in each round, and their differences from the plain path."""
+
+    work: str
+    seconds: Mapping[str, Sequence[float]]
+    differences: Mapping[str, float | str | None]
+
+    def over(self, base: str, ours: str) -> float:
+        return over(self.seconds[base], self.seconds[ours])
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "work": self.work,
+            "schemes": {
+                name: {
+                    "seconds": list(its),
+                    "median": statistics.median(its),
+                    "spread": spread(its),
+                    "over_reference": self.over(REFERENCE, name),
+                    "over_sentence_transformers": self.over(RIVAL, name),
+                    "max_difference": self.differences.get(name),
+                }
+                for name, its in self.seconds.items()
+            },
+        }
+
+
+def say(compared: Compared) -> None:
+    """One line, as soon as a work is done: the whole takes long."""
+    described = compared.describe()["schemes"]
+    said = (f"{name} {its['median']:.3f} s ({its['over_reference']:.2f})" for name, its in described.items())
+    apart = (f"{its}" if isinstance(its, str) else f"{its:.1e}" for its in compared.differences.values())
+    console.print(f"{compared.work}: {', '.join(said)}; differences {', '.join(apart)}")
+
+
+def show(found: Sequence[Compared], title: str, clock: str, difference: str) -> None:
+    """Print works and schemes as one table."""
+    table = Table(title=f"{title}; commit {COMMIT}")
+    for column in ("work", "scheme", clock, "spread", "over reference", "over sentence-transformers", difference):
+        table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
+    for compared in found:
+        described = compared.describe()["schemes"]
+        for index, (name, its) in enumerate(described.items()):
+            apart = its["max_difference"]
+            table.add_row(
+                "" if index else compared.work,
+                name,
+                f"{its['median']:.3f}",
+                f"±{its['spread']:.0%}",
+                f"{its['over_reference']:.2f}",
+                f"{its['over_sentence_transformers']:.2f}",
+                "" if apart is None else apart if isinstance(apart, str) else f"{apart:.1e}",
+            )
+        table.add_section()
+    console.print(table)
+
+
+def update_speed(file: Path, works: Mapping[str, tuple[Compared, str]]) -> None:
+    """Put works into the list that `make bench` leaves, in place of earlier ones of the same name.
+
+    works: by name, the comparison and which of its schemes counts as ours.
+    """
+    there = json.loads(file.read_text()) if file.is_file() else []
+    rows = {row["work"]: row for row in there}
+    for name, (compared, ours) in works.items():
+        rows[name] = {
+            "work": name,
+            "over_reference": compared.over(REFERENCE, ours),
+            "over_sentence_transformers": compared.over(RIVAL, ours),
+            "max_difference": compared.differences[ours],
+        }
+    write_json(file, list(rows.values()))

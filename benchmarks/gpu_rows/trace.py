@@ -1,0 +1,82 @@
+"""Row 7's profile: which kernels take the time of a step, how long the device idles, and where the host waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.profiler_util import DeviceType
+from torch.profiler import ProfilerActivity
+
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+READS = "aten::_local_scalar_dense"  # a value of a tensor as a number of Python's: on a GPU it waits
+MARK = "the traced work"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Milliseconds by kernel, the longest first, and how often each ran; of the device, those it was busy for.
+
+    span: from the first kernel to the end of the last. waits: calls by which the host waited, by name. On a CPU the
+    kernels are operations, and it is busy throughout.
+    """
+
+    kernels: list[tuple[str, float, int]]
+    busy: float
+    span: float
+    waits: dict[str, int]
+
+
+def trace(work: Callable[[], Any], device: torch.device) -> Trace:
+    """Run some work under the profiler."""
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities) as recorded:
+        with torch.profiler.record_function(MARK):
+            work()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    events = list(recorded.events() or ())
+    host = [event for event in events if event.device_type == DeviceType.CPU]
+    mark = next(event.time_range for event in host if event.name == MARK)
+    waits = Counter(
+        event.name
+        for event in host
+        if event.name in (*WAITS, READS) and mark.start <= event.time_range.start <= mark.end
+    )
+    if not on_gpu:
+        spent = {event.key: (event.self_cpu_time_total / 1e3, event.count) for event in recorded.key_averages()}
+        spent.pop(MARK)
+        total = (mark.end - mark.start) / 1e3
+        return Trace(_longest(spent), total, total, dict(waits))
+    kernels = [
+        event
+        for event in events
+        if event.device_type == DeviceType.CUDA
+        and event.name != MARK
+        and not getattr(event, "is_user_annotation", False)
+    ]
+    spent = {}
+    for event in kernels:
+        milliseconds, count = spent.get(event.name, (0.0, 0))
+        spent[event.name] = milliseconds + (event.time_range.end - event.time_range.start) / 1e3, count + 1
+    busy, span = busy_and_span((event.time_range.start, event.time_range.end) for event in kernels)
+    return Trace(_longest(spent), busy / 1e3, span / 1e3, dict(waits))
+
+
+def busy_and_span(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return how long at least one of some ranges lasts, and from the first start to the last end."""
+    busy, first, last = 0.0, None, 0.0
+    for start, end in sorted(ranges):
+        if first is None:
+            first = last = start
+        busy += max(0.0, end - max(start, last))
+        last = max(last, end)
+    return busy, last - first if first is not None else 0.0
+
+
+def _longest(spent: dict[str, tuple[float, int]]) -> list[tuple[str, float, int]]:
+    return sorted(((name, *its) for name, its in spent.items()), key=lambda kernel: -kernel[1])

@@ -1,0 +1,70 @@
+"""The items and pairs of the rows, and their inputs, which processes prepare outside of what is timed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from yardstick import Drawn, draw_items
+
+from gen2embed import Embedder, Item
+from gen2embed.encoder.packing import Limit
+from gen2embed.types import Pair, Prepared, Role
+from gpu_rows.bench import LABELS, ONCE, PICTURES, TEXTS
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+LENGTH = 60  # tokens of a text
+TOGETHER = {PICTURES: 32, ONCE: 32, TEXTS: 512, LABELS: 512}  # items that are prepared at a time, as the engine does
+
+_work: Callable[[Any], Any]  # of the processes that are forked below
+_parts: Sequence[Any]
+
+
+def draw(work: str, count: int, side: int) -> tuple[list[Item], Role]:
+    """Return the items of a work, and their role."""
+    drawn = Drawn()
+    if work == TEXTS:
+        return [Item.of(drawn.text(LENGTH, LENGTH)) for _ in range(count)], "candidate"
+    if work == ONCE:
+        return [Item.of(drawn.text(5, 20), drawn.picture(side)) for _ in range(count)], "query"
+    return draw_items("pictures" if work == PICTURES else "labels", count, side)
+
+
+def even_pairs(count: int, side: int) -> list[Pair]:
+    """Return pairs of distinct pictures and texts, all as long, so that full chunks have the same number of tokens."""
+    drawn = Drawn()
+    items = [(Item.of(drawn.text(12, 12), drawn.picture(side)), Item.of(drawn.text(6, 6))) for _ in range(count)]
+    return [Pair(query, positive, "even", row) for row, (query, positive) in enumerate(items)]
+
+
+def in_processes(work: Callable[[Part], Result], parts: Sequence[Part], workers: int) -> list[Result]:
+    """Return `work(part)` for each part, in order, made by forked processes.
+
+    The results come through pipes: /dev/shm, by which torch would send tensors, holds 64 MB on some machines.
+    """
+    global _work, _parts  # the fork inherits them, so that nothing must be pickled on the way there
+    if min(workers, len(parts)) < 2:
+        return [work(part) for part in parts]
+    _work, _parts = work, parts
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not live on in a fork
+    with multiprocessing.get_context("fork").Pool(min(workers, len(parts)), torch.set_num_threads, (1,)) as pool:
+        return [pickle.loads(made) for made in pool.imap(_one, range(len(parts)))]
+
+
+def _one(index: int) -> bytes:
+    return pickle.dumps(_work(_parts[index]), pickle.HIGHEST_PROTOCOL)
+
+
+def prepare(embedder: Embedder, work: str, drawn: tuple[Sequence[Item], Role], workers: int) -> list[Prepared]:
+    """Return the chunks of a work's items, in the parts and of the size that the engine makes; pinned for a GPU."""
+    items, role = drawn
+    size, limit = TOGETHER[work], Limit(embedder.budget)
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    embedder.prepare([(items[0], role)], limit)  # makes what is cached, before the fork
+    made = in_processes(lambda part: embedder.prepare([(item, role) for item in part], limit), parts, workers)
+    return [part.pin_memory() for part in made] if embedder.backbone.device.type == "cuda" else made

@@ -1,0 +1,64 @@
+"""What the speed benchmarks measure of ours: an encoding, and a cached step, of which nothing is kept for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from rivals import gradients
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from yardstick import TEMPERATURE
+
+from gen2embed import Embedder, Item
+from gen2embed.data.datamodules import Collate, TrainingBatch
+from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.packing import Limit
+from gen2embed.encoder.vision import Seen
+from gen2embed.lit import ContrastiveModule
+from gen2embed.losses import InfoNCE
+from gen2embed.shortcuts import take
+from gen2embed.sync import OneRank
+from gen2embed.types import Pair, Role, Shortcuts
+
+ALL = 10**6  # chunks
+Drawn = tuple[list[Item], Role]
+Step = Callable[[Sequence[Pair]], Tensor]
+
+
+def encode(embedder: Embedder, drawn: Drawn) -> Tensor:
+    """Nothing is kept between two runs."""
+    return Engine(store=None, shown=False).encode(replace(embedder, seen=Seen(2**30)), *drawn).vectors
+
+
+def make_step(
+    embedder: Embedder, keep: int, tokens: int | None = None
+) -> tuple[Collate, Callable[[TrainingBatch], Tensor]]:
+    """What makes a batch of pairs, and the step, which leaves its gradient in the embedder's trained parameters.
+
+    keep: of how many chunks the graphs are kept from the first pass, instead of a second one.
+    tokens: of a chunk; None is as many as the device runs well.
+    """
+    embedder = replace(embedder, seen=Seen(0))  # keeps no picture for the next step
+    shortcuts, _ = take(Shortcuts(keep_graphs=keep), embedder, lockstep=False)
+    plain = InfoNCE(TEMPERATURE, mask_identical=False)
+    module = ContrastiveModule(embedder, plain, OneRank(), 0, AdamW, LambdaLR, shortcuts=shortcuts)
+    module.manual_backward = Tensor.backward  # type: ignore[assignment]
+    prepare = partial(embedder.prepare, limit=Limit(tokens or embedder.budget), share=shortcuts.share)
+    return Collate(prepare), lambda batch: module.accumulate(batch)["loss"]
+
+
+def step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
+    """The gradient of a batch, inputs and all; returns the loss."""
+    prepare, step = make_step(embedder, keep)
+    return step(prepare(pairs))
+
+
+def seeded(step: Step, model: torch.nn.Module, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    """The gradients that a step leaves, under one seed."""
+    torch.manual_seed(0)
+    step(pairs)
+    return gradients(model)
