@@ -96,8 +96,12 @@ def similarity(queries: Shaped[Tensor, "n c"], candidates: Shaped[Tensor, "m e"]
     """Cosines, from -1 to 1, in float32. Of binary vectors: the share of bits that agree, less that of the others.
 
     queries, candidates: as `compress` makes them, on the CPU. Either may be of a higher precision than the other.
-    Raises `UserError` for vectors of different sizes.
+    Raises `UserError` for vectors of different sizes, and for anything else than such vectors.
     """
+    for name, vectors in (("queries", queries), ("candidates", candidates)):
+        if not isinstance(vectors, Tensor) or vectors.ndim != 2:
+            got = f"a tensor of shape {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+            raise UserError(f"{name} are rows of a tensor, as encode returns them, also of one vector; got {got}")
     left = decode(queries)
     columns = [_cosines(left, decode(block)) for block in candidates.split(BLOCK)]
     return torch.cat(columns, dim=1)

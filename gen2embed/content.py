@@ -7,6 +7,7 @@ import re
 
 from PIL import ExifTags, Image
 
+MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
 SHOWN = 200  # characters of a value in a message
 ENCODED = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60,}")  # JPEG, PNG, GIF, WebP in base64
 
@@ -36,6 +37,34 @@ def not_a_file(name: str) -> str | None:
         return "is an address; download the picture, and give the file's name"
     if re.match(r"[A-Za-z]:[\\/]", name) and os.name != "nt":
         return "is a path of Windows; give the path on this machine"
+    return None
+
+
+def wrong_with_picture(picture: Image.Image) -> str | None:
+    """Return why a picture in memory cannot be embedded, with the remedy; None if it can. Decodes it."""
+    try:
+        width, height = picture.size
+        if not width or not height:
+            return f"has no pixels: it is {width}x{height}; leave it out"
+        if width * height > MOST_PIXELS:
+            return f"has {width}x{height} pixels, more than {MOST_PIXELS:,}; make it smaller"
+        if wrong := wrong_with_mode(picture.mode):
+            return wrong
+        picture.load()
+    except Exception as error:  # the decoders of broken files raise many kinds
+        return f"cannot be read: {error or type(error).__name__}; open it again, or leave it out"
+    return None
+
+
+def wrong_with_mode(mode: str) -> str | None:
+    """Return why pictures of a mode of PIL cannot be embedded, with the remedy; None if they can."""
+    if mode in ("I", "F"):
+        return f"has greys of 32 bits (mode {mode}), of unknown range; save it with 8 or 16 bits"
+    if not mode.startswith("I;16"):
+        try:
+            Image.new(mode, (1, 1)).convert("RGB")
+        except (ValueError, KeyError, OSError):
+            return f"has the mode {mode}, of which no RGB can be made; convert it"
     return None
 
 

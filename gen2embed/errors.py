@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_WORD = 300  # characters without a blank in a message: a longer one is a value such as a picture in base64
+LONGEST_MESSAGE = 4000
 
 
 class UserError(ValueError):
-    """Something that the user can mend: the message says what was wrong, what was got, and the remedy."""
+    """Something that the user can mend: the message says what was wrong, what was got, and the remedy.
+
+    Long values in the message are cut.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:150]}…{word[0][-50:]}", str(message))
+        super().__init__(text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…")
 
 
 def first_line(error: BaseException) -> str:

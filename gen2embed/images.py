@@ -18,8 +18,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from gen2embed.content import orientation
+from gen2embed.content import MOST_PIXELS, orientation, wrong_with_mode, wrong_with_picture
 from gen2embed.log import progress
+from gen2embed.names import similar_file
 from gen2embed.shipped.resizing import POLICIES, resized, size_after
 from gen2embed.types import Picture, UserError
 
@@ -28,7 +29,6 @@ Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "
 ALIASES = {"random": "clamp"}  # the reference's name
 
 HEADERS_FROM = 5000  # pictures; the headers of fewer are read without a bar
-MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
 MOST_ASPECT = 200  # of the longer side to the shorter; the models' image processors take no more
 
 BRING_BACK = "bring it back, or mount its disk again, and give the same command again, which goes on from what is there"
@@ -96,6 +96,8 @@ def load(picture: Picture) -> Image.Image:
     clipped.
     """
     if isinstance(picture.source, Image.Image):
+        if wrong := wrong_with_picture(picture.source):
+            raise UserError(f"{picture} {wrong}")
         return _rgb(picture.source)
     try:
         with _opened(picture.source) as opened:
@@ -117,7 +119,7 @@ def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
     for kind in dict.fromkeys((MISSING, *(fault.kind for fault in found.values()))):
         if bad := [str(path) for path, fault in found.items() if fault.kind == kind]:
             shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-            remedy = _looked(roots) if kind == MISSING else REMEDIES[kind]
+            remedy = _looked(roots) + _meant(Path(bad[0])) if kind == MISSING else REMEDIES[kind]
             raise UserError(f"{len(bad)} of {len(paths)} pictures are {kind}: {shown}; {remedy}")
 
 
@@ -155,6 +157,10 @@ def _paths(pictures: Iterable[Picture]) -> list[Path]:
 def _looked(roots: Sequence[Path]) -> str:
     others = f" and {len(roots) - 3} more folders in it" if len(roots) > 3 else ""
     return f"looked in {', '.join(map(str, roots[:3]))}{others}; set the image folder" if roots else "check the paths"
+
+
+def _meant(path: Path) -> str:
+    return f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
 
 
 def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | None:
@@ -200,7 +206,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
     turn = orientation(picture)  # a TIFF has been turned by now, and says so
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"its greys have 32 bits (mode {picture.mode}), of unknown range; save it with 8 or 16")
+    elif wrong := wrong_with_mode(picture.mode):
+        raise ValueError(f"it {wrong}")
     rgb = picture.convert("RGB")
     return rgb if turn == 1 else rgb.transpose(UPRIGHT[turn])

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from gen2embed.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
-from gen2embed.content import orientation, wrong_with
+from gen2embed.content import not_a_file, orientation, shown, wrong_with
 from gen2embed.errors import UserError, did_you_mean, first_line  # noqa: F401
 
 Inputs = dict[str, Tensor]  # of a model, as a batch
@@ -68,7 +68,10 @@ class Item:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ValueError("an item has at least one part")
+            raise UserError("an item has at least one part")
+        for part in (*self.parts, self.instruction or ""):
+            if not isinstance(part, str | Picture):
+                raise UserError(f"the parts of an item are texts and Pictures; got {type(part).__name__}")
         for text in (*self.texts, self.instruction or ""):
             if wrong := wrong_with(text):
                 raise UserError(f"a text {wrong}")
@@ -77,13 +80,19 @@ class Item:
     def of(cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None) -> Item:
         """One text and at most one picture. The picture stands at the first image marker, else before the text.
 
-        Raises `UserError` if there is neither.
+        Raises `UserError` if there is neither, and for values of other types.
         """
+        if not isinstance(text, str | None) or not isinstance(image, str | Path | Image.Image | None):
+            kinds = f"{type(text).__name__} and {type(image).__name__}"
+            raise UserError(f"an item is of a text, and a path or a PIL picture; got {kinds}")
         if image is None or image == "":
             if not text:
                 raise UserError("an item needs a text or a picture; this one has neither")
             return cls((text,), instruction)
+        if not isinstance(image, Image.Image) and (why := not_a_file(str(image))):
+            raise UserError(f"the picture {shown(image)} {why}")
         picture = Picture(Path(image) if isinstance(image, str) else image)
+        text = text or ""
         before, marker, after = text.partition(IMAGE_MARKER)
         if not marker:
             before, after = "", "\n" + text if text else ""

@@ -1,19 +1,23 @@
 """The Python API beyond plain vectors: smaller ones, their similarity, saving and uploading; and scores by size."""
 
+import io
 import json
+import pickle
 
 import huggingface_hub as hub
 import numpy as np
 import pytest
 import torch
-from conftest import INPUTS, SIZE, TINY
+from conftest import INPUTS, SIZE, TINY, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from malformed import png_of
+from PIL import Image
 from test_adapters import trained
 from test_evaluate import Given, task
 
-from gen2embed import Embedder, UserError
+from gen2embed import Embedder, Item, UserError, images
 from gen2embed.compression import BLOCK, PRECISIONS, Compression, compress, similarity, size_in_bytes
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoder.adapter import Lora
@@ -22,6 +26,7 @@ from gen2embed.encoder.source import find_source
 from gen2embed.evaluate import evaluate
 from gen2embed.prompts import Prompt
 from gen2embed.tables import compression_table, print_table
+from gen2embed.types import Picture
 
 
 def unit(rows, width=128, seed=0, outlier=8):
@@ -245,3 +250,156 @@ def test_eval_leaves_scores_by_size(run_script, world, tmp_path):
     outcome = run_script("eval.py", *args, "compression=default", "compression.precisions=[int4]")
     assert outcome.code == 1
     assert "compression.precisions" in outcome.err
+
+
+# --- inputs that are none -------------------------------------------------------------------------------------------
+
+
+def cut_jpeg():
+    whole, part = io.BytesIO(), io.BytesIO()
+    noise(1, (200, 200)).save(whole, "JPEG")
+    part.write(whole.getvalue()[:3000])
+    return Image.open(part)
+
+
+def closed(folder):
+    noise(1).save(folder / "closed.png")
+    picture = Image.open(folder / "closed.png")
+    picture.close()
+    return picture
+
+
+def bomb():
+    """As it comes from somebody who raised Pillow's own bound."""
+    return Image.open(io.BytesIO(png_of(50_000, 4_000)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _: Image.new("RGB", (50, 50)).crop((10, 10, 10, 40)), "has no pixels: it is 0x30"),
+        (lambda _: Image.new("RGB", (0, 0)), "has no pixels"),
+        (lambda _: Image.new("I", (56, 56)), r"greys of 32 bits \(mode I\)"),
+        (lambda _: Image.fromarray(np.zeros((56, 56), np.float32)), r"greys of 32 bits \(mode F\)"),
+        (lambda _: cut_jpeg(), "cannot be read: .*truncated"),
+        (closed, "cannot be read"),
+        (lambda _: bomb(), "more than 178,956,970; make it smaller"),
+    ],
+)
+def test_a_broken_picture_in_memory_is_named_before_any_is_embedded(tiny, tmp_path, monkeypatch, make, message):
+    monkeypatch.setattr(Embedder, "embed_chunk", lambda *_: pytest.fail("something was embedded"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    for value in ({"image": make(tmp_path)}, Item.of("a", make(tmp_path))):
+        with pytest.raises(UserError, match=rf"input 1: its image .*{message}"):
+            tiny.encode(["a fine text", value])
+    with pytest.raises(UserError):
+        images.load(Picture(make(tmp_path)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B"])
+def test_every_other_mode_is_embedded(tiny, mode):
+    picture = noise(1).convert("L") if mode.startswith("I;16") else noise(1)
+    made = Image.new(mode, (28, 28), 7) if mode.startswith("I;16") else picture.convert(mode if mode != "PA" else "P")
+    assert tiny.encode({"image": made}).isfinite().all()
+
+
+def test_the_first_frame_of_what_moves_and_what_was_opened(tiny, tmp_path):
+    """A file that was deleted after it was opened is still readable."""
+    noise(1).save(tmp_path / "a.gif", save_all=True, append_images=[noise(2)])
+    opened = Image.open(tmp_path / "a.gif")
+    expected = tiny.encode({"image": tmp_path / "a.gif"})
+    (tmp_path / "a.gif").unlink()
+    torch.testing.assert_close(tiny.encode({"image": opened}), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["i.tiff", "gone.png", "text.png"])
+def test_a_broken_file_is_named_with_its_input(tiny, tmp_path, name):
+    Image.new("I", (56, 56)).save(tmp_path / "i.tiff")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=name):
+        tiny.encode(["fine", {"image": tmp_path / name}])
+
+
+def test_a_misspelt_file_is_suggested(tiny, tmp_path):
+    noise(1).save(tmp_path / "flower.png")
+    for name in ("Flower.PNG", "flowr.png", "flower.pngg"):
+        with pytest.raises(UserError, match=r"input 1: 1 of 1 pictures are missing.*did you mean .*flower\.png"):
+            tiny.encode(["fine", {"image": str(tmp_path / name)}])
+
+
+RAW = b"\x89PNG\r\n\x1a\n" + bytes(30)
+BASE64 = "data:image/png;base64," + "iVBORw0KGgo" + "A" * 130_000
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"image": "https://example.com/c.jpg"}, "is an address; download"),
+        ({"image": "file:///pictures/x.png"}, "without file://"),
+        ({"image": BASE64}, "is a picture in base64"),
+        ({"image": BASE64.partition(",")[2]}, "is a picture in base64"),
+        ({"image": RAW}, r"an image is a path or a PIL picture; got bytes; open"),
+        ({"image": np.zeros((56, 56, 3), np.uint8)}, "got ndarray; make a picture"),
+        ({"image": torch.zeros(3, 56, 56)}, "got Tensor; make a picture"),
+        ({"image": [noise(1), noise(1)]}, "got list of 2"),
+        ({"image": {"bytes": RAW, "path": None}}, "got dict of 2"),
+        (noise(1), 'got Image; write {"image": ...} around it'),
+        (["a", "b"], "got list of 2"),
+        (None, "an input is a text, a dict or an Item; got NoneType"),
+        (5, "got int '5'"),
+        (float("nan"), "got float 'nan'"),
+        (RAW, "got bytes; open"),
+        ({"text": 5}, "the text is a text or None; got int"),
+        ({"text": "a", "instruction": 5}, "the instruction is a text or None; got int"),
+        ({"role": "user", "content": []}, "an input has text, image and instruction; got content, role"),
+        ({"text": None, "image": None}, "needs a text or a picture"),
+    ],
+)
+def test_what_is_no_input_is_named_by_its_index(tiny, value, message):
+    with pytest.raises(UserError) as error:
+        tiny.encode(["fine", value])
+    assert "input 1: " in str(error.value)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_inputs_are_one_or_a_list(tiny):
+    assert tiny.encode([]).shape == (0, 128)
+    for form in (np.array(["a", "b"]), (text for text in "ab"), ("a", "b")):
+        assert tiny.encode(form).shape == (2, 128)
+    for form in (None, 5, RAW, noise(1), np.array(5)):
+        with pytest.raises(UserError, match="inputs are texts, dicts or Items, one or a list of them; got "):
+            tiny.encode(form)
+
+
+def test_items_of_other_types():
+    for make in (
+        lambda: Item.of(5),
+        lambda: Item.of("a", RAW),
+        lambda: Item.of("a", "https://example.com/c.jpg"),
+        lambda: Item(()),
+        lambda: Item(("a", noise(1))),
+        lambda: Item(("a",), 5),
+    ):
+        with pytest.raises(UserError):
+            make()
+
+
+def test_similarity_takes_rows_of_tensors():
+    for queries, got in (
+        (unit(1).numpy(), "ndarray"),
+        (unit(1)[0], r"shape \(128,\)"),
+        ([[1.0]], "list"),
+        (None, "None"),
+    ):
+        with pytest.raises(UserError, match=rf"queries are rows of a tensor.*{got}"):
+            similarity(queries, unit(2))
+        with pytest.raises(UserError, match="candidates are rows"):
+            similarity(unit(2), queries)
+
+
+def test_a_long_value_in_a_message_is_cut():
+    assert len(str(UserError("a " + "x" * 130_000 + " b"))) < 250
+    assert str(UserError("a " + "x" * 200)) == "a " + "x" * 200
+    assert len(str(UserError("word " * 100_000))) < 5000
+    assert str(pickle.loads(pickle.dumps(UserError("x" * 999)))) == str(UserError("x" * 999))

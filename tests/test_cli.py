@@ -1,6 +1,7 @@
 """`python -m gen2embed`: files and folders to vectors, and a search among them."""
 
 import json
+import os
 import re
 import sys
 
@@ -12,9 +13,10 @@ import pytest
 import torch
 from conftest import TINY, noise
 
+from gen2embed import UserError
 from gen2embed.__main__ import COMMANDS, main
 from gen2embed.cli.model import STORE
-from gen2embed.commands import search
+from gen2embed.commands import embed, search
 from gen2embed.commands.given import read_items
 from gen2embed.compression import compress
 from gen2embed.encoder.embedder import Embedder
@@ -197,7 +199,7 @@ def test_a_second_search_embeds_the_query_alone(here, capfd, monkeypatch):
 
 def test_what_search_refuses(here, capfd, monkeypatch):
     for args, said in (
-        (["gone.png", "--in", "photos"], "1 of 1 pictures are missing: gone.png; check the paths"),
+        (["gone.png", "--in", "photos"], "the picture 'gone.png' does not exist; --text searches for it as a text"),
         (["dog", "--in", "photos", "--top", "0"], "--top is at least 1; got 0"),
         ([" ", "--in", "photos"], "QUERY is empty; give a text or a picture's path"),
     ):
@@ -207,6 +209,147 @@ def test_what_search_refuses(here, capfd, monkeypatch):
     code, _, err = run(capfd, "search", "dog", "--in", "photos", "--approximate", *MODEL)
     assert code == 1
     assert "an approximate search needs faiss, which is not installed: pip install 'gen2embed[approximate]'" in err
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("photos/b.pngg", "does not exist (did you mean photos/b.png?); --text"),
+        ("photos/b.jpgg", "does not exist"),
+        ("Photos/B.PNG", "does not exist (did you mean photos/b.png?); --text"),
+        ("photos\\b.png", "does not exist (did you mean photos/b.png?); --text"),
+        ("my flower.jpgg", "does not exist; --text"),
+        ("logo.svg", "does not exist; --text"),
+        ("photos/notes.md", "is a file: no picture; --text"),
+        ("cut.png", "1 of 1 pictures are unreadable: cut.png"),
+        ("photo.heic", "is a file: HEIC, which cannot be read"),
+        ("https://example.com/cat.jpg", "is an address; download"),
+        ("file:///photos/b.png", "without file://"),
+        ("data:image/png;base64,iVBORw0KGgo" + "A" * 130_000, "is a picture in base64"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_query_that_looks_like_a_picture_is_no_text(here, tiny, capfd, monkeypatch, query, said):
+    (here / "cut.png").write_bytes((here / "photos/b.png").read_bytes()[:20])
+    (here / "photo.heic").write_bytes(HEIC)
+    monkeypatch.setattr(search, "load_model", lambda _: tiny)
+    code, _, err = run(capfd, "search", query, "--in", "photos", *MODEL)
+    assert code == 1
+    assert said in err
+    assert len(err) < 450
+    code, out, _ = run(capfd, "search", query, "--text", "--in", "photos", *MODEL)
+    assert code == 0, err
+    assert "b.png" in out
+
+
+@pytest.mark.parametrize(
+    "query", ["photos", "a dog.", "e.g. a cat", "version 2.0", "and/or", "what is .net?", "dog.com"]
+)
+def test_a_query_that_is_a_text(here, query):
+    assert search._query(query) == query
+    (here / "scan").write_bytes((here / "photos/b.png").read_bytes())
+    assert search._query("scan") == "scan"
+    assert search._query("./scan") == {"image": here.joinpath("scan").relative_to(here)}
+
+
+# --- a folder of pictures -------------------------------------------------------------------------------------------
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+
+
+def album(folder):
+    """A folder as people have them, with links in it; the pictures that are to be read."""
+    for name in ("photos/sub", "photos/.cache", "elsewhere/deep"):
+        (folder / name).mkdir(parents=True)
+    for name, kind in (
+        ("photos/a.png", "PNG"), ("photos/b.jfif", "JPEG"), ("photos/noending", "WEBP"), ("photos/c.bak", "GIF"),
+        ("photos/bitmap", "BMP"), ("photos/scan", "TIFF"), ("photos/grey", "PPM"), ("photos/sub/d.txt", "PNG"),
+        ("photos/.cache/x.png", "PNG"), ("photos/.hidden.png", "PNG"), ("elsewhere/linked.png", "PNG"),
+        ("elsewhere/deep/e.png", "PNG"), ("photos/raw.nef", "TIFF"),
+    ):  # fmt: skip
+        noise(len(name)).save(folder / name, kind)
+    (folder / "photos/album").symlink_to("../elsewhere")
+    (folder / "photos/again").symlink_to("../elsewhere/deep")
+    (folder / "photos/elsewhere/").symlink_to("sub")
+    (folder / "elsewhere/deep/up").symlink_to("..")
+    (folder / "photos/sub/file.png").symlink_to("../../elsewhere/linked.png")
+    (folder / "photos/sub/loop").symlink_to("loop")
+    (folder / "photos/._a.png").write_bytes(b"\0\5\x16\7AppleDouble")
+    (folder / "photos/phone.heic").write_bytes(HEIC)
+    (folder / "photos/phone").write_bytes(HEIC)
+    (folder / "photos/notes.md").write_text("P6 is a text, BM too")
+    os.mkfifo(folder / "photos/pipe")
+    return [
+        "a.png", "again/e.png", "album/linked.png", "b.jfif", "bitmap", "c.bak", "grey", "noending", "scan",
+        "sub/d.txt", "sub/file.png",
+    ]  # fmt: skip
+
+
+def test_a_folder_as_people_have_them(tmp_path, capfd, monkeypatch, tiny):
+    expected = album(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embed, "load_model", lambda _: tiny)
+    code, out, err = run(capfd, "embed", "photos", "--output", "x.parquet", *MODEL)
+    assert (code, err) == (0, "")
+    table = pq.read_table("x.parquet")
+    assert table["image"].to_pylist() == expected
+    torch.testing.assert_close(
+        torch.tensor(table["embedding"].to_pylist()),
+        tiny.encode([{"image": f"photos/{name}"} for name in expected]),
+        atol=1e-6, rtol=0,
+    )  # fmt: skip
+    assert "3 hidden (._a.png, .cache, …)" in out
+    assert "3 no picture (notes.md, pipe, …)" in out
+    assert "2 HEIC" in out
+    assert "heif-convert" in out
+    assert "3 a link to a folder that was read before" in out
+    assert "1 unreadable (sub/loop)" in out
+    assert "photos: 12 skipped" in out
+
+
+def test_a_folder_whose_name_is_a_pictures_is_walked_and_broken_pictures_count(tmp_path):
+    (tmp_path / "photos/a.png").mkdir(parents=True)
+    noise(1).save(tmp_path / "photos/a.png/b.png")
+    assert read_items(tmp_path / "photos").columns == {"image": ["a.png/b.png"]}
+    for name in ("broken.jpg", "empty.png", "noending"):
+        (tmp_path / "photos" / name).write_bytes(b"\xff\xd8\xff" if name != "empty.png" else b"")
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"1 of 5 pictures are missing: .*gone\.png"):
+        read_items(tmp_path / "photos")
+    (tmp_path / "photos/gone.png").unlink()
+    with pytest.raises(UserError, match=r"3 of 4 pictures are unreadable: .*broken\.jpg, .*empty\.png, .*noending"):
+        read_items(tmp_path / "photos")
+
+
+def test_a_folder_that_cannot_be_listed_is_counted(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    noise(1).save(tmp_path / "a.png")
+    listdir = os.listdir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    given = read_items(tmp_path)
+    assert given.columns == {"image": ["a.png"]}
+    assert "1 unreadable (closed)" in given.skipped
+    assert given.concerning
+
+
+def test_a_single_input_is_known_by_its_content(tmp_path):
+    noise(1).save(tmp_path / "scan", "PNG")
+    noise(1).save(tmp_path / "photo.jfif", "JPEG")
+    (tmp_path / "phone.heic").write_bytes(HEIC)
+    (tmp_path / "words").write_text("one\ntwo\n")
+    assert read_items(tmp_path / "scan").columns == {"image": ["scan"]}
+    assert read_items(tmp_path / "photo.jfif").columns == {"image": ["photo.jfif"]}
+    assert read_items(tmp_path / "words").columns == {"text": ["one", "two"]}
+    with pytest.raises(UserError, match=r"phone.heic is HEIC, which cannot be read"):
+        read_items(tmp_path / "phone.heic")
+    with pytest.raises(UserError, match=r"word does not exist \(did you mean .*words\?\)"):
+        read_items(tmp_path / "word")
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@
     python -m gen2embed embed questions.txt --model outputs/run/adapter --output questions.npy --precision int8
 
 INPUT is a text file (a line an input), a .parquet, .jsonl or .csv file with columns text and image (one is enough), a
-picture, or a folder of pictures, at any depth. A .npy output holds the vectors, a row an input; a .parquet one also its
-columns text and image, and in the file's metadata what made them. Embeddings are kept in a store by what decides them,
-so that a run that was stopped goes on when the same command is given again.
+picture, or a folder of pictures, at any depth; files are known by their content where their names do not say it, and
+those that are skipped are counted. A .npy output holds the vectors, a row an input; a .parquet one also its columns
+text and image, and in the file's metadata what made them. Embeddings are kept in a store by what decides them, so that
+a run that was stopped goes on when the same command is given again.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> None:
     if args.output.suffix not in (".npy", ".parquet"):
         raise UserError(f"--output {args.output} is neither a .npy nor a .parquet file")
     given = read_items(args.input, args.image_dir)
+    if given.skipped:
+        print(given.skipped)
     model = load_model(args)
     dim = check(args.truncate_dim, args.precision, model.dim)
     encoded = Engine(store=args.store).encode(model, given.items, args.role)

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gen2embed.commands.folder import CONCERNING, HEIC, PICTURES, find_pictures, why_no_picture
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.rows import SUFFIXES, is_rows_file, make_item, read_file
 from gen2embed.data.textfiles import read_lines
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.images import check
+from gen2embed.names import similar_file
 from gen2embed.types import Item, UserError
 
 COLUMNS = {"text": str, "image": str}
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
 KINDS = (
     f"a text file, a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file with columns text and image, a picture, or a "
     "folder of pictures"
@@ -24,10 +25,16 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Given:
-    """Items in order, and what is said of each in columns beside: its text, and its picture as it is named there."""
+    """Items in order, and what is said of each in columns beside: its text, and its picture as it is named there.
+
+    skipped: one line that counts the files of a folder that are none of the items; "" for none.
+    concerning: whether files are among them that somebody may miss.
+    """
 
     items: Sequence[Item]
     columns: Mapping[str, Sequence[str]]
+    skipped: str = ""
+    concerning: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -49,12 +56,15 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
     if path.is_dir():
         given = _folder(path)
     elif not path.is_file():
-        raise UserError(f"{path} does not exist; give {KINDS}")
+        meant = f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
+        raise UserError(f"{path} does not exist{meant}; give {KINDS}")
     elif is_rows_file(path):
         given = _rows(path, image_dir or path.parent)
-    elif is_picture(path):
+    elif (why := why_no_picture(path)) is None:
         given = Given([Item.of("", path)], {"image": [path.name]})
-    elif path.suffix in ("", ".txt"):
+    elif why == HEIC:
+        raise UserError(f"{path} is {HEIC}")
+    elif path.suffix.lower() in ("", ".txt"):
         given = _lines(path)
     else:
         raise UserError(f"{path} is of no kind that is known; give {KINDS}")
@@ -63,16 +73,17 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
     return given
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file's name says that it is a picture."""
-    return path.suffix.lower() in PICTURES
-
-
 def _folder(folder: Path) -> Given:
-    paths = sorted(path for path in folder.rglob("*") if is_picture(path) and path.is_file())
-    if not paths:
-        raise UserError(f"{folder} holds no picture, at any depth: no file {', '.join(PICTURES)}")
-    return Given([Item.of("", path) for path in paths], {"image": [str(path.relative_to(folder)) for path in paths]})
+    found = find_pictures(folder)
+    skipped = found.describe_skipped(folder)
+    if not found.paths:
+        more = f"; {skipped}" if skipped else ""
+        raise UserError(
+            f"{folder} holds no picture, at any depth: no file {', '.join(PICTURES)}, by name or content{more}"
+        )
+    columns = {"image": [str(path.relative_to(folder)) for path in found.paths]}
+    concerning = any(reason in found.skipped for reason in CONCERNING)
+    return Given([Item.of("", path) for path in found.paths], columns, skipped, concerning)
 
 
 def _lines(file: Path) -> Given:

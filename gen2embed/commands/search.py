@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
+import re
 from pathlib import Path
 
 from rich.table import Table
 
-from gen2embed.commands.given import is_picture, load_model, read_items
+from gen2embed.commands.folder import HEIC_ENDINGS, PICTURES, why_no_picture
+from gen2embed.commands.given import load_model, read_items
+from gen2embed.content import not_a_file, shown
 from gen2embed.encoder.engine import Engine
+from gen2embed.encoder.given import Input
+from gen2embed.images import check
 from gen2embed.miners.approximate import Approximate
+from gen2embed.names import similar_file
 from gen2embed.peers import ALONE
 from gen2embed.search import Exact, Search
 from gen2embed.tables import print_table
-from gen2embed.types import UserError
+from gen2embed.types import Picture, UserError
+
+# Endings of pictures, also of kinds that are not read; and those that are looked for in an ending with a typing error
+ENDINGS = (*PICTURES, *HEIC_ENDINGS, ".svg", ".ico", ".psd", ".eps", ".jxl", ".dng", ".nef", ".cr2", ".arw", ".raw")
+COMMON = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jfif")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -21,8 +33,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--top is at least 1; got {args.top}")
     if not args.query.strip():
         raise UserError("QUERY is empty; give a text or a picture's path")
+    query = args.query if args.text else _query(args.query)
     given = read_items(args.where, args.image_dir)
-    query = {"image": args.query} if is_picture(Path(args.query)) else args.query
+    if given.skipped:
+        print(given.skipped)
     model = load_model(args)
     vector = model.encode(query, "query").numpy()
     candidates = Engine(store=args.store).encode(model, given.items, "candidate").vectors.numpy()
@@ -35,3 +49,32 @@ def run(args: argparse.Namespace) -> None:
     for rank, row in enumerate(found, 1):
         table.add_row(str(rank), f"{vector[0] @ candidates[row]:.4f}", names[row])
     print_table(table)
+
+
+def _query(text: str) -> Input:
+    """Return the picture or the text that QUERY is.
+
+    Raises `UserError` for what looks like a picture and is none: one that is missing or broken, an address, base64.
+    """
+    forced = "; --text searches for it as a text"
+    if why := not_a_file(text):
+        raise UserError(f"QUERY {shown(text)} {why}{forced}")
+    path = Path(text)
+    exists = os.path.isfile(path)  # noqa: PTH113  (which raises for no text, however long)
+    if not _looks_like_picture(text) and not (exists and ("/" in text or path.suffix)):
+        return text
+    if not exists:
+        meant = f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
+        raise UserError(f"the picture {shown(text)} does not exist{meant}{forced}")
+    if why := why_no_picture(path):
+        raise UserError(f"QUERY {shown(text)} is a file: {why}{forced}")
+    check([Picture(path)])
+    return {"image": path}
+
+
+def _looks_like_picture(text: str) -> bool:
+    """Whether a text ends as a picture's name does, or nearly."""
+    if (found := re.search(r"\.[A-Za-z0-9]{2,6}$", text)) is None:
+        return False
+    ending = found[0].lower()
+    return ending in ENDINGS or bool(difflib.get_close_matches(ending, COMMON, 1, 0.75))

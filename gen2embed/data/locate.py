@@ -60,7 +60,7 @@ def locate_pictures(image_dir: Path, names: Iterable[str], home: Path | None = N
             other_form.append(name)
         absent -= {*other_form}
     if other_form:
-        log.info(
+        log.warning(
             "%d picture names are in another form of Unicode (NFC, NFD) than their files', such as %s; they are taken",
             len(other_form),
             shown(min(other_form)),

@@ -135,7 +135,7 @@ def _check_once(file: Path, names: Sequence[str], wanted: Iterable[str]) -> None
 
 def _report_blank(file: Path, count: int) -> None:
     if count:
-        log.info("%s: %d blank line%s skipped", file, count, " is" if count == 1 else "s are")
+        log.warning("%s: %d blank line%s skipped", file, count, " is" if count == 1 else "s are")
 
 
 def refuse(refused: Refused | None, number: int, said: str) -> None:

@@ -117,7 +117,7 @@ def data_files(path: Path) -> dict[str, Path]:
         if (first := files.setdefault(file.stem, file)) is not file:
             raise UserError(_twice(f"the subset {file.stem}", [first, file]))
     if hidden := [file.name for file in path.glob(".*") if is_rows_file(file)]:
-        log.info("%s: %d hidden files are skipped, such as %s", path, len(hidden), hidden[0])
+        log.warning("%s: %d hidden files are skipped, such as %s", path, len(hidden), hidden[0])
     if not files:
         state = f"holds no {kinds} file" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {state}")

@@ -38,9 +38,9 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from guarded("device", check_device())
     yield from guarded("output folder", check_folder(args.output))
     items: list[Item] = []
-    if settings := [its for its in args.data if "=" in its]:
+    if settings := [its for its in args.data if "=" in its and not Path(its).exists()]:
         yield from guarded("settings", check_settings(settings, items))
-    for path in (its for its in args.data if "=" not in its):
+    for path in (its for its in args.data if its not in settings):
         yield from guarded(f"input {path}", check_items(Path(path), items))
     if args.model is None:
         return

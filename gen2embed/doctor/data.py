@@ -19,8 +19,10 @@ DECODED = 64  # pictures, spread over all of them, that are opened whole
 
 def check_items(path: Path, found: list[Item]) -> Iterator[Finding]:
     """A file or a folder as `embed` takes it; `found` gets its items."""
-    items = read_items(path).items
-    yield from _counted(str(path), items, found)
+    given = read_items(path)
+    yield from _counted(str(path), given.items, found)
+    if given.skipped:
+        yield Finding("warning" if given.concerning else "ok", given.skipped)
 
 
 def check_settings(overrides: Sequence[str], found: list[Item]) -> Iterator[Finding]:

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
-from gen2embed import compression, images
+from gen2embed import compression
 from gen2embed.choices import ROLES, Attention, Convention, Dtype, Precision, Role
 from gen2embed.encoder import vision
 from gen2embed.encoder.chunks import Preparer
 from gen2embed.encoder.effect import check_effect
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.fingerprint import fingerprint_of
-from gen2embed.encoder.given import Input, as_item
+from gen2embed.encoder.given import Input, as_items
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.packing import lengths, visible
 from gen2embed.encoder.pooling import last_token, unit_vectors
@@ -116,16 +116,13 @@ class Embedder:
         truncate_dim: keep the first elements only, as a unit vector again; None keeps all.
         precision: int8 is a byte an element, binary a bit (see `gen2embed.compression`).
         Returns unit vectors on the CPU, in order: float32 (n, d), int8 (n, d), or of binary uint8 (n, d / 8). Equal
-        inputs are embedded once. Raises `UserError` for what cannot be embedded, before any is, and for a size or a
-        precision that cannot be had.
+        inputs are embedded once. Raises `UserError`, with the input's index, for what cannot be embedded, before any
+        is, and for a size or a precision that cannot be had.
         """
         if role not in ROLES:
             raise UserError(f"role {role!r} is unknown; choose one of {', '.join(ROLES)}")
         compression.check(truncate_dim, precision, self.dim)
-        if isinstance(inputs, str | Mapping | Item):
-            inputs = [inputs]
-        items = [as_item(value) for value in inputs]
-        images.check(picture for item in items for picture in item.pictures)
+        items = as_items(inputs)
         vectors = Engine(batch_tokens).encode(self, items, role).vectors if items else torch.empty(0, self.dim)
         return compression.compress(vectors, truncate_dim, precision)
 

@@ -1,0 +1,133 @@
+"""Which files are pictures, by name or by content, and those of a folder, at any depth."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"),
+    *(".jfif", ".jpe", ".apng", ".j2k", ".pgm", ".pbm", ".pnm"),
+)
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+HEAD = 64  # bytes of a file that tell its kind
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+TIFF = (b"II*\0", b"MM\0*")  # as the raw files of cameras begin, too, of which a thumbnail would be read
+BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes
+AVIF_BRANDS = (b"avif", b"avis")
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+HIDDEN, OTHER, AGAIN, UNREADABLE = "hidden", "no picture", "a link to a folder that was read before", "unreadable"
+HEIC = "HEIC, which cannot be read (convert it to JPEG, as `heif-convert` does)"
+CONCERNING = (HEIC, UNREADABLE)  # that somebody may miss
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a folder in order, and the files and folders that were skipped, by reason."""
+
+    paths: Sequence[Path]
+    skipped: Mapping[str, Sequence[Path]]
+
+    def describe_skipped(self, folder: Path) -> str:
+        """Return one line that counts what was skipped, with an example of each kind; "" if nothing was."""
+        if not self.skipped:
+            return ""
+        kinds = (
+            f"{len(paths)} {reason} ({', '.join(str(path.relative_to(folder)) for path in paths[:2])}"
+            f"{', …' if len(paths) > 2 else ''})"
+            for reason, paths in self.skipped.items()
+        )
+        return f"{folder}: {sum(map(len, self.skipped.values()))} skipped: {', '.join(kinds)}"
+
+
+def has_picture_name(path: Path) -> bool:
+    """Whether a file's name says that it is a picture that can be read."""
+    return path.suffix.lower() in PICTURES
+
+
+def why_no_picture(path: Path) -> str | None:
+    """Return why a file is none of the pictures that are read; None if its name or its content says that it is one.
+
+    A file with a picture's name may still be broken, which is for `images.check` to say.
+    """
+    if has_picture_name(path):
+        return None
+    if path.suffix.lower() in HEIC_ENDINGS:
+        return HEIC
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
+            return OTHER
+        with path.open("rb") as opened:
+            head = opened.read(HEAD)
+    except OSError:
+        return UNREADABLE
+    if head[4:8] == b"ftyp":
+        brands = {head[start : start + 4] for start in range(8, len(head), 4)}
+        return None if brands & {*AVIF_BRANDS} else HEIC if brands & {*HEIC_BRANDS} else OTHER
+    return None if _begins_as_picture(head, has_ending=bool(path.suffix)) else OTHER
+
+
+def _begins_as_picture(head: bytes, *, has_ending: bool) -> bool:
+    return (
+        head.startswith(MAGIC)
+        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+        or (head.startswith(TIFF) and not has_ending)
+        or (head.startswith(b"BM") and len(head) > 18 and struct.unpack("<I", head[14:18])[0] in BITMAP_HEADERS)
+        or re.match(rb"P[1-6]\s+\d+\s+\d+\s", head) is not None
+    )
+
+
+def find_pictures(folder: Path) -> Pictures:
+    """Return the pictures of a folder, at any depth, in the order of their paths.
+
+    Links to folders are followed, each folder is read once, and a link goes after the folders that really lie there.
+    Files without a picture's name are known by their content.
+    """
+    skipped: dict[str, list[Path]] = defaultdict(list)
+    pictures = []
+    for path in sorted(_files(folder, skipped)):
+        if why := why_no_picture(path):
+            skipped[why].append(path)
+        else:
+            pictures.append(path)
+    return Pictures(pictures, {reason: sorted(paths) for reason, paths in sorted(skipped.items())})
+
+
+def _files(folder: Path, skipped: dict[str, list[Path]]) -> Iterator[Path]:
+    """Yield the files below a folder that are not hidden; `skipped` gets the other paths."""
+    seen: set[tuple[int, int]] = set()
+    pending, links = [folder], list[Path]()
+    while pending or links:
+        here = pending.pop() if pending else links.pop(0)
+        try:
+            identity = _identity(here)
+            names = sorted(os.listdir(here))  # noqa: PTH208  (names, before there are paths of them)
+        except OSError:
+            skipped[UNREADABLE].append(here)
+            continue
+        if identity in seen:
+            skipped[AGAIN].append(here)
+            continue
+        seen.add(identity)
+        for path in (here / name for name in names):
+            if path.name.startswith("."):
+                skipped[HIDDEN].append(path)
+            elif not os.path.isdir(path):  # noqa: PTH112  (which raises for no link in a circle)
+                yield path
+            elif path.is_symlink():
+                links.append(path)
+            else:
+                pending.append(path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Return what is equal for two paths of one folder."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
