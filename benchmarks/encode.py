@@ -3,7 +3,6 @@
     python benchmarks/encode.py                            # a quarter of an hour on one CPU thread
     python benchmarks/encode.py --short --output outputs/bench
     python benchmarks/encode.py --works texts --profile    # where the time of ours goes, beside the floor
-    python benchmarks/encode.py --gpu                      # the shape of Qwen2-VL-2B, random weights, bf16, one GPU
 
 The schemes take turns in one process. Seconds are of all CPU work, or between events on a GPU; ratios are medians over
 rounds. The difference is the largest, in an element of a unit vector, from the whole model in float32, item by item.
@@ -83,7 +82,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     return found, floors
 
 
-def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int, peak: float | None) -> None:
+def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int) -> None:
     """Items a second, and the share of the device's peak that the floor's operations make."""
     table = Table(title="the least that must be computed, over what the device can")
     for column in ("work", "scheme", "items a second", "GFLOP of the floor", "share of the peak"):
@@ -91,13 +90,12 @@ def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int,
     for compared, its in zip(found, floors, strict=True):
         for name, seconds in compared.seconds.items():
             median = statistics.median(seconds)
-            share = its["floor_operations"] / median / (peak or its["rate"])
+            share = its["floor_operations"] / median / its["rate"]
             its[name] = {"items_per_second": items / median, "share_of_peak": share}
             floored = f"{its['floor_operations'] / 1e9:.1f}"
             table.add_row(compared.work, name, f"{items / median:.1f}", floored, f"{share:.0%}")
     console.print(table)
-    said = f"{peak / 1e12:.0f} TFLOP/s, as given" if peak else "that of a large product, as measured here"
-    console.print(f"the peak is {said}; what is computed twice, or for padding, does not count")
+    console.print("the peak is that of a large product; what is computed twice, or for padding, does not count")
     cosines = ", ".join(f"{its['mean_cosine']:.2f} ({its['work']})" for its in floors)
     console.print(f"mean cosine of two items of a work: {cosines}")
 
@@ -105,28 +103,19 @@ def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS)
-    parser.add_argument("--items", type=int, help="of each work; 64, or 512 with --gpu")
-    parser.add_argument("--side", type=int, help="of a picture, pixels; 224, or 448 with --gpu")
+    parser.add_argument("--items", type=int, default=64, help="of each work")
+    parser.add_argument("--side", type=int, default=224, help="of a picture, pixels")
     parser.add_argument("--rounds", type=int, help="5; 3 if --short")
     parser.add_argument("--batch", type=int, default=16, help="of the others; ours finds its own")
     parser.add_argument("--checked", type=int, default=64, help="items of each work that the truth is computed for")
     parser.add_argument("--short", action="store_true", help="fewer rounds; writes speed.json")
     parser.add_argument("--profile", action="store_true", help="where the time of ours goes")
-    parser.add_argument("--gpu", action="store_true", help="defaults for one GPU: cuda, shape 2b, bfloat16")
-    parser.add_argument("--peak", type=float, help="TFLOP/s; 989, an H100's dense bf16, on a GPU")
-    parser.add_argument("--device", help="cpu, or cuda with --gpu")
-    parser.add_argument("--shape", choices=SHAPES, help="small, or 2b with --gpu")
-    parser.add_argument("--dtype", help="float32, or bfloat16 with --gpu")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
-    defaults = {"items": 64, "side": 224, "device": "cpu", "shape": "small", "dtype": "float32"}
-    if args.gpu:
-        defaults = {"items": 512, "side": 448, "device": "cuda", "shape": "2b", "dtype": "bfloat16"}
-    defaults["rounds"] = 3 if args.short else 5
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    peak = 1e12 * (args.peak or 989) if args.device == "cuda" or args.peak else None
+    args.rounds = args.rounds or (3 if args.short else 5)
     shape = SHAPES[args.shape]
     console.print(f"shape {args.shape}: {proportions(shape)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +123,7 @@ def main() -> None:
         found, floors = compare(args, Path(folder))
     clock = "CPU seconds" if args.device == "cpu" else "GPU seconds"
     show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
-    show_floors(found, floors, args.items, peak)
+    show_floors(found, floors, args.items)
     described = [compared.describe() for compared in found]
     result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors}
     write_json(args.output / "encode.json", result)

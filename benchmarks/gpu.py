@@ -25,7 +25,7 @@ import transformers
 from gpu_rows import encoding, gradients, limits, rates, searching, steps, vectors
 from gpu_rows.bench import SMALL, Bench, real
 from gpu_rows.machine import describe_machine
-from gpu_rows.recorder import Recorder, Row, run_rows
+from gpu_rows.recorder import Recorder, Row, is_free, run_rows
 from yardstick import SHAPES
 
 ROWS = (
@@ -33,9 +33,9 @@ ROWS = (
     Row(2, "vectors against the CPU in float32", 45, vectors.run),
     Row(3, "the cached gradient against the whole batch", 45, gradients.run),
     Row(4, "encoding", 90, encoding.run),
-    Row(5, "encoding by the others, on the same weights", 65, encoding.run_rivals),
-    Row(6, "a cached step", 150, steps.run),
-    Row(7, "the most pairs, the fastest chunk, the profile", 75, limits.run),
+    Row(5, "encoding by the others, on the same weights", 60, encoding.run_rivals),
+    Row(6, "a cached step", 145, steps.run),
+    Row(7, "the most pairs, the fastest chunk, the profile", 70, limits.run),
     Row(8, "search", 40, searching.run),
 )
 
@@ -64,6 +64,8 @@ def main() -> None:
     if not args.small and not torch.cuda.is_available():
         parser.error("there is no GPU; --small runs every row in small shapes on the CPU")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if not is_free(args.output):
+        parser.error(f"{args.output} holds files that this benchmark did not write; choose another --output")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     device = torch.device("cpu" if args.small else "cuda")

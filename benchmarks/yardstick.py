@@ -339,19 +339,6 @@ def spread(seconds: Sequence[float]) -> float:
     return (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
 
 
-def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
-    """MiB on the GPU over what is held before, or None on a CPU (see memory.py)."""
-    if device.type != "cuda":
-        work()
-        return None
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
-    torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
 # --- the profile ----------------------------------------------------------------------------------------------------
 
 KINDS = {

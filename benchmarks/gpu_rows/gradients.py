@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Gradients = dict[str, Tensor]
 Around = Callable[[], AbstractContextManager[object]]
 ERROR, COSINE = 1e-5, 0.999  # goals
-FURTHER = 1.1  # times the whole batch's own distance in bfloat16: roundings fall otherwise
+FURTHER = 1.2  # times the whole batch's own distance in bfloat16: roundings fall otherwise
 CHUNKS = 6  # that the pairs' tokens make, about
 
 

@@ -59,12 +59,12 @@ def fastest_chunk(bench: Bench, trainee: Trainee) -> None:
     pairs = even_pairs(setting.growth[0], setting.side)
     found: dict[int, float] = {}
     for tokens in setting.tokens:
+        free_memory()
         try:
             _, batch = trainee.batch(pairs, tokens)
             found[tokens] = repeat(partial(trainee.ours, batch, 0), bench.device, setting.seconds)
         except torch.cuda.OutOfMemoryError as error:
             bench.recorder.fail(error, f"chunks of {tokens:,} tokens: out of memory")
-            free_memory()
             continue
         bench.recorder.add(f"chunks of {tokens:,} tokens ({len(batch.chunks)})", len(pairs) / found[tokens], "pairs/s")
     best = min(found, key=found.__getitem__)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+FIGURES, REPORT, ERRORS = "figures.jsonl", "report.md", "errors.txt"
 AGAIN = 5.0  # seconds after which a cut that was lost, in a destructor say, is tried again
 
 
@@ -118,7 +119,7 @@ class Recorder:
 
     def fail(self, error: BaseException, what: str = "failed") -> None:
         """Record an error: its first line, and its traceback in `errors.txt`."""
-        with (self.folder / "errors.txt").open("a") as file:
+        with (self.folder / ERRORS).open("a") as file:
             file.write(f"row {self.row}: {what}\n{''.join(traceback.format_exception(error))}\n")
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         self.note(f"{what}: {f'{type(error).__name__}: {first}'[:300]} (traceback in errors.txt)")
@@ -132,14 +133,25 @@ class Recorder:
         text = "\n".join(lines) + "\n"
         unfinished = self.folder / ".report.md"
         unfinished.write_text(text)
-        unfinished.replace(self.folder / "report.md")
+        unfinished.replace(self.folder / REPORT)
         return text
 
     def _append(self, value: Mapping[str, Any]) -> None:
-        with (self.folder / "figures.jsonl").open("a") as file:
+        with (self.folder / FIGURES).open("a") as file:
             file.write(json.dumps(value, default=str) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def is_free(folder: Path) -> bool:
+    """Return whether a recorder may write to a folder: it has none of its files, or another recorder wrote them."""
+    figures = folder / FIGURES
+    if not figures.exists():
+        return not folder.exists() or (
+            folder.is_dir() and not any((folder / name).exists() for name in (REPORT, ERRORS))
+        )
+    with figures.open(errors="replace") as file:
+        return file.readline().startswith('{"machine": ')
 
 
 def _word(value: Any) -> Any:

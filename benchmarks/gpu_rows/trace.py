@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,32 +39,27 @@ def trace(work: Callable[[], Any], device: torch.device) -> Trace:
             work()
         if on_gpu:
             torch.cuda.synchronize(device)
-    events = list(recorded.events() or ())
+    return summarize(list(recorded.events() or ()), on_gpu)
+
+
+def summarize(events: Sequence[Any], on_gpu: bool) -> Trace:
+    """Return what a profiler's events say of the marked work; their times are microseconds."""
     host = [event for event in events if event.device_type == DeviceType.CPU]
     mark = next(event.time_range for event in host if event.name == MARK)
-    waits = Counter(
-        event.name
-        for event in host
-        if event.name in (*WAITS, READS) and mark.start <= event.time_range.start <= mark.end
-    )
+    within = [event for event in host if mark.start <= event.time_range.start <= mark.end]
+    waits = Counter(event.name for event in within if event.name in (*WAITS, READS))
     if not on_gpu:
-        spent = {event.key: (event.self_cpu_time_total / 1e3, event.count) for event in recorded.key_averages()}
-        spent.pop(MARK)
-        total = (mark.end - mark.start) / 1e3
-        return Trace(_longest(spent), total, total, dict(waits))
-    kernels = [
-        event
-        for event in events
-        if event.device_type == DeviceType.CUDA
-        and event.name != MARK
-        and not getattr(event, "is_user_annotation", False)
-    ]
-    spent = {}
-    for event in kernels:
-        milliseconds, count = spent.get(event.name, (0.0, 0))
-        spent[event.name] = milliseconds + (event.time_range.end - event.time_range.start) / 1e3, count + 1
+        ran = [(event.name, event.self_cpu_time_total) for event in within if _runs(event)]
+        return Trace(_by_name(ran), (mark.end - mark.start) / 1e3, (mark.end - mark.start) / 1e3, dict(waits))
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA and _runs(event)]
     busy, span = busy_and_span((event.time_range.start, event.time_range.end) for event in kernels)
-    return Trace(_longest(spent), busy / 1e3, span / 1e3, dict(waits))
+    ran = [(event.name, event.time_range.end - event.time_range.start) for event in kernels]
+    return Trace(_by_name(ran), busy / 1e3, span / 1e3, dict(waits))
+
+
+def _runs(event: Any) -> bool:
+    """Return whether an event computes something, and is no name that a program gave to some of its time."""
+    return event.name != MARK and not event.is_user_annotation
 
 
 def busy_and_span(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
@@ -78,5 +73,11 @@ def busy_and_span(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
     return busy, last - first if first is not None else 0.0
 
 
-def _longest(spent: dict[str, tuple[float, int]]) -> list[tuple[str, float, int]]:
-    return sorted(((name, *its) for name, its in spent.items()), key=lambda kernel: -kernel[1])
+def _by_name(ran: Iterable[tuple[str, float]]) -> list[tuple[str, float, int]]:
+    """Return names, the sum of their times in milliseconds, and how often they occur; the longest first."""
+    spent: dict[str, float] = Counter()
+    count: dict[str, int] = Counter()
+    for name, microseconds in ran:
+        spent[name] += microseconds / 1e3
+        count[name] += 1
+    return [(name, spent[name], count[name]) for name in sorted(spent, key=lambda name: -spent[name])]
