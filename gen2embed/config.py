@@ -13,6 +13,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.quoting import as_texts, explain_setting
 from gen2embed.redaction import expanded
 from gen2embed.targets import check_calls, check_saved, find_target
 from gen2embed.types import UserError, did_you_mean, first_line
@@ -94,7 +96,7 @@ def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> d
     """What some groups of a shipped config make, by group, outside of a Hydra program; `UserError` as in one."""
     register_resolvers()
     try:
-        cfg = compose_shipped(config_name, overrides)
+        cfg = from_home(compose_shipped(config_name, overrides))
         cfg.output_dir = "outputs"  # Hydra's clock, which is in the default, runs in a program only
         check(cfg, config_name, overrides)
         return {group: instantiate(cfg[group], _convert_="all") for group in groups}
@@ -158,7 +160,16 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([path, *(str(part) for part in first["loc"] if isinstance(part, str) and part in repr(value))])
-        raise UserError(f"{where}={first['input']!r} is not valid: {first['msg']}") from None
+        remedy = as_texts(value, path, partial(_is_valid, adapter))
+        raise UserError(f"{where}={first['input']!r} is not valid: {first['msg']}{remedy}") from None
+
+
+def _is_valid(adapter: TypeAdapter, value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -166,13 +177,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
 
 def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str | None:
     """One clear message for an error that the user can mend; None for any other."""
-    for cause in _chain(error):
-        if isinstance(cause, UserError):
-            return str(cause)
-        if isinstance(cause, MissingConfigException) and cause.options is not None:
-            group, _, choice = str(cause.missing_cfg_file).rpartition("/")
-            names = ", ".join(sorted(cause.options))
-            return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
+    if reason := next(filter(None, map(_reason, _chain(error))), None):
+        return reason
     if found := re.search(r"Could not override '([^']+)'", str(error)):
         key = found[1]
         return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
@@ -181,6 +187,16 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     if isinstance(error, HydraException | OmegaConfBaseException):
         return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
     return next(filter(None, map(_refusal, _chain(error))), None)
+
+
+def _reason(cause: BaseException) -> str | None:
+    if isinstance(cause, UserError):
+        return str(cause)
+    if isinstance(cause, MissingConfigException) and cause.options is not None:
+        group, _, choice = str(cause.missing_cfg_file).rpartition("/")
+        names = ", ".join(sorted(cause.options))
+        return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
+    return explain_setting(cause)
 
 
 def _refusal(error: BaseException) -> str | None:

@@ -38,6 +38,7 @@ LAYERS = {
         "config",
         "pins",
         "overrides",
+        "quoting",
         "runs",
         "reporting",
         "sweeps",
