@@ -51,7 +51,7 @@ Drawing = TypeVar("Drawing")
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen2-VL's sizes; `vision_*` are those of the vision tower."""
+    """A Qwen2-VL's sizes; `vision_*` are those of the vision tower. tied: the head's weights are the embedding's."""
 
     hidden: int
     intermediate: int
@@ -67,6 +67,7 @@ class Shape:
     theta: float = 1e6
     patch: int = 14
     merge: int = 2
+    tied: bool = True
 
     @property
     def layer_weights(self) -> int:
@@ -91,9 +92,9 @@ class Shape:
         return self.merge**2 * (blocks + embedding) + merged * (merged + self.hidden)
 
 
-# As published in the model's config.json: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct
+# As published in the models' config.json: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, and -7B-Instruct
 QWEN2_VL_2B = Shape(1536, 8960, 28, 12, 2, 151_936, 1280, 32, 16, (16, 24, 24))
-QWEN2_VL_7B = Shape(3584, 18_944, 28, 28, 4, 152_064, 1280, 32, 16, (16, 24, 24))  # .../Qwen2-VL-7B-Instruct
+QWEN2_VL_7B = Shape(3584, 18_944, 28, 28, 4, 152_064, 1280, 32, 16, (16, 24, 24), tied=False)
 SHAPES = {
     "2b": QWEN2_VL_2B,
     "7b": QWEN2_VL_7B,
@@ -139,7 +140,7 @@ def make_model(
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
     )
     with torch.device(device):
         model = transformers.Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)

@@ -28,7 +28,7 @@ from gpu_rows.operations import count_operations
 from gpu_rows.recorder import Recorder, Row, is_free, run_rows, time_limit
 from gpu_rows.trace import MARK, busy_and_span, summarize, trace
 from gpu_rows.works import LENGTH, TEXTS, draw, even_pairs, in_processes
-from yardstick import SHAPES, save_checkpoint
+from yardstick import SHAPES, make_model, save_checkpoint
 
 CPU = torch.device("cpu")
 SMOKE = SHAPES["smoke"]
@@ -180,6 +180,20 @@ def test_the_model_made_in_memory_is_the_one_that_is_loaded(embedder, tmp_path):
     loaded = Embedder.from_pretrained(tmp_path, prompt="hierarchical", resolution="original", device="cpu")
     prepared = embedder.prepare([(item, "query") for item in ITEMS], Limit(embedder.budget))
     assert torch.equal(embed_prepared(embedder, [prepared]), loaded.encode(ITEMS, "query"))
+
+
+PUBLISHED = {"2b": 2_208_985_600, "7b": 8_291_375_616}  # parameters of the models on the hub
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_shapes_are_the_real_ones(name):
+    shape = SHAPES[name]
+    model = make_model(shape, torch.bfloat16, "meta")
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
+    linear = [module for module in model.model.language_model.layers.modules() if isinstance(module, torch.nn.Linear)]
+    assert sum(module.weight.numel() for module in linear) == shape.text_weights
+    setting = parts.real(shape, workers=1)
+    assert (setting.shallow.layers, setting.shallow.hidden) == (2, shape.hidden)
 
 
 def test_operations_against_those_that_run(embedder):

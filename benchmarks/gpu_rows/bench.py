@@ -58,7 +58,8 @@ PICTURES, ONCE, TEXTS, LABELS = "pictures, two questions each", "pictures, one q
 
 
 def real(shape: Shape, workers: int) -> Setting:
-    """Return the sizes for a card of 80 GB."""
+    """Return the sizes for a card of 80 GB: of the 2B's shape, and a quarter of most for the 7B's."""
+    part = 1 if shape.hidden < 2048 else 4
     return Setting(
         shape=shape,
         shallow=replace(shape, layers=2, vision_depth=2),
@@ -66,13 +67,13 @@ def real(shape: Shape, workers: int) -> Setting:
         seconds=3.0,
         products=(8192, 16_384),
         copied=2**32,
-        items={PICTURES: 256, ONCE: 128, TEXTS: 2048, LABELS: 4096},
-        compared={PICTURES: 64, ONCE: 32, TEXTS: 512, LABELS: 512},
+        items={PICTURES: 256 // part, ONCE: 128 // part, TEXTS: 2048 // part, LABELS: 4096 // part},
+        compared={PICTURES: 64 // part, ONCE: 32 // part, TEXTS: 512 // part, LABELS: 512 // part},
         samples={PICTURES: 16, ONCE: 16, TEXTS: 64, LABELS: 64},
-        pairs=256,
-        many=1024,
-        checked=16,
-        growth=(32, 128),
+        pairs=256 // part,
+        many=1024 // part,
+        checked=16 // part,
+        growth=(32 // part, 128 // part),
         chunk=16,
         tokens=(1024, 2048, 4096, 8192, 16_384),
         searched=100_000,
