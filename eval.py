@@ -23,10 +23,10 @@ from gen2embed.types import UserError
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
-    folder = start(cfg, trainer)
     if cfg.benchmark is None:
         raise UserError("benchmark=none evaluates nothing; choose another benchmark")
     check_sources(cfg)
+    folder = start(cfg, trainer)
     with gathered(trainer) as peers:
         benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer)
         embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)

@@ -20,10 +20,10 @@ from gen2embed.types import UserError
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
-    folder = start(cfg, trainer)
     if cfg.mining is None:
         raise UserError("mining=none mines nothing; choose another miner")
     check_sources(cfg)
+    folder = start(cfg, trainer)
     with gathered(trainer) as peers:
         data = instantiate(cfg.data, _convert_="all")
         pairs = read_pairs(data, trainer, folder)
@@ -36,6 +36,7 @@ def main(cfg: DictConfig) -> None:
         write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
         timing = report.timing(mined.encoded, time.perf_counter() - started)
         report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
+        report.log_values(trainer.loggers, {"clusters": mined.table.num_rows, **timing}, plain(cfg))
         tables.print_table(tables.cluster_table(mined.table, pairs))
         write_report(folder, pairs)
 

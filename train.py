@@ -58,7 +58,6 @@ def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = make_trainer(cfg)
     resume = Resume(plain(cfg), trainer)
-    start(cfg, trainer, leave=resume.checkpoint is None)
     sync_of(trainer.strategy)
     check_sources(cfg)
     if cfg.model.get("compiled") and cfg.adapter is not None:
@@ -66,6 +65,7 @@ def main(cfg: DictConfig) -> None:
             "model.compiled=true draws other random numbers in the second pass over a chunk than in the first, so it "
             "is not for training; leave it to mine.py and eval.py"
         )
+    start(cfg, trainer, leave=resume.checkpoint is None, continues=resume.checkpoint is not None)
     data: PairSource = instantiate(cfg.data, _convert_="all")
     pairs, miner, batch = read_pairs(data, trainer, Path(cfg.output_dir)), instantiate(cfg.mining), cfg.batch
     clusters = read_clusters(Path(data.clusters), pairs) if data.clusters else None

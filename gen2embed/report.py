@@ -88,9 +88,14 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
 
 
 def log_scores(loggers: Sequence[Logger], scores: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
+    log_values(loggers, {name: value for its in scores for name, value in flat(its).items()}, config)
+
+
+def log_values(loggers: Sequence[Logger], values: Mapping[str, float | None], config: Mapping[str, Any]) -> None:
+    """Log the configuration and the values of a run at its end; None is left out."""
     for logger in loggers:
         logger.log_hyperparams(redacted(config))
-        logger.log_metrics({name: value for its in scores for name, value in flat(its).items()})
+        logger.log_metrics({name: value for name, value in values.items() if value is not None})
         logger.finalize("success")
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gen2embed import images, preemption
+from gen2embed import images, preemption, tracking
 from gen2embed.checkpoint import CheckpointFiles
 from gen2embed.config import check, explain, from_home, make_saved, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark, several
@@ -41,7 +41,7 @@ from gen2embed.redaction import expanded, redacted, visible
 from gen2embed.report import redact_yaml
 from gen2embed.search import Search
 from gen2embed.sweeps import finished
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Pair, UserError, first_line
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -69,7 +69,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             if job and finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
             else:
-                task(cfg)
+                with tracking.ended():
+                    task(cfg)
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
@@ -122,12 +123,17 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     Raises `UserError` for what Lightning refuses, and where the processes would not be the trainer's ranks.
     """
     try:
+        logger = instantiate(cfg.logger) or False
+    except HydraException as error:  # of a package that is missing, or of settings that contradict each other
+        first = first_line(error.__cause__ or error)
+        raise UserError(f"the logger cannot be made: {first}; install what it needs, or choose logger=csv") from error
+    try:
         # Lightning's own requeueing would save in the middle of a step; a job that Slurm starts again goes on by itself
         slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
         callbacks = list(instantiate(cfg.get("callbacks") or {}).values())
         make = instantiate(cfg.trainer, _partial_=True)
         trainer = make(
-            logger=instantiate(cfg.logger) or False,
+            logger=logger,
             callbacks=callbacks,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             plugins=[CheckpointFiles(), *slurm, *(make.keywords.get("plugins") or [])],
@@ -150,14 +156,19 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     return trainer
 
 
-def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True) -> Path:
-    """Make the run's folder; rank 0 speaks for all ranks, and leaves the configuration there unless it must wait."""
+def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True, continues: bool = True) -> Path:
+    """Make the run's folder; rank 0 speaks for all ranks, and leaves the configuration there unless it must wait.
+
+    It begins the runs of its loggers as well. continues: those of an earlier start, if they did not end.
+    """
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.ERROR)
-    elif leave:
+        return folder
+    if leave:
         leave_config(cfg)
+    tracking.begin(trainer.loggers, continues=continues, multirun=HydraConfig.get().mode == RunMode.MULTIRUN)
     return folder
 
 

@@ -53,6 +53,7 @@ LAYERS = {
         "eval_report",
         "pages",
         "targets",
+        "tracking",
     ),
     6: ("__main__",),
 }
