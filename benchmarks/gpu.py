@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 import warnings
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes are forked
 
+import psutil
 import torch
 import transformers
 from gpu_rows import encoding, gradients, limits, rates, searching, steps, vectors
@@ -72,7 +74,8 @@ def main() -> None:
     workers = max(1, len(os.sched_getaffinity(0)) - 1)
     setting = SMALL if args.small else real(SHAPES[args.shape], workers)
     shape = "small shapes: speeds mean nothing" if args.small else f"Qwen2-VL-{args.shape.upper()}'s shape"
-    recorder = Recorder(args.output, {**describe_machine(device), "weights": f"random, {shape}"})
+    began = f"{time.time() - psutil.Process().create_time():.0f} s before the first row"
+    recorder = Recorder(args.output, {**describe_machine(device), "weights": f"random, {shape}", "start": began})
     run_rows(args.rows, Bench(device, setting, recorder), recorder)
     print(f"\n{recorder.write_report()}\n{recorder.elapsed:.0f} s", flush=True)
 

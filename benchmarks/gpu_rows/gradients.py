@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -75,14 +76,14 @@ def _tokens(embedder: Embedder, pairs: Sequence[Pair]) -> int:
 
 def distance(one: Gradients, other: Gradients) -> float:
     """Return the relative difference of two gradients, each as one vector."""
-    apart = sum((one[name].double() - other[name].double()).square().sum() for name in other)
-    return float((apart / sum(tensor.double().square().sum() for tensor in other.values())).sqrt())
+    apart = sum(float((one[name].double() - its.double()).square().sum()) for name, its in other.items())
+    return math.sqrt(apart / sum(float(its.double().square().sum()) for its in other.values()))
 
 
 def cosine(one: Gradients, other: Gradients) -> float:
     """Return the cosine of two gradients, each as one vector."""
-    flat = [torch.cat([its[name].double().flatten() for name in other]) for its in (one, other)]
-    return torch.nn.functional.cosine_similarity(*flat, dim=0).item()
+    flat, of_other = (torch.cat([its[name].double().flatten() for name in other]) for its in (one, other))
+    return torch.nn.functional.cosine_similarity(flat, of_other, dim=0).item()
 
 
 def run(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,8 @@ def busy_and_span(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 def _by_name(ran: Iterable[tuple[str, float]]) -> list[tuple[str, float, int]]:
     """Return names, the sum of their times in milliseconds, and how often they occur; the longest first."""
-    spent: dict[str, float] = Counter()
-    count: dict[str, int] = Counter()
+    spent: dict[str, float] = defaultdict(float)
+    count = Counter[str]()
     for name, microseconds in ran:
         spent[name] += microseconds / 1e3
         count[name] += 1
