@@ -19,10 +19,11 @@ from gen2embed.config import plain
 from gen2embed.data.batches import BatchPlan, Share, check_sizes
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
-from gen2embed.data.datamodules import Collate, PairDataModule, several_positives, warn_about_positives
+from gen2embed.data.datamodules import Collate, PairDataModule, largest_batch, several_positives, warn_about_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
 from gen2embed.data.weights import tempered
+from gen2embed.data.workers import Ahead, explained
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
@@ -113,31 +114,36 @@ def fine_tune(
     trained = replace(embedder, packing=False) if sync.lockstep else embedder
     shortcuts, why = take(instantiate(cfg.shortcuts), trained, lockstep=sync.lockstep)
     limit = Limit(batch.chunk_tokens or embedder.budget, batch.chunk)
+    precision = as_in_training(trainer, embedder.backbone.full)
     prepare = partial(trained.prepare, limit=limit, share=shortcuts.share)
     collate = Collate(prepare, several_positives(pairs) if loss.mask_known else {})
-    precision = as_in_training(trainer, embedder.backbone.full)
+    ahead = Ahead(batch.workers, batch.prefetch)
+    size = largest_batch(pairs, share, collate) if ahead.processes else 0
+    ahead.check(size, trainer.num_devices)
     rows = [pairs[row] for row in next(iter(share))[:SAMPLED]]
     sampled = sample_chunks(trained, collate, rows, shortcuts, precision)
     step = partial(
         predict_step,
         trained,
         sampled,
-        share.plan.pairs // share.plan.ranks,
+        share.plan.pairs // share.count,
         steps=trainer.max_steps,
-        ranks=share.plan.ranks,
+        ranks=share.count,
         zero=trainer.strategy.stage if isinstance(trainer.strategy, Zero) else 0,
     )
     device = trained.backbone.device
     sharing = trainer.num_devices if device.type == "cpu" else 1
     kept, why["keep_graphs"] = keep(shortcuts.keep_graphs, step(), sampled, device, sharing)
     if trainer.is_global_zero:
-        needed = step(graphs=min(kept, math.ceil(sampled.chunks * share.plan.pairs / share.plan.ranks / sampled.pairs)))
-        shown = (trained, share, pairs, limit, sampled, needed, cfg.trainer.precision, why, trainer.max_steps, folder)
-        tables.print_table(tables.training_table(*shown))
+        needed = step(graphs=min(kept, math.ceil(sampled.chunks * share.plan.pairs / share.count / sampled.pairs)))
+        shown = (trained, share, pairs, limit, ahead.described(size), sampled, needed)
+        table = tables.training_table(*shown, cfg.trainer.precision, why, trainer.max_steps, folder)
+        tables.print_table(table)
     module = ContrastiveModule(
         trained, loss, sync, cfg.seed, **instantiate(cfg.optim), shortcuts=replace(shortcuts, keep_graphs=kept)
     )
-    trainer.fit(module, PairDataModule(pairs, share, collate, batch.workers), ckpt_path=resume.checkpoint)
+    with explained():
+        trainer.fit(module, PairDataModule(pairs, share, collate, ahead), ckpt_path=resume.checkpoint)
     module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     return embedder
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from gen2embed.data.workers import why_ended
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.quoting import as_texts, explain_setting
 from gen2embed.redaction import expanded
@@ -186,7 +187,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
-    return next(filter(None, map(_refusal, _chain(error))), None)
+    return next((said for cause in _chain(error) if (said := _refusal(cause) or why_ended(cause))), None)
 
 
 def _reason(cause: BaseException) -> str | None:

@@ -83,7 +83,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 if stop.code:
                     log.warning("ended by SIGTERM, with exit code %d; the same command goes on from here", stop.code)
                 raise
-            except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+            except (HydraException, OmegaConfBaseException, UserError, OSError, RuntimeError) as error:
                 message = explain(error, config_name, sys.argv[1:])
                 if message is None:
                     raise

@@ -44,6 +44,7 @@ def training_table(
     share: Share,
     pairs: Sequence[Pair],
     limit: Limit,
+    loaders: str,
     sampled: Sampled,
     needed: StepMemory,
     precision: str,
@@ -53,7 +54,7 @@ def training_table(
 ) -> Table:
     """What is about to be trained, and how a batch comes about.
 
-    needed: by a rank. precision: in words. shortcuts: which are taken, and why, in words.
+    loaders: what they hold, in words. needed: by a rank. precision: in words. shortcuts: which are taken, and why.
     """
     parameters = list(embedder.backbone.full.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -77,6 +78,7 @@ def training_table(
         ("  negatives", f"{plan.pairs - 1} a query{more}"),
         ("  ranks", f"{share.count}, with {own} pairs each"),
         ("  chunks", chunks),
+        ("  loaders", loaders),
         ("  memory", f"about {readable(needed.total)} a rank, beside inputs: {parts}"),
         ("  precision", precision),
         *((f"  {name.replace('_', ' ')}", why) for name, why in shortcuts.items()),

@@ -20,6 +20,7 @@ from gen2embed.data.datamodules import PairDataModule
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
 from gen2embed.data.quarantine import FILE, sound_pairs
+from gen2embed.data.workers import Ahead
 from gen2embed.encoder.engine import Engine
 from gen2embed.types import Picture
 
@@ -268,7 +269,7 @@ def test_workers_that_are_not_forked(skipped, tiny, method):
     first = next(iter(PairDataModule(pairs, share, collate).train_dataloader()))
     torch.multiprocessing.set_start_method(method, force=True)
     try:
-        found = next(iter(PairDataModule(pairs, share, collate, workers=1).train_dataloader()))
+        found = next(iter(PairDataModule(pairs, share, collate, Ahead(1)).train_dataloader()))
     finally:
         torch.multiprocessing.set_start_method(before, force=True)
     assert found.rows == first.rows

@@ -14,10 +14,10 @@ from gen2embed.data.positives import Cluster, Parts, Positives
 from gen2embed.data.weights import check_weights
 from gen2embed.types import UserError
 
+Batch = list[list[int]]  # the rows of each rank
+
 LOOK_AHEAD = 64  # clusters that are passed over for one that fits
 SPREAD = 1  # the random stream that spaces equal positives
-
-Batch = list[list[int]]  # the rows of each rank
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class BatchPlan:
                 for part in batches[-1]:
                     part.extend(_take(waiting, size - _count(part), taken, repeat=True))
             for part in batches[-1]:
-                if (room := size - _count(part)) > 0:
+                if room := size - _count(part):
                     part.extend(_take(deque(itertools.islice(again, LOOK_AHEAD)), room, taken, repeat=True))
                 while (room := size - _count(part)) > 0:
                     if rows := [row for row in next(again) if row not in taken.rows][:room]:
@@ -169,9 +169,8 @@ class _Taken:
 
     def takes(self, cluster: Cluster, *, repeat: bool) -> bool:
         """Whether a cluster has no row that is taken, and, unless it may repeat them, no positive that is."""
-        if not self.rows.isdisjoint(cluster):
-            return False
-        return repeat or not self.apart or self.numbers.isdisjoint(self.apart.numbers[list(cluster)].tolist())
+        fresh = repeat or not self.apart or self.numbers.isdisjoint(self.apart.numbers[list(cluster)].tolist())
+        return fresh and self.rows.isdisjoint(cluster)
 
 
 def _take(waiting: deque[Cluster], room: int, taken: _Taken, *, repeat: bool = False) -> list[Cluster]:
@@ -222,13 +221,14 @@ class Share:
         return self.ranks or self.plan.ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.plan.after(self.first):
-            if self.count == self.plan.ranks:
-                yield batch[self.rank]
-            else:
-                rows = list(itertools.chain.from_iterable(batch))
-                size = len(rows) // self.count
-                yield rows[self.rank * size : (self.rank + 1) * size]
+        return (self.part(batch, self.rank) for batch in self.plan.after(self.first))
+
+    def part(self, batch: Batch, rank: int) -> list[int]:
+        """Return a rank's part of a batch."""
+        if self.count == self.plan.ranks:
+            return batch[rank]
+        rows, size = list(itertools.chain.from_iterable(batch)), sum(map(len, batch)) // self.count
+        return rows[rank * size : (rank + 1) * size]
 
 
 def check_sizes(

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from lightning import LightningDataModule
@@ -15,9 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gen2embed.data.batches import BatchPlan, Share
-from gen2embed.data.workers import start_worker
+from gen2embed.data.workers import Ahead, bytes_of, make_loader, shared, tensors_of
 from gen2embed.log import log
 from gen2embed.types import Item, Pair, Prepare, Prepared, Role, UserError
+
+SAMPLED = 16  # pairs of the first batch, and as many with pictures, whose size is looked at before training
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Collate:
 def attempt(collate: Collate, pairs: Sequence[Pair]) -> TrainingBatch | UserError:
     """An error comes back as a value: raised in a worker, its message would be wrapped into a traceback."""
     try:
-        return collate(pairs)
+        return shared(collate(pairs))
     except UserError as error:
         rows = ", ".join(f"{pair.subset} row {pair.row}" for pair in pairs if _names(error, pair))
         return UserError(f"{rows}: {error}" if rows else str(error))
@@ -127,25 +130,50 @@ def warn_about_positives(plan: BatchPlan, pairs: Sequence[Pair]) -> None:
         )
 
 
+def largest_batch(pairs: Sequence[Pair], share: Share, collate: Collate) -> int:
+    """Return about how many bytes the largest batch of a rank has in the first epoch.
+
+    Every picture counts as much as the largest of a sample, which has some of each subset, and all else as in its mean.
+    """
+    counts = np.array([len(pair.pictures) for pair in pairs])
+    batches = [share.part(batch, rank) for batch in share.plan.epoch(0) for rank in range(share.count)]
+    most = max(int(counts[rows].sum()) for rows in batches)
+    pictured: dict[str, Pair] = {}
+    for pair, count in zip(pairs, counts, strict=True):
+        if count:
+            pictured.setdefault(pair.subset, pair)
+    sample = [*[pairs[row] for row in batches[0][:SAMPLED]], *list(pictured.values())[:SAMPLED]]
+    batch = attempt(collate, sample)
+    if isinstance(batch, UserError):
+        raise batch
+    own = [bytes_of(inputs.values()) for inputs in batch.pictures.values()]
+    within = [
+        (bytes_of(chunk.inputs.values()), chunk.rows) for chunk in batch.chunks if chunk.pictured and not batch.pictures
+    ]
+    largest = max([*own, *(size // rows for size, rows in within)], default=0)
+    rest = bytes_of(tensors_of(batch)) - sum(own) - sum(size for size, _ in within)
+    return most * largest + rest * max(len(sample), *map(len, batches)) // len(sample)
+
+
 class PairDataModule(LightningDataModule):
     """Serves a rank's batches for ever; the trainer's `max_steps` ends it.
+
+    ahead: how many batches worker processes prepare ahead.
 
     A batch is a step of the optimiser, so a resumed run goes on with the batch after its steps, whatever its workers
     had prepared.
     """
 
-    def __init__(self, pairs: Sequence[Pair], share: Share, collate: Collate, workers: int = 0) -> None:
+    def __init__(self, pairs: Sequence[Pair], share: Share, collate: Collate, ahead: Ahead | None = None) -> None:
         super().__init__()
-        self.pairs, self.share, self.collate, self.workers = pairs, share, collate, workers
+        self.pairs, self.share, self.collate, self.ahead = pairs, share, collate, ahead or Ahead(0)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(
+        return make_loader(
             self.pairs,  # type: ignore[arg-type]
+            self.ahead,
             batch_sampler=self.share,
             collate_fn=partial(attempt, self.collate),
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_initialized(),
-            worker_init_fn=start_worker,
         )
 
     def state_dict(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gen2embed.commands.given import load_model
 from gen2embed.doctor.data import check_items, check_settings
-from gen2embed.doctor.environment import check_device, check_folder, check_libraries
+from gen2embed.doctor.environment import check_device, check_folder, check_libraries, check_shared_memory
 from gen2embed.doctor.findings import Finding, guarded
 from gen2embed.doctor.weights import check_files, check_loaded, check_speed
 from gen2embed.redaction import visible
@@ -36,6 +36,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     """What all checks find, as it is found. A model whose files are broken is not loaded."""
     yield from guarded("libraries", check_libraries())
     yield from guarded("device", check_device())
+    yield from guarded("shared memory", check_shared_memory())
     yield from guarded("output folder", check_folder(args.output))
     items: list[Item] = []
     if settings := [its for its in args.data if "=" in its and not Path(its).exists()]:

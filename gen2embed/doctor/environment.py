@@ -14,11 +14,14 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from gen2embed.data.workers import LARGER, SHARED
 from gen2embed.doctor.findings import Finding, State
 from gen2embed.memory import free_bytes, readable
 from gen2embed.presets import PACKAGE
 
 LITTLE_DISK, NO_DISK = 5 * 2**30, 100 * 2**20  # bytes: embeddings and checkpoints soon fill it; nothing can be left
+
+LITTLE_SHARED = 2**30  # bytes: a batch of a few hundred pictures; a container has 64 MB unless it asks for more
 
 
 def check_libraries() -> Iterator[Finding]:
@@ -70,6 +73,21 @@ def check_device() -> Iterator[Finding]:
             f"no GPU, as {why}: small models are fine on {torch.get_num_threads()} CPU threads with {free} of free "
             "memory; for others install a driver and a CUDA build of torch",
         )
+
+
+def check_shared_memory() -> Iterator[Finding]:
+    """Whether loaders' workers have room for what they prepare; nothing where the system keeps it elsewhere."""
+    if not SHARED.is_dir():
+        return
+    usage = shutil.disk_usage(SHARED)
+    said = f"shared memory: {readable(usage.free)} of {readable(usage.total)} are free in {SHARED}"
+    if usage.free < LITTLE_SHARED:
+        yield Finding(
+            "warning",
+            f"{said}, and loaders' workers keep batches there; {LARGER}, or set batch.workers=0 and engine.workers=0",
+        )
+    else:
+        yield Finding("ok", said)
 
 
 def check_folder(folder: Path) -> Iterator[Finding]:

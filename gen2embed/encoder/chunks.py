@@ -33,11 +33,13 @@ class Preparer:
     """What of embedding needs no model, and can run in worker processes.
 
     packs: make packed rows (`packing`). branches: let samples of a row share what they begin alike.
+    dtype: of the model, in which pictures travel; `moved` would cast them later to the same bits.
     """
 
     build: InputBuilder
     packs: bool
     branches: bool
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, items: Sequence[tuple[Item, Role]], limit: Limit, share: bool = True) -> Prepared:
         """Chunks of items, each in its role.
@@ -83,13 +85,19 @@ class Preparer:
 
     def _process(self, picture: Picture, image: Image.Image) -> tuple[Inputs, list[str]]:
         try:
-            return self.build.process([[image]])
+            processed, slots = self.build.process([[image]])
+            return self._cast(processed), slots
         except ValueError as error:  # such as for one that is too long
             size = f"{image.width}x{image.height} pixels"
             raise UserError(
                 f"the model's image processor does not take the picture {picture}, of {size} after "
                 f"resolution={self.build.resolution.policy}: {error}; choose another resolution, or remove it"
             ) from None
+
+    def _cast(self, processed: Inputs) -> Inputs:
+        return {
+            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in processed.items()
+        }
 
     def _packed(
         self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: Limit, share: bool
@@ -130,9 +138,8 @@ class Preparer:
         for group in groups:
             pictures = [[one.image for one in samples[at][1]] for at in group]
             processed, _ = self.build.process(pictures if pictures[0] else [])
-            chunks.append(
-                Chunk(self.build.pad([samples[at][0] for at in group], processed), len(group), bool(pictures[0]))
-            )
+            inputs = self.build.pad([samples[at][0] for at in group], self._cast(processed))
+            chunks.append(Chunk(inputs, len(group), bool(pictures[0])))
         return chunks, torch.tensor(by_length).argsort()
 
 

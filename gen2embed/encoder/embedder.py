@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,10 +203,10 @@ class Embedder:
             self.seen.add(digest, features)
         return {**kept, **made}
 
-    @cached_property
+    @property
     def prepare(self) -> Preparer:
         """Makes chunks of items; needs no model."""
-        return Preparer(self.build, self.packs, self.backbone.takes_mask)
+        return Preparer(self.build, self.packs, self.backbone.takes_mask, self.backbone.dtype)
 
     @property
     def packs(self) -> bool:

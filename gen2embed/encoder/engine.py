@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gen2embed.data.workers import start_worker
+from gen2embed.data.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room, shared, tensors_of
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
 from gen2embed.images import HEADERS_FROM
@@ -69,6 +69,7 @@ class Engine:
 
     batch_tokens: of a forward pass; None leaves it to the device. Halved where memory does not suffice.
     workers: processes that open pictures and tokenise texts; None is none on a CPU, which has enough to do.
+    prefetch: parts of at most 32 items with pictures that they hold ready or prepare, all together; None is one each.
     store: folder of embedding stores; None keeps vectors in memory only.
     shard_size: distinct items between two writes to the store.
     shown: show a bar for long work.
@@ -79,11 +80,13 @@ class Engine:
     store: Path | None = None
     shard_size: int = 1024
     shown: bool = True
+    prefetch: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "shard_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"engine.{name} is at least 1; got {value}")
+        Ahead(self.workers or 0, self.prefetch, "engine")
 
     def encode(
         self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: Peers = ALONE
@@ -104,9 +107,11 @@ class Engine:
         peers.barrier()  # all see the same shards missing, before the first is written
         own, vectors = peers.share(shards), dict[str, np.ndarray]()
         computed = sum(map(len, own))
-        with progress(title, computed, shown=shown and computed >= PROGRESS_FROM) as advance:
+        bar = progress(title, computed, shown=shown and computed >= PROGRESS_FROM)
+        with bar as advance, explained():
             parts = [_cut([distinct[key] for key in shard]) for shard in own]
-            embedded = self._embed(model, [[(item, role) for item in its] for cut in parts for its in cut], advance)
+            every = [[(item, role) for item in its] for cut in parts for its in cut]
+            embedded = self._embed(model, every, advance, peers.count)
             for shard, cut in zip(own, parts, strict=True):
                 rows = np.concatenate(list(islice(embedded, len(cut))))
                 _check_finite([distinct[key] for key in shard], rows)
@@ -120,12 +125,12 @@ class Engine:
         seconds = time.perf_counter() - started
         return Encoded(torch.from_numpy(out), computed, len(distinct) - len(missing), seconds)
 
-    def _embed(self, model: Model, parts: Sequence[Part], advance: Advance) -> Iterator[np.ndarray]:
-        """The vectors of each part, while worker processes prepare the next ones."""
+    def _embed(self, model: Model, parts: Sequence[Part], advance: Advance, ranks: int = 1) -> Iterator[np.ndarray]:
+        """The vectors of each part, while worker processes prepare the next ones. ranks: that share the machine."""
         tokens, done = self.batch_tokens or model.budget, 0
         while done < len(parts):
             try:
-                for prepared in self._prepared(model, parts[done:], Limit(tokens)):
+                for prepared in self._prepared(model, parts[done:], Limit(tokens), ranks):
                     if isinstance(prepared, UserError):
                         raise prepared
                     rows = _run(model, prepared)
@@ -143,19 +148,35 @@ class Engine:
                 gc.collect()
                 torch.cuda.empty_cache()
 
-    def _prepared(self, model: Model, parts: Sequence[Part], limit: Limit) -> DataLoader[Prepared | UserError]:
-        on_gpu = torch.cuda.is_initialized()
-        workers = self.workers
-        if workers is None:
-            workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if on_gpu else 0
-        return DataLoader(
+    def _prepared(
+        self, model: Model, parts: Sequence[Part], limit: Limit, ranks: int
+    ) -> DataLoader[Prepared | UserError]:
+        return make_loader(
             _Parts(model.prepare, parts, limit),
+            self._ahead(model, parts, limit, ranks),
             batch_size=None,
-            num_workers=min(workers, len(parts)),
-            pin_memory=on_gpu,
-            worker_init_fn=start_worker,
             generator=torch.Generator(),  # leaves the global stream alone
         )
+
+    def _ahead(self, model: Model, parts: Sequence[Part], limit: Limit, ranks: int) -> Ahead:
+        """Return how many parts are prepared ahead; if nobody chose the workers, as many as shared memory holds."""
+        workers = self.workers
+        if workers is None:
+            workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if torch.cuda.is_initialized() else 0
+        ahead = Ahead(min(workers, len(parts)), self.prefetch, "engine")
+        if not ahead.processes:
+            return ahead
+        largest = model.prepare([parts[-1][-1]], limit)  # items are sorted by the size of their pictures
+        size = bytes_of(tensors_of(largest)) * max(map(len, parts))
+        if self.workers is not None:
+            ahead.check(size, ranks)
+            return ahead
+        where, free = room()
+        if ahead.held * size * ranks > free:
+            fits = max(0, free // (size * ranks) - TAKEN)
+            log.warning("%s has too little room: %d parts are prepared ahead in place of %d", where, fits, ahead.held)
+            ahead = replace(ahead, workers=min(ahead.workers, fits), prefetch=fits or None)
+        return ahead
 
 
 @dataclass(frozen=True)
@@ -171,7 +192,7 @@ class _Parts(Dataset[Prepared | UserError]):
 
     def __getitem__(self, index: int) -> Prepared | UserError:
         try:
-            return self.prepare(self.parts[index], self.limit)
+            return shared(self.prepare(self.parts[index], self.limit))
         except UserError as error:
             return error
 
