@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from gen2embed.cli import compare, doctor, embed, export, report, search
 from gen2embed.errors import UserError
-from gen2embed.redaction import visible
+from gen2embed.redaction import expanded, visible
 
 
 class Command(Protocol):
@@ -51,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
     args = parser.parse_args(argv)
+    for name, value in vars(args).items():  # in --output=~/v.npy, a shell leaves the ~
+        if isinstance(value, Path):
+            setattr(args, name, Path(expanded(str(value))))
+        elif name in ("model", "adapter"):
+            setattr(args, name, expanded(value))
     from gen2embed.log import quieten_libraries  # noqa: PLC0415  # rich is not needed for --help
 
     quieten_libraries()

@@ -34,7 +34,9 @@ MOST_ASPECT = 200  # of the longer side to the shorter; the models' image proces
 BRING_BACK = "bring it back, or mount its disk again, and give the same command again, which goes on from what is there"
 MISSING, UNREADABLE, LINKED = "missing", "unreadable", "linked from outside of the image folder"
 LARGE, LONG = f"of more than {MOST_PIXELS:,} pixels", f"more than {MOST_ASPECT} times as long as wide"
+DEEP = "with greys of 32 bits, of unknown range"
 REMEDIES = {
+    DEEP: "save them with 8 or 16 bits",
     UNREADABLE: "replace or remove them",
     LINKED: "put the files themselves there, as `cp -rL` does, or set image_dir to a folder that holds both",
     LARGE: "make them smaller, or remove them",
@@ -168,8 +170,9 @@ def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | N
         if not within(path):
             return Fault(LINKED)
         with _opened(path) as opened:
-            if max(opened.size) > MOST_ASPECT * min(opened.size):
-                return Fault(LONG)
+            is_long = max(opened.size) > MOST_ASPECT * min(opened.size)
+            if is_long or wrong_with_mode(opened.mode):
+                return Fault(LONG if is_long else DEEP)
             if whole:
                 _rgb(opened)
     except FileNotFoundError:

@@ -30,10 +30,9 @@ def similar_file(path: Path) -> Path | None:
     for part in Path(str(path).replace("\\", "/")).parts:
         name = part
         if not os.path.lexists(here / part):
-            names = entries(here)
-            same = [entry for entry in names if folded(entry) == folded(part)]
-            if not (close := same or difflib.get_close_matches(part, names, 1, 0.8)):
+            names = {folded(entry): entry for entry in entries(here)}
+            if not (close := difflib.get_close_matches(folded(part), names, 1, 0.8)):
                 return None
-            name = close[0]
+            name = names[close[0]]
         here /= name
     return here if here.is_file() else None

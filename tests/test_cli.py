@@ -86,6 +86,16 @@ def test_embed(here, tiny, capfd, given, inputs, columns):
     assert made_by["fingerprint"]["model"] == tiny.fingerprint["model"]
 
 
+def test_a_tilde_in_an_option_is_the_home_folder(here, capfd, monkeypatch, tiny):
+    """A shell leaves it in `--output=~/x.npy`."""
+    monkeypatch.setenv("HOME", str(here / "home"))
+    monkeypatch.setattr(embed, "load_model", lambda args: tiny if args.model == str(here / "home/m") else None)
+    assert run(capfd, "embed", "photos", "--output=~/x.npy", "--store=~/s", "--model=~/m")[0] == 0
+    assert (here / "home/x.npy").is_file()
+    assert (here / "home/s").is_dir()
+    assert not (here / "~").exists()
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
 def test_sizes_and_precisions(here, tiny, capfd, precision):
     args = ("embed", "texts.txt", "--precision", precision, "--truncate-dim", "64", *MODEL)

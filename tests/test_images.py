@@ -64,3 +64,15 @@ def test_load_names_the_file(tmp_path):
     with pytest.raises(UserError, match=r"cut\.png is not a picture that can be read"):
         images.load(Picture(cut))
     assert images.load(Picture(Image.new("L", (3, 3)))).mode == "RGB"
+
+
+def test_a_header_tells_what_cannot_be_made_rgb(tmp_path):
+    Image.new("I", (9, 9)).save(tmp_path / "depth.tiff")
+    with pytest.raises(UserError, match=r"1 of 1 pictures are with greys of 32 bits.*depth\.tiff; save"):
+        images.check([Picture(tmp_path / "depth.tiff")])
+
+
+def test_a_missing_picture_suggests_what_is_there(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "flower.png")
+    with pytest.raises(UserError, match=r"1 of 1 pictures are missing: .*did you mean .*flower\.png"):
+        images.check([Picture(tmp_path / "flowr.PNG")])

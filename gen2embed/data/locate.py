@@ -46,7 +46,7 @@ def locate_pictures(image_dir: Path, names: Iterable[str], home: Path | None = N
         UserError: There are names and no such folder. The function raises it for a name that leaves the folder, is
             ambiguous, or is written otherwise than its file.
     """
-    usable = [name for name in dict.fromkeys(names) if name and not _refusal(image_dir, name, image_dir / name)]
+    usable = [name for name in dict.fromkeys(names) if name and not _refusal(image_dir, name)]
     if usable and not image_dir.is_dir():
         raise UserError(f"the image folder {image_dir} does not exist; set image_dir to where {usable[0]} lies")
     elsewhere, absent = _search(image_dir, usable)
@@ -71,7 +71,7 @@ def locate_pictures(image_dir: Path, names: Iterable[str], home: Path | None = N
         path = image_dir / name
         if candidates := elsewhere.get(name):
             path = _choose(name, candidates, home)
-        elif why := _refusal(image_dir, name, path) or (name in absent and _misspelt(image_dir, name, names_in)):
+        elif why := _refusal(image_dir, name) or (name in absent and _misspelt(image_dir, name, names_in)):
             raise UserError(f"the picture {shown(name)} {why}")
         return path
 
@@ -92,8 +92,8 @@ def _search(image_dir: Path, names: Iterable[str]) -> tuple[dict[str, list[Path]
         below = [name for first in entries(root) if first in by_first for name in by_first[first]]
         for name in _present(root, below):
             elsewhere[name].append(root / name)
-    shorter = {name: short for name in absent if (short := str(Path(*Path(name).parts[1:]))) != "."}
-    inside = {name: short for name, short in shorter.items() if not _refusal(image_dir, name, image_dir / short)}
+    shorter = {name: short for name in absent if (short := name.lstrip("./").partition("/")[2])}
+    inside = {name: short for name, short in shorter.items() if not _refusal(image_dir, short)}
     held = {*_present(image_dir, {*inside.values()})}
     for name, short in inside.items():
         if short in held:
@@ -150,7 +150,7 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _refusal(image_dir: Path, name: str, path: Path) -> str | None:
+def _refusal(image_dir: Path, name: str) -> str | None:
     """Return why a name is of no file below the image folder; None if it may be of one. Links are `images.check`'s."""
     if why := not_a_file(name):
         return why
@@ -158,16 +158,16 @@ def _refusal(image_dir: Path, name: str, path: Path) -> str | None:
         return f"is no file's name: it is longer than {LONGEST_PATH} bytes, or holds control characters; mend the row"
     if ".." not in name and name[0] != "/":
         return None
-    root, absolute = os.path.abspath(image_dir), os.path.abspath(path)  # noqa: PTH100  # which follow no link
-    if not absolute.startswith(root.rstrip(os.sep) + os.sep):
+    root, path = os.path.abspath(image_dir), os.path.abspath(image_dir / name)  # noqa: PTH100  # which follow no link
+    if not path.startswith(root.rstrip(os.sep) + os.sep):
         return f"lies outside of {image_dir}; mend the row, or set image_dir to a folder that holds it"
     return None
 
 
 def _misspelt(image_dir: Path, name: str, names_in: Callable[[Path], Mapping[str, str]]) -> str | None:
     """Return how a name that is nowhere differs from a file's; None if no file's is alike."""
-    short = image_dir.joinpath(*Path(name).parts[1:])
-    if _is_file(short) and (outside := _refusal(image_dir, name, short)):
+    short = name.partition("/")[2]
+    if ".." in short and (outside := _refusal(image_dir, short)) and _is_file(image_dir / short):
         return outside
     here = Path()
     for part in name.replace("\\", "/").split("/"):

@@ -166,7 +166,9 @@ def checked_value(value: Any, kind: type, where: str, number: int, name: str, *,
         return [part or "" for part in value]
     names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
     wanted = names.get(kind, "a finite number")
-    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {_shown(value)}")
+    inside = isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value)
+    got = ": write a picture to a file, and give its name" if inside else f" {_shown(value)}"
+    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__}{got}")
 
 
 def _listed(text: str) -> Any:
