@@ -135,7 +135,7 @@ def test_targets_are_a_list_and_no_text_that_looks_like_one(tmp_path, kind):
 @pytest.mark.parametrize("value", [b"\x89PNG", {"bytes": b"\x89PNG", "path": None}])
 def test_a_picture_inside_of_a_table_is_named(tmp_path, value):
     pq.write_table(pa.Table.from_pylist([row(0, qry_image_path=value)]), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"row 0: qry_image_path is not a text but .*: write a picture to a file"):
+    with pytest.raises(UserError, match=r"row 0: qry_image_path is not a text but .* of a picture: write it to a file"):
         Files(path=tmp_path / "a.parquet").pairs()
 
 

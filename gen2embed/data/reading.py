@@ -167,8 +167,8 @@ def checked_value(value: Any, kind: type, where: str, number: int, name: str, *,
     names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
     wanted = names.get(kind, "a finite number")
     inside = isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value)
-    got = ": write a picture to a file, and give its name" if inside else f" {_shown(value)}"
-    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__}{got}")
+    got = "of a picture: write it to a file, and give its name" if inside else _shown(value)
+    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {got}")
 
 
 def _listed(text: str) -> Any:
