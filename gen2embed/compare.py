@@ -96,10 +96,10 @@ def _decides(choices: Sequence[str | None], values: Sequence[str]) -> bool:
     return None not in choices and len(set(zip(choices, values, strict=True))) == len(set(choices))
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half the width of its 95 % interval; NaN for a single value."""
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and half the width of its 95 % interval; a single value has no interval, which is None."""
     if len(values) < 2:
-        return float(values[0]), float("nan")
+        return float(values[0]), None
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
@@ -108,11 +108,13 @@ def table(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Table:
     columns = _columns(named)
     cells = {arm: [mean_interval(_scores(runs, column)) for column in columns] for arm, runs in named.items()}
     best = [max(row[index][0] for row in cells.values()) for index in range(len(columns))]
-    out = Table(title="precision@1 in percent, mean over seeds ± 95 % interval")
+    single = any(half is None for row in cells.values() for _, half in row)
+    why = "one seed has no interval; run more of them: seed=1,2,3" if single else None
+    out = Table(title="precision@1 in percent, mean over seeds ± 95 % interval", caption=why)
     for name in ("arm", "seeds", *columns):
         out.add_column(name, justify="left" if name == "arm" else "right")
     for arm, row in cells.items():
-        shown = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row]
+        shown = [f"{100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}") for mean, half in row]
         marked = [Text(text, "bold") if row[i][0] == best[i] else text for i, text in enumerate(shown)]
         out.add_row(", ".join(arm), str(len(_scores(named[arm], columns[0]))), *marked)
     return out
@@ -127,12 +129,13 @@ def scores_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure:
     for axes, column in zip(panels, columns, strict=True):
         for row, (arm, runs) in enumerate(named.items()):
             mean, half = mean_interval(_scores(runs, column))
-            axes.errorbar(100 * mean, row, xerr=100 * half, fmt="o", color=colours[arm[coloured]], capsize=2)
+            width = None if half is None else 100 * half
+            axes.errorbar(100 * mean, row, xerr=width, fmt="o", color=colours[arm[coloured]], capsize=2)
         axes.set_title(column)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(named)), [", ".join(arm) for arm in named])
     panels[0].invert_yaxis()
-    figure.supxlabel("precision@1 in percent, mean over seeds and 95 % interval")
+    figure.supxlabel("precision@1 in percent, mean over seeds and 95 % interval; one seed has none")
     return figure
 
 

@@ -152,6 +152,20 @@ def test_compare_takes_seeds_together(runs, capsys):
     assert not (runs / "curves.png").exists()  # nothing was logged
 
 
+@pytest.mark.parametrize("kept", [["a0"], ["a0", "b0", "b1"]])
+def test_compare_of_one_seed_has_no_interval(runs, capsys, kept):
+    for path in runs.glob("*/results.json"):
+        if path.parent.name not in kept:
+            path.unlink()
+    assert compare.mean_interval([0.2]) == (0.2, None)
+    assert compare.mean_interval([0.2, 0.2]) == (0.2, 0.0)
+    assert command(["compare", str(runs)]) == 0
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert ("±" in shown.partition("arm")[2]) == (len(kept) > 1)  # of the arm that has two
+    assert "seed=1,2,3" in shown
+
+
 def test_compare_by_one_setting(runs, capsys):
     """A seed's score is the mean over the other settings."""
     for path in runs.glob("*/results.json"):
