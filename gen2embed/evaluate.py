@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from gen2embed.encoder.collapse import warn_if_collapsed
 from gen2embed.encoder.engine import Encoded, Engine, Model
 from gen2embed.log import log
 from gen2embed.peers import ALONE, Peers
+from gen2embed.significance import is_below
 from gen2embed.types import ROLES, Item, RankingTask, Role
 
 TOP = 5  # best choices that the predictions keep
@@ -90,8 +91,8 @@ def evaluate(
             {"dim": dim, "precision": precision, "bytes": size_in_bytes(dim, precision), **_run(benchmark, its)}
             for (dim, precision), its in smaller.items()
         ]
-    if peers.rank == 0 and "chance" not in warned and _warn_at_chance(scores):
-        warned.add("chance")
+    if peers.rank == 0:
+        _warn_about_chance(scores["tasks"], scored, warned)
     encoded = tuple(side.encoded for side in embedded.values())
     return Evaluation(scores, pa.Table.from_pylist(rows), encoded)
 
@@ -172,6 +173,8 @@ class _Scored:
     def __init__(self, task: RankingTask, outcome: Sequence[dict[str, Any]]) -> None:
         rows, *right = (np.array([row[key] for row in outcome]) for key in ("row", "correct", "pessimistic"))
         self.correct, self.pessimistic = (metrics.rows_right(rows, its).astype(float) for its in right)
+        tied = [len(row["top"]) > 1 and row["top_similarities"][0] == row["top_similarities"][1] for row in outcome]
+        self.right_or_tied = int(np.logical_or(self.correct > 0, ~metrics.rows_right(rows, ~np.array(tied))).sum())
         self.chance = metrics.chance(task.relevance) if task.chance is None else task.chance
         self.ranks = (
             {}
@@ -201,11 +204,25 @@ def _score(tasks: Sequence[_Scored], resamples: int, seed: int) -> dict[str, Any
     }
 
 
-def _warn_at_chance(scores: dict[str, Any]) -> bool:
-    """Say which tasks are no better than chance, as far as their queries can tell; whether anything was said."""
-    enough = {name: task for name, task in scores["tasks"].items() if task["queries"] >= ENOUGH}
-    at_chance = [name for name, task in enough.items() if task["ci95"][0] <= task["chance"]]
-    if at_chance:
-        said = "no task is above chance" if at_chance == [*enough] else f"not above chance ({', '.join(at_chance)})"
-        log.warning("%s: check that the weights, the prompt and the convention belong together", said)
-    return bool(at_chance)
+def _warn_about_chance(tasks: Mapping[str, Any], scored: Mapping[str, _Scored], warned: set[str]) -> None:
+    """Warn about tasks at chance and below it, as far as their queries tell; add to `warned` what was said.
+
+    Embeddings that carry nothing score at chance. Below it they carry something that the wrong choices have more of.
+    """
+    enough = {name: task for name, task in tasks.items() if task["queries"] >= ENOUGH}
+    # Not by the bootstrap, whose interval is [0, 0] where nothing is right, as with a thousand candidates at chance.
+    below = [
+        name for name, task in enough.items() if is_below(scored[name].right_or_tied, task["queries"], task["chance"])
+    ]
+    at_chance = [name for name, task in enough.items() if task["ci95"][0] <= task["chance"] and name not in below]
+    if at_chance and "chance" not in warned:
+        warned.add("chance")
+        which = "no task is above chance" if at_chance == [*enough] else f"not above chance ({', '.join(at_chance)})"
+        log.warning("%s: check that the weights, the prompt and the convention belong together", which)
+    if below and "below chance" not in warned:
+        warned.add("below chance")
+        log.warning(
+            "below chance (%s): the model prefers the wrong choices, as it may where they are made to mislead, as "
+            "SugarCrepe's are; on other tasks look for answers that are swapped in the annotations",
+            ", ".join(below),
+        )

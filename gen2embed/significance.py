@@ -30,6 +30,11 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
+def is_below(right: int, queries: int, chance: float) -> bool:
+    """Return whether so few right answers are significantly below chance: the binomial test, one-sided at 2.5 %."""
+    return bool(stats.binomtest(right, queries, chance, alternative="less").pvalue < 0.025)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's adjusted p of each test of a family, in the order given."""
     order = np.argsort(ps, kind="stable")

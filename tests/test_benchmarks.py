@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from gen2embed import UserError
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.mmeb import read_custom, read_mmeb
 from gen2embed.data.pairs import Files, Mmeb
@@ -333,6 +333,26 @@ def test_sugarcrepe_items_are_as_the_reference_has_them(public):
     assert {group: len(its) for group, its in pp.groups.items()} == {"itt": 5, "tot": 5}
     roles = {(task.group, task.query_role, task.candidate_role) for task in pp.tasks}
     assert roles == {("itt", "candidate", "query"), ("tot", "query", "query")}
+
+
+def test_sugarcrepe_pp_of_texts_alone_needs_no_pictures(public, tmp_path):
+    names = SUGAR_PP["subset_names"]
+    both = read_sugarcrepe_pp(public / "scpp/data", public / "coco/val2017", names)
+    for subset in names:  # nor the names of pictures
+        rows = json.loads((public / f"scpp/data/{subset}.json").read_text())
+        (tmp_path / f"{subset}.json").write_text(json.dumps([{**row, "filename": ""} for row in rows]))
+    alone = read_sugarcrepe_pp(tmp_path, tmp_path / "nowhere", names, parts=["tot"])
+    assert not list(alone.pictures)
+    assert [task.name for task in alone.tasks] == [f"{subset}_tot" for subset in names]
+    expected = [task_digest(task) for task in both.tasks if task.group == "tot"]
+    assert [task_digest(task) for task in alone.tasks] == expected
+    assert alone.groups == both.groups  # so that there is an average of tot, and none of itt and overall
+    pictured = read_sugarcrepe_pp(public / "scpp/data", public / "coco/val2017", names, parts=["itt"])
+    assert {task.group for task in pictured.tasks} == {"itt"}
+    with pytest.raises(UserError, match=r"txt.*itt, tot"):
+        read_sugarcrepe_pp(tmp_path, tmp_path, names, parts=["txt"])
+    with pytest.raises(UserError, match=r"benchmark\.parts=\[\]"):
+        read_sugarcrepe_pp(tmp_path, tmp_path, names, parts=[])
 
 
 # --- python eval.py -------------------------------------------------------------------------------------------------

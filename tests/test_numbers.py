@@ -21,6 +21,7 @@ from gen2embed.evaluate import ENOUGH, evaluate
 from gen2embed.metrics import similarity
 from gen2embed.miners.run import mine_pairs
 from gen2embed.miners.saha import SaHaPaper
+from gen2embed.significance import is_below
 from gen2embed.sync import OneRank
 from gen2embed.types import Pair, RankingTask
 
@@ -117,6 +118,31 @@ def test_evaluation_says_it_once(said):
     assert "the 80 items as candidate are nearly all the same" in candidate
     assert chance.startswith("no task is above chance: check that the weights")
     assert warned == {"query", "candidate", "chance"}
+
+
+class Misled(Fake):
+    """Vectors that have each query beside its wrong answer."""
+
+    fingerprint = {}  # noqa: RUF012
+
+    def embed(self, items, role):
+        numbers = [int(item.texts[0].split()[1]) for item in items]
+        axes = [n if role == "query" else n // 2 if n % 2 else -1 for n in numbers]
+        return torch.eye(2 * ENOUGH + 1)[axes]
+
+
+def test_below_chance_is_not_at_chance(said):
+    """A model that prefers what is made to mislead is no sign of wrong weights; nothing right of many choices is."""
+    warned = set()
+    evaluate(Misled(), Engine(), Benchmark("x", (random_task(),), {"x": ["random"]}), 200, warned=warned)
+    (warning,) = said()
+    assert warning.startswith("below chance (random)")
+    assert "weights" not in warning
+    assert warned == {"below chance"}
+    assert is_below(0, 20, 0.5)
+    assert not is_below(0, 1000, 1 / 1000)  # whose bootstrap interval is [0, 0]
+    assert not is_below(6, 20, 0.5)
+    assert is_below(5, 20, 0.5)
 
 
 def test_few_queries_at_chance_say_nothing(said):

@@ -21,13 +21,14 @@ from typing import Any
 from gen2embed.content import wrong_with
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.rows import make_item, visible
+from gen2embed.data.rows import known_names, make_item, visible
 from gen2embed.data.textfiles import read_text
 from gen2embed.images import Policy
 from gen2embed.types import Item, RankingTask, Role, UserError, did_you_mean
 
 CAPTION = "Find me an image that matches the given caption: {}"
 KEYS = ("filename", "caption", "negative_caption")
+PARTS = ("itt", "tot")  # of SugarCrepe++
 
 
 def read_sugarcrepe(
@@ -60,33 +61,44 @@ def read_sugarcrepe_pp(
     subset_names: Sequence[str],
     subsets: Sequence[str] | None = None,
     resolution: Policy | None = None,
+    parts: Sequence[str] | None = None,
 ) -> Benchmark:
     """Read SugarCrepe++: of every subset a task of group itt (picture to texts) and one of group tot (texts only).
 
     subset_names: all there are. subsets: those to read; None is all. Raises `UserError` as `read_sugarcrepe` does.
+    parts: the groups to read; None is both. Pictures are looked for only if itt is among them.
     """
     folder, images = Path(annotations), Path(image_dir)
+    chosen = known_names("benchmark sugarcrepe_pp", "part", PARTS, parts)
+    if not chosen:
+        raise UserError(
+            f"benchmark.parts={list(parts or ())} leaves nothing of SugarCrepe++; choose of {', '.join(PARTS)}"
+        )
+    pictured = "itt" in chosen
     itt, tot = [], []
     for subset in choose("sugarcrepe_pp", subset_names, subsets):
-        rows = _read(folder, subset, (*KEYS, "caption2"))
+        rows = _read(folder, subset, (*(KEYS if pictured else KEYS[1:]), "caption2"))
         twice = tuple(number for number in range(len(rows)) for _ in range(2))
-        pictures = _pictures(images, rows, folder / f"{subset}.json")
         captions = [(row["caption"], row["caption2"], row["negative_caption"]) for row in rows]
-        by_picture = [
-            (picture, right, wrong)
-            for picture, (first, second, wrong) in zip(pictures, captions, strict=True)
-            for right in (first, second)
-        ]
-        by_text = [
-            (_caption(one), other, wrong)
-            for first, second, wrong in captions
-            for one, other in ((first, second), (second, first))
-        ]
         # Of three exchangeable similarities, a given one is the lowest, or the highest, in a third of the cases.
-        itt.append(_task(f"{subset}_itt", "itt", by_picture, "candidate", twice, 1 / 3))
-        tot.append(_task(f"{subset}_tot", "tot", by_text, "query", twice, 1 / 3))
-    groups = {kind: [f"{subset}_{kind}" for subset in subset_names] for kind in ("itt", "tot")}
-    return Benchmark("sugarcrepe_pp", (*itt, *tot), groups, {}, picture_roots(images), resolution)
+        if pictured:
+            pictures = _pictures(images, rows, folder / f"{subset}.json")
+            by_picture = [
+                (picture, right, wrong)
+                for picture, (first, second, wrong) in zip(pictures, captions, strict=True)
+                for right in (first, second)
+            ]
+            itt.append(_task(f"{subset}_itt", "itt", by_picture, "candidate", twice, 1 / 3))
+        if "tot" in chosen:
+            by_text = [
+                (_caption(query), right, wrong)
+                for first, second, wrong in captions
+                for query, right in ((first, second), (second, first))
+            ]
+            tot.append(_task(f"{subset}_tot", "tot", by_text, "query", twice, 1 / 3))
+    groups = {part: [f"{subset}_{part}" for subset in subset_names] for part in PARTS}
+    roots = picture_roots(images) if pictured else ()
+    return Benchmark("sugarcrepe_pp", (*itt, *tot), groups, {}, roots, resolution)
 
 
 def _task(
