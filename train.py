@@ -28,10 +28,12 @@ from gen2embed.encoder.adapter import save
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.packing import Limit
-from gen2embed.files import replace_folder, write_atomic
+from gen2embed.files import write_atomic
 from gen2embed.lit import ContrastiveModule, as_in_training
 from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.outputs.paths import check_folder, replace_folder
+from gen2embed.outputs.record import RUN
 from gen2embed.reporting import evaluate_and_report
 from gen2embed.resume import Resume
 from gen2embed.runs import (
@@ -61,6 +63,10 @@ def main(cfg: DictConfig) -> None:
     resume = Resume(plain(cfg), trainer)
     sync_of(trainer.strategy)
     check_sources(cfg)
+    if cfg.adapter is not None and trainer.is_global_zero:
+        sources = [Path(path) for path in (cfg.model.path, cfg.checkpoint) if path is not None]
+        for name in ("adapter", "best"):
+            check_folder(Path(cfg.output_dir) / name, sources, by=RUN)
     if cfg.model.get("compiled") and cfg.adapter is not None:
         raise UserError(
             "model.compiled=true draws other random numbers in the second pass over a chunk than in the first, so it "

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from yardstick import console
 
+from gen2embed.outputs.claims import is_run
 from gen2embed.report import write_json
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
@@ -80,7 +81,8 @@ def main() -> None:
 def watch(command: list[str], metrics: Path) -> tuple[dict[str, Series], float]:
     """Sample a training of two ranks until it ends; and when its first steps were logged, in seconds."""
     ranks = {rank: Series() for rank in RANKS}
-    metrics.unlink(missing_ok=True)
+    if is_run(metrics.parent):
+        metrics.unlink(missing_ok=True)
     start, begin = time.monotonic(), math.inf
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as root:
         while root.poll() is None:

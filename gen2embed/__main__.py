@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gen2embed.cli import compare, doctor, embed, export, report, search
 from gen2embed.errors import UserError
+from gen2embed.files import refusal
 from gen2embed.redaction import expanded, visible
 
 
@@ -62,8 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     quieten_libraries()
     try:
         return COMMANDS[args.command].run(args) or 0
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        message = str(error) if isinstance(error, UserError) else refusal(error)
+        if message is None:
+            raise
+        print(f"error: {visible(message)}", file=sys.stderr)
         return 1
 
 

@@ -16,10 +16,11 @@ from gen2embed.encoder.adapter import save, saved_parameters
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.store import differences
 from gen2embed.evaluate import evaluate
-from gen2embed.files import replace_folder
 from gen2embed.lit import ContrastiveModule
 from gen2embed.log import log
 from gen2embed.memory import peak_gib
+from gen2embed.outputs.paths import check_folder, replace_folder
+from gen2embed.outputs.record import RUN
 from gen2embed.types import UserError
 
 RESAMPLES = 200  # of a validation, whose interval only says whether it is at chance
@@ -32,6 +33,12 @@ class SaveSteps(Callback):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"callbacks.steps.every_n_steps is at least 1, or null for none; got {every_n_steps}")
         self.folder, self.every_n_steps = Path(folder), every_n_steps
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Raise `UserError` for a folder of somebody else that has the name of one that is to be written."""
+        if self.every_n_steps and trainer.is_global_zero:
+            for step in range(self.every_n_steps, trainer.max_steps + 1, self.every_n_steps):
+                check_folder(self.folder / str(step), by=RUN)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

@@ -1,8 +1,8 @@
 """The checkpoints of a run: each is whole or not there, the newest is found again, and old ones go.
 
-`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name stays, and no run
-goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts. A file ends with the SHA-256 of
-all before it, which is compared before it is read; a folder of shards has none.
+`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name, or that no run
+wrote, stays, and no run goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts. A file
+ends with the SHA-256 of all before it, which is compared before it is read; a folder of shards has none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from gen2embed.logger import CSVLogger
 from gen2embed.types import UserError, first_line
 
 MARK = b"sha256:"
+UNFINISHED = re.compile(r"\.(step=\d+\.ckpt|\.step=\d+\.ckpt\.[0-9a-f]{32}|step=\d+\.ckpt\.removed)")
 DIGEST = len(MARK) + hashlib.sha256().digest_size
 
 
@@ -103,6 +104,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         if keep < 1:
             raise UserError(f"callbacks.checkpoints.keep is at least 1; got {keep}")
         self.folder, self.every_n_steps, self.keep = Path(folder), every_n_steps, keep
+        self._saved: set[Path] = set()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Raise `UserError` if the ranks, each of which looked for the newest checkpoint, found different ones."""
@@ -139,7 +141,11 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
     def thin(self) -> None:
         """Remove all but the newest."""
         for old in steps(self.folder)[: -self.keep]:
-            remove(old)
+            if self._may_remove(old):
+                remove(old)
+
+    def _may_remove(self, path: Path) -> bool:
+        return path in self._saved or is_own(path)
 
     def save(self, trainer: Trainer, name: str) -> Path:
         """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this."""
@@ -147,7 +153,10 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         unfinished = path.with_name(f".{path.name}")  # a strategy's folder of shards is not written at once
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
+            if path.is_dir() and self._may_remove(path):
+                remove(path)
             put_in_place(unfinished, path)
+            self._saved.add(path)
         trainer.strategy.barrier()
         return path
 
@@ -169,14 +178,26 @@ def steps(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step=*.ckpt") if re.fullmatch(r"step=\d+", path.stem)), key=step_of)
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a run wrote what has the name of a checkpoint: a file with its digest, or a folder of shards."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return (path / "checkpoint").is_dir()
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - DIGEST, 0))
+        return file.read(len(MARK)) == MARK
+
+
 def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step="))
 
 
 def sweep(folder: Path) -> None:
     """Remove what a killed run left unfinished."""
-    for path in folder.glob(".*.ckpt*"):
-        _delete(path)
+    for path in folder.glob(".*step=*.ckpt*"):
+        if UNFINISHED.fullmatch(path.name) and not path.is_symlink():
+            _delete(path)
 
 
 def remove(path: Path) -> None:

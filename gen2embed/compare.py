@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -19,9 +20,12 @@ from rich.text import Text
 from scipy import stats
 
 from gen2embed.encoder.store import differences, without
+from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.tables import print_table
 from gen2embed.types import UserError
 
+WRITER = "compare"  # in the record
+FILES = ("scores.csv", "scores.png", "curves.png")
 CURVES = ("loss", "accuracy", "positive_similarity", "negative_similarity", "validation/mean")
 # What may differ within an arm; seeds of the miner and the data may follow the run's.
 IGNORED = ("seed", "mining.seed", "data.seed", "output_dir", "paths", "logger", "callbacks", "resume")
@@ -195,17 +199,17 @@ def _scores(runs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
 
 def write_scores(path: Path, named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> None:
     """A line a run: its settings that differ, its seed, its commit, and its scores from 0 to 1."""
-    columns = _columns(named)
-    with path.open("w", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        settings = [setting.partition("=")[0] for setting in next(iter(named))]
-        lines.writerow([*settings, "seed", "commit", *columns])
-        for arm, runs in named.items():
-            values = [setting.partition("=")[2] for setting in arm]
-            for run in runs:
-                manifest = run["manifest"]
-                scores = [f"{_score(run, column):.6f}" for column in columns]
-                lines.writerow([*values, manifest["config"]["seed"], manifest.get("git_commit"), *scores])
+    columns, text = _columns(named), io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    settings = [setting.partition("=")[0] for setting in next(iter(named))]
+    lines.writerow([*settings, "seed", "commit", *columns])
+    for arm, runs in named.items():
+        values = [setting.partition("=")[2] for setting in arm]
+        for run in runs:
+            manifest = run["manifest"]
+            scores = [f"{_score(run, column):.6f}" for column in columns]
+            lines.writerow([*values, manifest["config"]["seed"], manifest.get("git_commit"), *scores])
+    write_file(path, WRITER, lambda file: file.write(text.getvalue().encode()))
 
 
 def _get(config: Any, key: str) -> Any:
@@ -218,8 +222,10 @@ def run(args: argparse.Namespace) -> None:
     folder = args.folder
     runs = read_runs(folder)
     named = arms(runs, args.by)
+    for name in FILES:
+        check_file(folder / name, WRITER)
     write_scores(folder / "scores.csv", arms(runs))
     print_table(table(named))
-    scores_chart(named).savefig(folder / "scores.png", dpi=150)
-    if (curves := curves_chart(named)) is not None:
-        curves.savefig(folder / "curves.png", dpi=150)
+    for name, chart in (("scores.png", scores_chart(named)), ("curves.png", curves_chart(named))):
+        if chart is not None:
+            write_file(folder / name, WRITER, lambda file, chart=chart: chart.savefig(file, dpi=150))  # type: ignore[misc]

@@ -7,14 +7,12 @@ shipped defaults. Both hold for keys added with `+` as well.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -25,6 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.data.workers import why_ended
+from gen2embed.files import refusal
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.quoting import as_texts, explain_setting
 from gen2embed.redaction import expanded
@@ -33,11 +32,6 @@ from gen2embed.types import UserError, did_you_mean, first_line
 
 FREE = {"batch.weights"}  # mappings whose keys are the user's
 LONGEST_NAME = 200  # bytes of a file's; systems end at 255
-REFUSALS = {  # by the system, and what the user can do
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there, or raise the limit"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or name another folder"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO), "bring it back, or mount its disk again"),
-}
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -187,7 +181,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
-    return next((said for cause in _chain(error) if (said := _refusal(cause) or why_ended(cause))), None)
+    return next((said for cause in _chain(error) if (said := refusal(cause) or why_ended(cause))), None)
 
 
 def _reason(cause: BaseException) -> str | None:
@@ -198,17 +192,6 @@ def _reason(cause: BaseException) -> str | None:
         names = ", ".join(sorted(cause.options))
         return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
     return explain_setting(cause)
-
-
-def _refusal(error: BaseException) -> str | None:
-    """What the system did not let a run do; None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in REFUSALS:
-        return None
-    where = Path(error.filename).absolute() if error.filename else "a file of the run"
-    return (
-        f"{where}: {error.strerror}; {REFUSALS[error.errno]}, and give the same command again: what is whole stays, "
-        "and it goes on from there"
-    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,10 +17,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.report import write_json
 from gen2embed.tables import print_table
 from gen2embed.types import UserError
 
+WRITER = "demo"  # in the record
 ARMS = {  # key in the results: (label, run's folder)
     "chance": ("chance", None),
     "zero_shot_none": ("no prompt", "zero_shot_none"),
@@ -113,10 +115,12 @@ def main() -> None:
     folder = parser.parse_args().folder
     try:
         arms = collect(folder)
+        for name in ("results.json", "demo.png"):
+            check_file(folder / name, WRITER)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    write_json(folder / "results.json", arms)
-    figure(arms).savefig(folder / "demo.png", dpi=150)
+    write_json(folder / "results.json", arms, by=WRITER)
+    write_file(folder / "demo.png", WRITER, lambda file: figure(arms).savefig(file, dpi=150))
     print_table(table(arms))
     print(f"{folder / 'results.json'} and {folder / 'demo.png'} written")
 

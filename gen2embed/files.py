@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
-import shutil
-import tempfile
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
-Written = TypeVar("Written")
+LONGEST_NAME = 255  # bytes of the name of a file or folder, on the usual file systems
+REFUSALS = {  # by the system, and what the user can do
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there, or raise the limit"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or name another folder"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "name another one"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO), "bring it back, or mount its disk again"),
+}
 
 
 def is_hub_id(path: str | Path) -> bool:
@@ -26,19 +32,45 @@ def is_remote(path: str | Path) -> bool:
     return is_hub_id(path) and not Path(path).exists()
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a temporary name beside its own, then rename it; the disk has it when this returns."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def write_atomic(
+    path: Path, write: Callable[[IO[bytes]], object], before: Callable[[Path], object] = lambda _: None
+) -> None:
+    """Write a file under a temporary name beside its own, then rename it; the disk has it when this returns.
+
+    A link stays, and its target gets the content; a file that is replaced hands on its mode. A folder is never
+    replaced: that is an `OSError`.
+
+    Args:
+        path: The file.
+        write: Writes the content to an open file.
+        before: Called with the temporary file before it is renamed.
+    """
     with named(path):
+        target = follow(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = temporary_name(target)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("xb") as file:
                 write(file)
                 file.flush()
-            put_in_place(unfinished, path)
+            if target.is_file():
+                unfinished.chmod(stat.S_IMODE(target.stat().st_mode))
+            before(unfinished)
+            put_in_place(unfinished, target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def follow(path: Path) -> Path:
+    """Return what a link leads to, which may not exist; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a new hidden name beside `path`, within the length that file systems take."""
+    longest = LONGEST_NAME - len("..") - 32
+    return path.with_name(f".{path.name.encode()[:longest].decode(errors='ignore')}.{uuid.uuid4().hex}")
 
 
 @contextmanager
@@ -56,12 +88,21 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+def refusal(error: BaseException) -> str | None:
+    """Return what the system did not let a run do, and the remedy; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in REFUSALS:
+        return None
+    where = Path(error.filename).absolute() if error.filename else "a file of the run"
+    return (
+        f"{where}: {error.strerror}; {REFUSALS[error.errno]}, and give the same command again: what is whole stays, "
+        "and it goes on from there"
+    )
+
+
 def put_in_place(unfinished: Path, path: Path) -> None:
-    """Rename a file or folder on the same disk. It is written there before, and its name is afterwards."""
+    """Rename a file or a folder on the same disk, durably. It replaces a file or an empty folder, and nothing else."""
     for written in [unfinished, *unfinished.rglob("*")]:
         _fsync(written)
-    if path.is_dir():
-        shutil.rmtree(path)
     unfinished.replace(path)
     _fsync(path.parent)
 
@@ -72,26 +113,6 @@ def _fsync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def is_occupied(folder: Path) -> bool:
-    """Whether there is anything but an empty folder."""
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-def replace_folder(path: Path, write: Callable[[Path], Written]) -> Written:
-    """Write a folder under a temporary name beside its own, then rename it, in place of what was there.
-
-    Returns what `write` does.
-    """
-    with named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as unfinished:
-            written = Path(unfinished) / path.name
-            written.mkdir()
-            result = write(written)
-            put_in_place(written, path)
-            return result
 
 
 def digest_of(path: Path) -> str:

@@ -13,12 +13,32 @@ from lightning.pytorch.loggers import csv_logs
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gen2embed.files import named, write_atomic
+from gen2embed.outputs.claims import is_run
+from gen2embed.outputs.record import RUN, append, read_record
+from gen2embed.types import UserError
 
+HPARAMS = csv_logs.ExperimentWriter.NAME_HPARAMS_FILE
 METRICS = csv_logs.ExperimentWriter.NAME_METRICS_FILE
 
 
 class CSVLogger(csv_logs.CSVLogger):
     """Lightning's, which would delete the earlier part of a run."""
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 100,
+    ) -> None:
+        """Take what Lightning's takes; raise `UserError` for a folder that holds such files of somebody else."""
+        super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps)
+        folder = Path(self.log_dir)
+        recorded = {line["name"] for line in read_record(folder) if line.get("by") == RUN}
+        for file in (METRICS, HPARAMS):
+            if (folder / file).exists() and file not in recorded and not is_run(folder):
+                raise UserError(f"{folder / file} is not of a run; choose another logger.save_dir, or move it away")
 
     _continues = False
     _early: tuple[int | None, frozenset[str]] = (None, frozenset())
@@ -56,10 +76,19 @@ class CSVLogger(csv_logs.CSVLogger):
         if self._experiment is None:
             path = Path(self.log_dir) / METRICS
             if not self._continues:
+                _record(path.parent)
                 path.unlink(missing_ok=True)
             self._experiment = _Writer(self.log_dir)
             self._experiment.metrics_keys = _read(path)[0] if path.is_file() else []
         return self._experiment  # type: ignore[return-value]
+
+
+def _record(folder: Path) -> None:
+    """Record that the log's files in a folder are a run's; they grow, so their names count."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_run(folder):
+        for name in (METRICS, HPARAMS):
+            append(folder, {"name": name, "by": RUN})
 
 
 class _Writer(csv_logs.ExperimentWriter):

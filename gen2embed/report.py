@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gen2embed import __version__
 from gen2embed.commit import git_commit
 from gen2embed.encoder.engine import Encoded
 from gen2embed.files import write_atomic
+from gen2embed.outputs.paths import write_file
 from gen2embed.redaction import redacted
 
 LIBRARIES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "pillow")
@@ -63,10 +65,17 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Leave a value for people and programs, redacted."""
+def write_json(path: Path, value: Any, by: str | None = None) -> None:
+    """Leave a value for people and programs, redacted.
+
+    Args:
+        path: The file.
+        value: What JSON can hold; all else as text.
+        by: The command that writes an output of its own (`outputs.write_file`); None is a run, in its folder.
+    """
     text = json.dumps(redacted(value), indent=2, default=str)
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write = write_atomic if by is None else partial(write_file, by=by)
+    write(path, write=lambda file: file.write(text.encode()))
 
 
 def redact_yaml(file: Path) -> None:

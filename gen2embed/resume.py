@@ -18,7 +18,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from gen2embed.checkpoint import Checkpoints, remove, step_of, steps, sweep
+from gen2embed.checkpoint import Checkpoints, is_own, remove, step_of, steps, sweep
 from gen2embed.data.batches import BatchPlan
 from gen2embed.data.clusters import data_fingerprint
 from gen2embed.encoder.embedder import Embedder
@@ -116,7 +116,8 @@ class Resume:
     def _begin(self, run: Mapping[str, Any]) -> None:
         if self.folder is None or not self.trainer.is_global_zero:
             return
-        for path in self.folder.glob("*.ckpt"):
+        _refuse_foreign(self.folder)
+        for path in steps(self.folder):
             remove(path)
         self._write(run)
 
@@ -217,6 +218,22 @@ def _without_new(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str,
         for key, value in here.items()
         if key in there or (value is not None and value is not False)
     }
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise `UserError` for what has the name of a run's file and was not written by one."""
+    foreign = [path for path in steps(folder) if not is_own(path)]
+    if (file := folder / FILE).exists() and not _is_own(file):
+        foreign.append(file)
+    if foreign:
+        raise UserError(f"{foreign[0]} was not saved by a run of ours; move it away, or choose another output_dir")
+
+
+def _is_own(file: Path) -> bool:
+    try:
+        return "settings" in json.loads(file.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

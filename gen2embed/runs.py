@@ -34,6 +34,8 @@ from gen2embed.encoder.embedder import Embedder
 from gen2embed.eval_report.page import check_count
 from gen2embed.files import write_atomic
 from gen2embed.log import log, quieten_libraries
+from gen2embed.outputs.claims import release
+from gen2embed.outputs.paths import check_writable
 from gen2embed.overrides import added_folders, chosen_groups, overridden
 from gen2embed.pins import pins
 from gen2embed.presets import conf_dir
@@ -88,6 +90,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 if message is None:
                     raise
                 sys.exit(f"error: {visible(message)}")
+            finally:
+                release()
 
         return main
 
@@ -196,7 +200,10 @@ def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
 
 
 def check_sources(cfg: DictConfig) -> None:
-    """Raise `UserError` if the model or the checkpoint of `cfg` is not there. Loads nothing."""
+    """Raise `UserError` if the model or the checkpoint of `cfg` is not there, or a store cannot be. Loads nothing."""
+    for store in (cfg.engine.store, (cfg.get("search") or {}).get("store"), cfg.paths.cluster_dir):
+        if store is not None:
+            check_writable(Path(store))
     check_path(cfg.model.path)
     if cfg.checkpoint and find_adapter(cfg.checkpoint, cfg.checkpoint_revision) is None:
         check_path(cfg.checkpoint)

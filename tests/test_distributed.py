@@ -31,10 +31,11 @@ from gen2embed.callbacks import Agree, SaveSteps
 from gen2embed.data.datamodules import several_positives
 from gen2embed.data.world import World
 from gen2embed.encoder.adapter import Lora
-from gen2embed.files import replace_folder
 from gen2embed.losses import Answers
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.miners.shuffled import Random
+from gen2embed.outputs.paths import replace_folder
+from gen2embed.outputs.record import RECORD
 from gen2embed.presets import compose_shipped
 from gen2embed.runs import make_trainer
 from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
@@ -225,7 +226,7 @@ def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path
     assert_close(final, adapter(alone))
     assert not (alone / "steps").exists()  # off unless asked for
 
-    assert [path.name for path in (folder / "steps").iterdir()] == ["2"]
+    assert sorted(path.name for path in (folder / "steps").iterdir()) == [RECORD, "2"]
     early = load_file(folder / "steps/2/adapter_model.safetensors")
     assert set(early) == set(final)
     assert not all(torch.equal(early[name], final[name]) for name in final)
@@ -424,7 +425,7 @@ def test_saving_on_the_way(tmp_path):
     callback = SaveSteps(tmp_path, 5)
     for step, rank in ((4, 0), (5, 1), (10, 0), (10, 0)):
         callback.on_train_batch_end(SimpleNamespace(global_step=step, is_global_zero=rank == 0), module)
-    assert [path.name for path in tmp_path.iterdir()] == ["10"]  # and nothing half-written
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "10"]  # and nothing half-written
     loaded = Embedder.from_pretrained(TINY, adapter=tmp_path / "10", device="cpu")
     embedder.backbone.full.eval()
     torch.testing.assert_close(loaded.encode("a red star"), embedder.encode("a red star"), atol=1e-6, rtol=0)
@@ -438,9 +439,9 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     replace_folder(tmp_path / "a", lambda folder: (folder / "old").touch())
     with pytest.raises(OSError, match="disk full"):
         replace_folder(tmp_path / "a", broken)
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "old"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [RECORD, "a", "old"]
     replace_folder(tmp_path / "a", lambda folder: (folder / "new").touch())
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "new"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [RECORD, "a", "new"]
 
 
 # --- DeepSpeed: the strategies deepspeed_zero1, 2 and 3 -------------------------------------------------------------

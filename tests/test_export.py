@@ -445,7 +445,7 @@ def test_refusals(trained, tmp_path, kind, options, said):
 
 def test_a_folder_that_is_there_is_kept(trained, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(UserError, match="is there and not empty; choose another"):
+    with pytest.raises(UserError, match="is not empty: it holds mine; name a new folder"):
         export("merged", Source(str(trained / "adapter")), tmp_path)
     assert (tmp_path / "mine").read_text() == "mine"
 

@@ -23,6 +23,7 @@ LAYERS = {
         "peers",
         "preemption",
         "compression",
+        "outputs",
     ),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),
@@ -54,6 +55,7 @@ LAYERS = {
         "pages",
         "targets",
         "tracking",
+        "run_folder",
     ),
     6: ("__main__",),
 }

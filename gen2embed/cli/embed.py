@@ -21,7 +21,7 @@ from gen2embed.cli.model import add_model_arguments, add_store_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="INPUT")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .npy or .parquet file")
+    parser.add_argument("--output", required=True, metavar="FILE", help="a .npy or .parquet file")
     parser.add_argument("--role", choices=ROLES, default="query", help="default query")
     parser.add_argument("--image-dir", type=Path, metavar="FOLDER", help="of a file's pictures; default beside it")
     parser.add_argument("--truncate-dim", type=int, metavar="D", help="keep the first D elements")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="what eval.py or train.py left")
-    parser.add_argument("--output", type=Path, help="the page (default: report.html of a single run's folder)")
+    parser.add_argument("--output", help="the page (default: report.html of a single run's folder)")
     parser.add_argument("--queries", type=int, default=20, help="shown of each task, 0 for none (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of their choice, and of the bootstrap (default 0)")
 

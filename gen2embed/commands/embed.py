@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,30 @@ from jaxtyping import Num
 from gen2embed.commands.given import Given, load_model, read_items
 from gen2embed.compression import check, compress
 from gen2embed.encoder.engine import Engine
-from gen2embed.files import write_atomic
-from gen2embed.types import UserError
+from gen2embed.errors import UserError
+from gen2embed.outputs.paths import check_file, check_store, write_file
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.output.suffix not in (".npy", ".parquet"):
+    if Path(args.output).suffix not in (".npy", ".parquet"):
         raise UserError(f"--output {args.output} is neither a .npy nor a .parquet file")
+    output = check_file(args.output, "embed", inputs=[args.input])
+    store = check_store(args.store)
     given = read_items(args.input, args.image_dir)
     if given.skipped:
         print(given.skipped)
     model = load_model(args)
     dim = check(args.truncate_dim, args.precision, model.dim)
-    encoded = Engine(store=args.store).encode(model, given.items, args.role)
+    encoded = Engine(store=store).encode(model, given.items, args.role)
     codes = compress(encoded.vectors, dim, args.precision).numpy()
-    if args.output.suffix == ".npy":
-        write_atomic(args.output, partial(np.save, arr=codes, allow_pickle=False))
+    if output.suffix == ".npy":
+        write_file(output, "embed", partial(np.save, arr=codes, allow_pickle=False))
     else:
         made_by = {"fingerprint": model.fingerprint, "role": args.role, "dim": dim, "precision": args.precision}
         table = to_table(given, codes, made_by)
-        write_atomic(args.output, lambda file: pq.write_table(table, file))
+        write_file(output, "embed", lambda file: pq.write_table(table, file))
     known = f", of which {encoded.reused} were known" if encoded.reused else ""
-    print(f"{args.output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}")
+    print(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}")
 
 
 def to_table(given: Given, codes: Num[np.ndarray, "n c"], made_by: dict[str, Any]) -> pa.Table:

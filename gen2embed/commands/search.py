@@ -18,6 +18,7 @@ from gen2embed.encoder.given import Input
 from gen2embed.images import check
 from gen2embed.miners.approximate import Approximate
 from gen2embed.names import similar_file
+from gen2embed.outputs.paths import check_store
 from gen2embed.peers import ALONE
 from gen2embed.search import Exact, Search
 from gen2embed.tables import print_table
@@ -34,12 +35,13 @@ def run(args: argparse.Namespace) -> None:
     if not args.query.strip():
         raise UserError("QUERY is empty; give a text or a picture's path")
     query = args.query if args.text else _query(args.query)
+    store = check_store(args.store)
     given = read_items(args.where, args.image_dir)
     if given.skipped:
         print(given.skipped)
     model = load_model(args)
     vector = model.encode(query, "query").numpy()
-    candidates = Engine(store=args.store).encode(model, given.items, "candidate").vectors.numpy()
+    candidates = Engine(store=store).encode(model, given.items, "candidate").vectors.numpy()
     index = Approximate(candidates, Search(), None, ALONE) if args.approximate else Exact(candidates)
     found = index(vector, min(args.top, len(candidates)))[0]
     table = Table(title=f"nearest to {args.query}")

@@ -15,9 +15,9 @@ import peft
 
 from gen2embed.encoder.adapter import save
 from gen2embed.encoder.backbone import Backbone
-from gen2embed.files import is_occupied, replace_folder
 from gen2embed.images import Resolution
 from gen2embed.log import log
+from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.prompts import Prompt
 from gen2embed.types import UserError, first_line
 
@@ -25,11 +25,11 @@ from gen2embed.types import UserError, first_line
 def save_pretrained(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Path) -> None:
     """Save to a new or an empty folder; it is there as a whole, or not at all.
 
-    Raises `UserError` for a folder that holds something, as what was there could be taken for a part of it.
+    Raises `UserError` for a folder that holds something, as what was there could be taken for a part of it, and for one
+    in that of the model.
     """
-    if is_occupied(folder):
-        raise UserError(f"{folder} is there already, and is not an empty folder; name another one, or remove it")
-    replace_folder(folder, lambda unfinished: save(backbone, prompt, resolution, unfinished))
+    output = check_folder(folder, inputs=[Path(backbone.name)])
+    replace_folder(output, lambda unfinished: save(backbone, prompt, resolution, unfinished), by=None)
 
 
 def push_to_hub(

@@ -19,7 +19,8 @@ from gen2embed.export.card import Facts, Run, write_card
 from gen2embed.export.kinds import Alone, Encode, Kind, Merged, Place
 from gen2embed.export.sentences import SentenceTransformers, needs_code
 from gen2embed.export.serving import Vllm
-from gen2embed.files import is_hub_id, is_occupied, replace_folder
+from gen2embed.files import is_hub_id
+from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.redaction import redacted_text
 from gen2embed.types import ROLES, Role, UserError, did_you_mean
 
@@ -75,13 +76,14 @@ def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float3
     3. Embed the sample with what the kind's own library loads from them.
     4. If every cosine is at least `LEAST`, write the card and put the folder in its place.
 
-    Raises `UserError`, and leaves nothing, for an unknown kind, an output that is there, an adapter without its base or
-    none where one is asked for, a model that the kind cannot express, and an export whose vectors are not the model's.
+    Raises `UserError`, and leaves nothing, for an unknown kind, an output that is not empty or lies in an input, an
+    adapter without its base or none where one is asked for, a model that the kind cannot express, and an export whose
+    vectors are not the model's.
     """
     if kind not in KINDS:
         raise UserError(f"the kind {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of {', '.join(KINDS)}")
-    if is_occupied(output):
-        raise UserError(f"the output {output} is there and not empty; choose another, or remove it")
+    inputs = [Path(path) for path in (source.model, source.adapter) if path is not None]
+    output = check_folder(output, inputs)
     made, run = KINDS[kind], None if source.run is None else Run.read(source.run)
     if not made.merges and dtype != "float32":
         raise UserError(f"an adapter keeps its own type, and dtype={dtype} was asked for; leave it out")
@@ -95,7 +97,7 @@ def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float3
             check["rounding"] = written.rounding
         write_card(folder, output.resolve().name, written.facts, check, run)
 
-    replace_folder(output, write)
+    replace_folder(output, write, by=None)
     return check
 
 

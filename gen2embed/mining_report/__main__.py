@@ -21,12 +21,14 @@ def main() -> None:
     # torch and more, which help and a wrong argument do without
     from gen2embed.data.quarantine import sound_pairs
     from gen2embed.mining_report.page import write_report
+    from gen2embed.pages.page import PAGE, check_page
     from gen2embed.runs import read_data
 
     folder = arguments.folder
     try:
         if not (folder / "clusters.parquet").is_file():
             raise UserError(f"{folder} holds no clusters.parquet; mine.py leaves one in its output_dir")
+        check_page(folder / PAGE)
         data = read_data(folder)
         try:
             pairs = data.pairs() if data.on_error == "raise" else sound_pairs(data, folder)

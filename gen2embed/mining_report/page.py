@@ -14,14 +14,16 @@ import numpy as np
 from markupsafe import Markup
 
 from gen2embed import images
-from gen2embed.files import write_atomic
 from gen2embed.log import progress
 from gen2embed.mining_report import charts
 from gen2embed.mining_report.figures import Run, Subset, facts, read_run, values
+from gen2embed.outputs.claims import of_run
+from gen2embed.outputs.paths import write_file
 from gen2embed.pages.drawing import svg
-from gen2embed.pages.page import shortened, thumbnail, write_page
+from gen2embed.pages.page import PAGE, WRITER, shortened, thumbnail, write_page
 from gen2embed.types import Pair, Picture
 
+CHART = "mining.png"
 GALLERY = 3  # clusters shown of each subset
 MEMBERS, CLOSEST = 16, 4  # rows shown of a cluster, and owners shown of those that its anchor skipped
 TEXT = 180  # characters shown of a text
@@ -48,9 +50,10 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
             cards, drawn = [_card(run, rows) for rows in its], _drawn([subset], f"subset {subset.name}")
             sections.append({"facts": facts(run, subset), "charts": drawn, "cards": cards})
             advance()
-    write_atomic(folder / "mining.png", lambda file: file.write(_overview(run)))
+    chart = folder / CHART
+    write_file(chart, WRITER, lambda file: file.write(_overview(run)), of_run(chart, CHART))
     write_page(
-        folder / "report.html",
+        folder / PAGE,
         "gen2embed.mining_report",
         run=run,
         seed=seed,

@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from gen2embed import images
-from gen2embed.files import write_atomic
+from gen2embed.outputs.claims import of_run
+from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.types import Picture
+
+WRITER = "report"  # of pages, in the record
+PAGE = "report.html"  # of a run
+
+
+def check_page(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
+    """Return the path of a page once it is known that it may be written; raises as `outputs.check_file` does."""
+    return check_file(path, WRITER, inputs, of_run(Path(path), PAGE))
 
 
 def write_page(path: Path, package: str, **values: Any) -> None:
     """Render `page.html` of a package of ours, which extends `base.html`, and write it."""
     page = _environment(package).get_template("page.html").render(values)
     # A text may hold half of a surrogate pair, which no file can.
-    write_atomic(path, lambda file: file.write(page.encode(errors="replace")))
+    write_file(path, WRITER, lambda file: file.write(page.encode(errors="replace")), of_run(path, PAGE))
 
 
 def _environment(package: str) -> jinja2.Environment:

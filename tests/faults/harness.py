@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from faults.armed import LOGS
+from gen2embed.outputs.record import RECORD
 from gen2embed.preemption import EXIT_CODE
 
 MOST = 4  # kills in a chain
@@ -204,7 +205,7 @@ def visible(folder):
 
 def unfinished(folder):
     """Files and folders that a write has not ended in."""
-    return [path for path in folder.rglob(".*") if not LOGS.search(str(path))]
+    return [path for path in folder.rglob(".*") if not LOGS.search(str(path)) and path.name != RECORD]
 
 
 def different(whole, now):

@@ -1,0 +1,113 @@
+"""Claim the folder of a run: it is new, or empty, or that of an earlier run, and no other run writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from pathlib import Path
+
+from gen2embed.errors import UserError
+from gen2embed.files import named
+from gen2embed.log import log
+from gen2embed.outputs.paths import check_writable, expand, resolve_link
+from gen2embed.outputs.record import RECORD, append, read_record
+
+if sys.platform != "win32":
+    import fcntl
+
+JOB_LOGS = (".log", ".out", ".err")  # which a scheduler or a shell opens in a run's folder before the run starts
+OF_A_RUN = (".hydra/config.yaml", "config.yaml", "multirun.yaml", "manifest.json")  # of runs that left no record
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")  # 0, or not set, in a run's first process
+_locks: list[int] = []  # descriptors of the records that this process has locked
+
+
+def claim(path: str | Path, by: str, *, several: bool = False) -> Path:
+    """Make a folder that of a run, and return it; the process has it for itself until `release`.
+
+    Args:
+        path: The folder. Beside logs that a scheduler has opened there, it must be empty, or be an earlier run's.
+        by: The script that runs.
+        several: Whether it is for the runs of several scripts, each of which has a folder in it.
+
+    Raises:
+        UserError: For a folder that holds something else, or that another run has.
+        OSError: For what the system refuses, with the path.
+    """
+    folder = expand(path)
+    target = resolve_link(folder)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"the run's folder {folder} is a file; name a folder")
+    check_writable(target)
+    if target.is_dir():
+        _refuse_foreign(folder, target, by, several)
+    with named(target):
+        target.mkdir(parents=True, exist_ok=True)
+    if _is_first_rank():
+        _lock(folder, target)
+    claimed = {"name": ".", "by": "" if several else by}
+    if claimed not in read_record(target):
+        append(target, claimed)
+    return folder
+
+
+def _refuse_foreign(folder: Path, target: Path, by: str, several: bool) -> None:
+    own_log = f"{by}.log"
+    entries = sorted(entry.name for entry in target.iterdir() if entry.name != RECORD)
+    others = [name for name in entries if name == own_log or not name.endswith(JOB_LOGS)]
+    if others and not is_run(target):
+        raise UserError(
+            f"the folder {folder} holds {others[0]}, which is not of a run; name a new folder, or one of an earlier run"
+        )
+    scripts = {line.get("by") for line in read_record(target) if line["name"] == "."} - {by, ""}
+    if scripts and not several:
+        raise UserError(
+            f"the folder {folder} is that of a run of {scripts.pop()}.py, whose files {by}.py would replace; name "
+            "another folder"
+        )
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, or of a multirun."""
+    if any(line["name"] == "." for line in read_record(folder)):
+        return True
+    known = (folder / name for name in OF_A_RUN)
+    return any(path.is_file() and b"gen2embed." in path.read_bytes() for path in known)
+
+
+def of_run(path: Path, *names: str) -> list[Path]:
+    """Return `path` in a list if runs write a file of that name, one of `names`, in its folder, which is a run's."""
+    return [path] if path.name in names and is_run(path.parent) else []
+
+
+def _is_first_rank() -> bool:
+    return not any(os.environ.get(name, "0").strip("0") for name in RANKS)
+
+
+def _lock(folder: Path, target: Path) -> None:
+    """Lock a folder's record until the process ends, however it does; raises `UserError` if another one has it."""
+    if sys.platform == "win32":
+        return
+    with named(target):
+        opened = os.open(target / RECORD, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(opened)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            log.info("the disk of %s takes no locks (%s); let no other run write there", folder, error.strerror)
+            return
+        raise UserError(f"another run writes in {folder}; wait until it has ended, or name another folder") from None
+    _locks.append(opened)
+
+
+def release() -> None:
+    """Leave the folders that this process has claimed to others."""
+    while _locks:
+        with contextlib.suppress(OSError):
+            os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=release)  # a loader's worker may outlive the run
