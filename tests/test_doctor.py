@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from test_adapters import trained
 
 from gen2embed.__main__ import main
-from gen2embed.doctor import environment, weights
+from gen2embed.doctor import environment, threads, weights
+from gen2embed.doctor.budget import Budget, TimeUp
 from gen2embed.encoder.adapter import Lora
 
 
@@ -274,10 +277,11 @@ def test_output(doctor, tmp_path, monkeypatch):
     assert problem == (
         "output folder file/below: cannot be written: Not a directory; choose another folder, or free some space"
     )
-    usage = namedtuple("usage", "free")
+    usage = namedtuple("usage", "free total")
     for free, state in ((2**20, "problem"), (2**30, "warning")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(free, 2**40))
         problems, lines = doctor("--output", str(tmp_path / "new/folder"), model=None)
+        problems = [problem for problem in problems if problem.startswith("output folder")]
         assert len(problems) == (state == "problem")
         assert any(line.startswith(state) and "the disk has 1.0 " in line for line in lines)
     if os.geteuid():
@@ -293,3 +297,108 @@ def test_an_error_that_nobody_foresaw(doctor, monkeypatch):
     monkeypatch.setattr("gen2embed.doctor.command.load_model", fail)
     (problem,), _ = doctor()
     assert problem == "model: unexpected RuntimeError: out of luck; please report it"
+
+
+# --- a time limit, and what is said on the way ----------------------------------------------------------------------
+
+
+def warnings_of(lines):
+    return [line.removeprefix("warning ") for line in lines if line.startswith("warning ") and "no GPU" not in line]
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "expected"),
+    [
+        (0.3, ["speed: texts", "timed on 4 only"]),  # a group of 32 would take ten seconds
+        (60.0, ["tells texts apart was not seen", "tells pictures apart was not seen", "not one"]),
+    ],
+)
+def test_a_slow_model_is_measured_within_a_limit(doctor, monkeypatch, seconds_each, expected):
+    def encode(self, inputs, *_):
+        count = len(inputs) if isinstance(inputs, list) else 1
+        for _ in range(100):  # as the operations of a forward pass
+            time.sleep(seconds_each * count / 100)
+        return torch.eye(8)[:count]
+
+    monkeypatch.setattr("gen2embed.encoder.embedder.Embedder.encode", encode)
+    started = time.monotonic()
+    problems, lines = doctor("--seconds", "6" if seconds_each < 1 else "1")
+    assert time.monotonic() - started < 25
+    assert not problems
+    said = " ".join(warnings_of(lines))
+    assert all(part in said for part in expected), lines
+    assert "--seconds=" in said
+    assert any("parameters in float32" in line for line in lines)
+
+
+def test_each_slow_thing_is_announced(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("a\nb\n")
+    assert main(["doctor", "texts.txt", "--model", str(TINY)]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    for step in ("reading texts.txt", "loading the model", "embedding two texts", "timing texts, at most"):
+        assert f"... {step}" in err
+
+
+def test_ctrl_c_leaves_what_was_found(capsys, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gen2embed.doctor.command.check_speed", interrupt)
+    assert main(["doctor", "--model", str(TINY)]) == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert any("parameters in float32" in line for line in lines)
+    assert "Ctrl-C" in lines[-1]
+
+
+def test_a_time_that_is_none(capsys):
+    assert main(["doctor", "--seconds", "0"]) == 1
+    assert "--seconds is above 0" in capsys.readouterr().err
+
+
+def test_the_timer_is_gone_afterwards():
+    budget = Budget(0.2)
+    with pytest.raises(TimeUp), budget.limited():
+        time.sleep(5)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    with pytest.raises(TimeUp), budget.limited():  # nothing is left
+        pytest.fail("it began")
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "rates", "cpus", "load", "state", "expected"),
+    [
+        (1, {}, 4, 9.0, "ok", "takes 1 of 4 CPUs"),
+        (4, {4: 300.0, 1: 100.0}, 4, 0.1, "ok", "3.0 times as fast as one"),
+        (4, {4: 39.0, 1: 300.0}, 4, 3.6, "warning", "set OMP_NUM_THREADS=1"),
+        (8, {8: 90.0, 1: 300.0}, 8, 2.5, "warning", "set OMP_NUM_THREADS=5"),
+        (16, {16: 300.0, 1: 200.0}, 2, 0.0, "warning", "set OMP_NUM_THREADS=2"),
+    ],
+)
+def test_threads(monkeypatch, count, rates, cpus, load, state, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
+    monkeypatch.setattr(threads, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(threads, "measure", rates.__getitem__)
+    (finding,) = threads.check_threads()
+    assert (finding.state, expected in finding.said) == (state, True), finding
+
+
+def test_cpus_of_a_container(monkeypatch, tmp_path):
+    monkeypatch.setattr(threads, "CGROUP", tmp_path)
+    everything = threads.usable_cpus()
+    assert everything >= 1
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert threads.usable_cpus() == 0.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert threads.usable_cpus() == everything
+
+
+def test_measuring_leaves_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    assert threads.measure(2) > 0
+    assert torch.get_num_threads() == before

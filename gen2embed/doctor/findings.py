@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from gen2embed.log import console
+from gen2embed.redaction import visible
 from gen2embed.types import UserError
 
 State = Literal["ok", "warning", "problem"]
@@ -17,6 +19,11 @@ class Finding:
 
     state: State
     said: str
+
+
+def announce(step: str) -> None:
+    """Say on the console what is about to be done, where it may take long."""
+    console.print(f"... {visible(step)}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def guarded(what: str, check: Iterable[Finding]) -> Iterator[Finding]:

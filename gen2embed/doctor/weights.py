@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from gen2embed.doctor.findings import Finding
+from gen2embed.doctor.budget import Budget, TimeUp
+from gen2embed.doctor.findings import Finding, announce
 from gen2embed.encoder.adapter import matched
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
@@ -80,7 +81,7 @@ def _elements(file: Path) -> int:
         return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
 
 
-def check_loaded(embedder: Embedder) -> Iterator[Finding]:
+def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
     """What was loaded, in words; and whether the model tells texts, and pictures, apart."""
     backbone, build = embedder.backbone, embedder.build
     size = f"{backbone.parameters / 1e6:,.1f} M parameters in {embedder.fingerprint['dtype']} on the {backbone.device}"
@@ -91,15 +92,25 @@ def check_loaded(embedder: Embedder) -> Iterator[Finding]:
     texts = [Item.of(text) for text in ("a red apple", "a deep blue sea")]
     pictures = [Item.of("", Image.new("RGB", SIDES, colour)) for colour in ("red", "blue")]
     for kind, pair, suspect in (("texts", texts, "tokenizer"), ("pictures", pictures, "image processor")):
-        first, second = embedder.encode(pair)
+        announce(f"embedding two {kind}, at most {budget.left:.0f} seconds")
+        try:
+            with budget.limited(1 / 2):  # so that something is left for the speed
+                first, second = embedder.encode(pair)
+        except TimeUp:
+            said = f"whether it tells {kind} apart was not seen, as two took too long for --seconds={budget.seconds:g}"
+            yield Finding("warning", f"model: {said}; raise it, or choose a GPU or a smaller model")
+            continue
         if torch.equal(first, second):
             yield Finding(
                 "problem", f"model: different {kind} have the same vector; download the {suspect}'s files again"
             )
 
 
-def check_speed(embedder: Embedder, items: Sequence[Item]) -> Iterator[Finding]:
-    """The time of a few made-up items, and what follows for `items`; without any, for `MANY`."""
+def check_speed(embedder: Embedder, items: Sequence[Item], budget: Budget) -> Iterator[Finding]:
+    """The time of a few made-up items, and what follows for `items`; without any, for `MANY`.
+
+    Within the budget: fewer are timed where time is short, and that is said.
+    """
     rng = np.random.default_rng(0)
 
     def picture() -> Image.Image:
@@ -111,17 +122,42 @@ def check_speed(embedder: Embedder, items: Sequence[Item]) -> Iterator[Finding]:
         "texts": lambda number: Item.of(f"what is in picture {number}, and why is it there?"),
         "pictures": lambda number: Item.of(f"picture {number}", picture()),
     }
-    for kind, count in counts.items():
-        if count:
-            embedder.encode(make[kind](-1))  # the first pass loads what later ones have
-            timed = [make[kind](number) for number in range(TIMED[kind])]
-            started = time.perf_counter()
-            embedder.encode(timed)
-            each = (time.perf_counter() - started) / TIMED[kind]
-            size = f" of {SIDES[0]} x {SIDES[1]} pixels" if kind == "pictures" else ""
-            said = f"{1 / each:,.1f} a second{size}; {count:,} take about {_duration(count * each)}"
-            yield Finding("ok", f"speed: {kind}: {said}")
+    wanted = [kind for kind, count in counts.items() if count]
+    for place, kind in enumerate(wanted):
+        announce(f"timing {kind}, at most {budget.left:.0f} seconds")
+        allowed = budget.left
+        each, timed = _time_each(embedder, make[kind], TIMED[kind], budget, 1 / (len(wanted) - place))
+        size = f" of {SIDES[0]} x {SIDES[1]} pixels" if kind == "pictures" else ""
+        cut = f"--seconds={budget.seconds:g} ran out"
+        if each is None:
+            said = f"not one{size} was embedded in the {allowed:.0f} seconds that were left, as {cut}; raise it"
+            yield Finding("warning", f"speed: {kind}: {said}, or choose a GPU or a smaller model")
+            continue
+        said = f"{1 / each:,.1f} a second{size}; {counts[kind]:,} take about {_duration(counts[kind] * each)}"
+        few = f"; timed on {timed} only, as {cut}: raise it for more" if timed < TIMED[kind] else ""
+        yield Finding("warning" if few else "ok", f"speed: {kind}: {said}{few}")
     yield Finding("ok", f"memory: at most {peak_gib(embedder.backbone.device):.1f} GiB were held so far")
+
+
+def _time_each(
+    embedder: Embedder, make: Callable[[int], Item], most: int, budget: Budget, share: float
+) -> tuple[float | None, int]:
+    """Return the seconds of an item and on how many it was timed, or None and 0 where none was done in time.
+
+    Groups grow, so that something is known when time runs out. The first item counts where nothing else is known: it
+    loads what later ones have.
+    """
+    each, timed = None, 0
+    try:
+        with budget.limited(share):
+            for size in (1, max(1, most // 8), most):
+                items = [make(1000 * size + number) for number in range(size)]
+                started = time.perf_counter()
+                embedder.encode(items)
+                each, timed = (time.perf_counter() - started) / size, size
+    except TimeUp:
+        pass
+    return each, timed
 
 
 def _duration(seconds: float) -> str:
