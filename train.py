@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
@@ -62,6 +63,7 @@ def main(cfg: DictConfig) -> None:
     trainer = make_trainer(cfg)
     resume = Resume(plain(cfg), trainer)
     sync_of(trainer.strategy)
+    torch.backends.cuda.matmul.allow_tf32 = cfg.tf32
     check_sources(cfg)
     if cfg.adapter is not None and trainer.is_global_zero:
         sources = [Path(path) for path in (cfg.model.path, cfg.checkpoint) if path is not None]
@@ -143,7 +145,8 @@ def fine_tune(
     if trainer.is_global_zero:
         needed = step(graphs=min(kept, math.ceil(sampled.chunks * share.plan.pairs / share.count / sampled.pairs)))
         shown = (trained, share, pairs, limit, ahead.described(size), sampled, needed)
-        table = tables.training_table(*shown, cfg.trainer.precision, why, trainer.max_steps, folder)
+        precise = tables.precision_in_words(trained, cfg.trainer.precision, cfg.tf32)
+        table = tables.training_table(*shown, precise, why, trainer.max_steps, folder)
         tables.print_table(table)
     module = ContrastiveModule(
         trained, loss, sync, cfg.seed, **instantiate(cfg.optim), shortcuts=replace(shortcuts, keep_graphs=kept)

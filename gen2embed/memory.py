@@ -65,7 +65,7 @@ def predict(
     *,
     vectors: int,
     features: int = 0,
-    vision: int = 0,
+    others: int = 0,
     graphs: int = 0,
     ranks: int = 1,
     zero: int = 0,
@@ -77,7 +77,7 @@ def predict(
         chunks: the largest one of each kind, as `measure_chunk` counts it.
         vectors: bytes of the embeddings of a batch.
         features: bytes of the features of the rank's pictures, where both passes use the same ones; else 0.
-        vision: the most bytes that the vision tower holds while it makes them, without a graph.
+        others: the most bytes that are held before there is a graph, by the vision tower or for DoRA's norms.
         graphs: number of chunks whose graphs are kept from the first pass.
         ranks: that train together.
         zero: the stage of DeepSpeed's ZeRO (arXiv 1910.02054, section 5): 1 divides the optimiser's state among the
@@ -93,7 +93,8 @@ def predict(
     )
     peak, graph = (max(getattr(chunk, name) for chunk in chunks) for name in ("peak", "graph"))
     embeddings, kept = VECTORS * vectors, max(0, graphs - 1) * graph
-    others = max(vision, 2 * gradients if ranks > 1 and not zero else 0)  # at other times than the chunks
+    if ranks > 1 and not zero:
+        others = max(others, 2 * gradients)  # while they are added up
     workspace = max(peak, others - gradients - embeddings - kept)
     return StepMemory(weights, optimizer, gradients, features, embeddings, kept, workspace)
 

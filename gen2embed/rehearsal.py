@@ -2,10 +2,11 @@
 
     python -m gen2embed.rehearsal outputs/dry
 
-Every `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in float32 in place of
-its weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its
-own: prompts, resolutions, adapter, mining, training on several processes, checkpoints, scoring. Each is run in a fork
-of a process that has imported the libraries.
+First comes a table of the memory that the training of each needs in its real size (`estimate`). Then every
+`conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in float32 in place of its
+weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its own:
+prompts, resolutions, adapter, precision, mining, training on several processes, checkpoints, scoring. Each is run in a
+fork of a process that has imported the libraries.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from gen2embed.config import check, register_resolvers
 from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
+from gen2embed.estimate import memory_table
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.tables import print_table
 
@@ -115,7 +117,10 @@ def rehearse(folder: Path) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    print_table(rehearse(parser.parse_args().folder.resolve()))
+    folder = parser.parse_args().folder.resolve()
+    register_resolvers()
+    print_table(memory_table())
+    print_table(rehearse(folder))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Sampled:
 
     chunks: of them, of which the largest has so many tokens. kinds: memory of the largest chunk of each kind.
     vectors, features: bytes of all embeddings, and of what the vision tower makes of all pictures, where that is done
-    once. vision: the most bytes that the tower holds meanwhile.
+    once. others: the most bytes that a step holds before its chunks have graphs.
     """
 
     pairs: int
@@ -69,7 +69,7 @@ class Sampled:
     kinds: tuple[ChunkMemory, ...]
     vectors: int
     features: int = 0
-    vision: int = 0
+    others: int = 0
 
 
 def sample_chunks(
@@ -99,11 +99,14 @@ def sample_chunks(
                 vision = max(0, live.peak - made)
                 batch.pictures.clear()
             embed = partial(embedder.embed_chunk, pictures=batch.pictures, features=features)
+            with LiveBytes() as live, torch.no_grad():  # a step's first pass, which computes the norms
+                embed(min(batch.chunks, key=_tokens))
+            others = max(vision, live.peak)
             kinds = tuple(measure_chunk(partial(embed, chunk), full.parameters()) for chunk in largest.values())
     finally:
         full.eval()
     vectors = sum(chunk.rows for chunk in batch.chunks) * embedder.dim * torch.float32.itemsize
-    return Sampled(len(pairs), len(batch.chunks), max(map(_tokens, batch.chunks)), kinds, vectors, made, vision)
+    return Sampled(len(pairs), len(batch.chunks), max(map(_tokens, batch.chunks)), kinds, vectors, made, others)
 
 
 def _tokens(chunk: Chunk) -> int:
@@ -131,7 +134,7 @@ def predict_step(
         sampled.kinds,
         vectors=int(sampled.vectors * share),
         features=max(features, min(embedder.seen.capacity, features * steps)),
-        vision=sampled.vision,
+        others=sampled.others,
         graphs=graphs,
         ranks=ranks,
         zero=zero,

@@ -88,6 +88,16 @@ def training_table(
     return _two_columns("training", rows)
 
 
+def precision_in_words(embedder: Embedder, precision: str, tf32: bool) -> str:
+    """Return in what types a step computes and keeps what it trains."""
+    types: dict[bool, set[str]] = {False: set(), True: set()}
+    for parameter in embedder.backbone.full.parameters():
+        types[parameter.requires_grad].add(str(parameter.dtype).removeprefix("torch."))
+    frozen, trained = (", ".join(sorted(types[requires_grad])) or "none" for requires_grad in (False, True))
+    kept = f"frozen weights {frozen}; trained ones, their gradients and the optimiser's state {trained}"
+    return f"{precision}: {kept}" + ("; TF32 on a GPU" if tf32 else "")
+
+
 def cluster_table(table: pa.Table, pairs: Sequence[Pair]) -> Table:
     """Clusters and coverage by subset."""
     out = Table(title="clusters")

@@ -18,7 +18,7 @@ def test_the_state_of_what_is_trained():
     assert predict(net.half().parameters(), chunks, vectors=0).total == 2 * 55 + 3 * 2 * 50 + 70
     kept = predict(net.parameters(), chunks, vectors=0, graphs=4, features=5)
     assert (kept.graphs, kept.workspace, kept.features) == (30, 70, 5)  # the fourth is that of the chunk at work
-    seen = predict(net.parameters(), chunks, vectors=0, vision=10_000)  # before there are gradients
+    seen = predict(net.parameters(), chunks, vectors=0, others=10_000)  # before there are gradients
     assert seen.total == 2 * 55 + 2 * 2 * 50 + 10_000
 
 

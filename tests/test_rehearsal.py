@@ -5,12 +5,14 @@ import multiprocessing
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from unittest import mock
 
 import pytest
 from conftest import REPOSITORY
 from omegaconf import OmegaConf
 
-from gen2embed import config, rehearsal
+from gen2embed import config, estimate, rehearsal
 from gen2embed.encoder.store import differences
 from gen2embed.presets import compose_shipped, conf_dir
 
@@ -59,11 +61,16 @@ def test_settings_of_the_paper():
     for size in ("2b", "7b"):
         cfg = composed("train.py", f"paper_train_{size}")
         one = composed("train.py", f"paper_train_{size}_one_gpu")
-        assert cfg["batch"] == one["batch"]
-        assert cfg["batch"] == {
-            "pairs": 2048, "mixed": True, "chunk": 4, "chunk_tokens": None, "workers": 8,
-            "weights": None, "temperature": None, "gradient_checkpointing": False,
-        }  # fmt: skip
+        bounds = {"chunk_tokens", "gradient_checkpointing", "prefetch"}  # of memory
+        batch, batch_of_one = (
+            {key: its["batch"][key] for key in its["batch"] if key not in bounds} for its in (cfg, one)
+        )
+        assert batch == batch_of_one
+        assert batch.items() >= {
+            "pairs": 2048, "mixed": True, "chunk": 4, "workers": 8, "weights": None, "temperature": None,
+        }.items()  # fmt: skip
+        assert one["batch"]["gradient_checkpointing"] == (size == "7b")
+        assert (cfg["model"]["dtype"], cfg["trainer"]["precision"], cfg["tf32"]) == ("bfloat16", "bf16-mixed", True)
         trainer = cfg["trainer"]
         assert (trainer["devices"], trainer["max_steps"], trainer["log_every_n_steps"]) == (8, 1500, 2)
         assert trainer["strategy"]["timeout_seconds"] == 700000
@@ -110,3 +117,44 @@ def test_every_experiment_passes_the_check():
     for script, name in rehearsal.experiments():
         cfg = compose_shipped(script.removesuffix(".py"), [f"experiment={name}"])
         config.check(cfg, script.removesuffix(".py"), [f"experiment={name}"])
+
+
+SLOW = [name for name in NAMES if name.startswith("paper_train") and name != "paper_train_2b_one_gpu"]
+
+
+@pytest.mark.parametrize(
+    "name", ["paper_train_2b_one_gpu", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_each_training_says_what_memory_it_needs_and_fits(name):
+    """The figures in its header are those that are computed from its settings, and its card holds them."""
+    config.register_resolvers()
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    card, stated = (re.search(rf"{pattern}", text)[1] for pattern in (r"of (\d+) GB", r"at most ([\d.]+) GiB"))
+    needed = estimate.experiment_memory(compose_shipped("train", [f"experiment={name}"]))
+    assert needed.total / 2**30 == pytest.approx(float(stated), abs=0.06 + 0.02 * float(stated))
+    assert int(card) in estimate.fitting(needed.total)
+    assert needed.workspace > 0.05 * needed.total
+    assert needed.weights / 2**30 == pytest.approx(4.11 if "2b" in name else 15.49, abs=0.05)
+
+
+def test_the_memory_of_an_experiment_follows_its_settings():
+    """More tokens a chunk, more memory, in proportion; what checkpointing leaves out, and a smaller batch."""
+    config.register_resolvers()
+    name, needed = "experiment=paper_train_2b_one_gpu", {}
+    shallow = {size: replace(shape, layers=2) for size, shape in estimate.PUBLISHED.items()}
+    changes = (
+        "batch.chunk_tokens=3072",
+        "batch.gradient_checkpointing=true",
+        "trainer.precision=32-true",
+        "batch.pairs=256",
+    )
+    with mock.patch.object(estimate, "PUBLISHED", shallow):
+        for change in ("seed=0", *changes):
+            needed[change] = estimate.experiment_memory(compose_shipped("train", [name, change]))
+    larger, checkpointed, precise, smaller = (needed[change] for change in changes)
+    plain = needed["seed=0"]
+    assert 1.7 < larger.workspace / plain.workspace < 2.5
+    assert checkpointed.workspace < 0.8 * plain.workspace
+    assert precise.workspace > 1.1 * plain.workspace
+    assert smaller.features < plain.features
+    assert smaller.workspace == plain.workspace
