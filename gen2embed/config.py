@@ -181,7 +181,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
-    return next((said for cause in _chain(error) if (said := refusal(cause) or why_ended(cause))), None)
+    return next((reason for cause in _chain(error) if (reason := refusal(cause) or why_ended(cause))), None)
 
 
 def _reason(cause: BaseException) -> str | None:
