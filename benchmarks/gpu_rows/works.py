@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 from collections.abc import Callable, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 from yardstick import Drawn, draw_items
 
 from gen2embed import Embedder, Item
@@ -52,12 +54,26 @@ def in_processes(work: Callable[[Part], Result], parts: Sequence[Part], workers:
         return [work(part) for part in parts]
     _work, _parts = work, parts
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not live on in a fork
-    with multiprocessing.get_context("fork").Pool(min(workers, len(parts)), torch.set_num_threads, (1,)) as pool:
-        return [pickle.loads(made) for made in pool.imap(_one, range(len(parts)))]
+    with multiprocessing.get_context("fork").Pool(min(workers, len(parts)), _start_process) as pool:
+        return list(pool.imap(_one, range(len(parts))))
 
 
-def _one(index: int) -> bytes:
-    return pickle.dumps(_work(_parts[index]), pickle.HIGHEST_PROTOCOL)
+def _start_process() -> None:
+    torch.set_num_threads(1)
+    ForkingPickler.register(Tensor, _by_value)
+
+
+def _by_value(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray, torch.dtype, torch.Size]]:
+    """Reduce a tensor to its bytes, where torch would reduce it to the name of a file in /dev/shm."""
+    return _from_bytes, (tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), tensor.dtype, tensor.shape)
+
+
+def _from_bytes(data: np.ndarray, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+    return torch.from_numpy(data).view(dtype).reshape(shape)
+
+
+def _one(index: int) -> Any:
+    return _work(_parts[index])
 
 
 def prepare(embedder: Embedder, work: str, drawn: tuple[Sequence[Item], Role], workers: int) -> list[Prepared]:
