@@ -3,9 +3,12 @@
     python benchmarks/encode.py                            # a quarter of an hour on one CPU thread
     python benchmarks/encode.py --short --output outputs/bench
     python benchmarks/encode.py --works texts --profile    # where the time of ours goes, beside the floor
+    python benchmarks/encode.py --works dora --shape wide  # an unmerged DoRA adapter, at the width of Qwen2-VL-2B
 
 The schemes take turns in one process. Seconds are of all CPU work, or between events on a GPU; ratios are medians over
 rounds. The difference is the largest, in an element of a unit vector, from the whole model in float32, item by item.
+
+`dora` is the mix by the base, by an adapter on it whose norms are kept, by the same as peft runs it, and merged.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,9 @@ from typing import Any
 import torch
 from comparison import COMMIT, Compared, say, show, update_speed
 from ours import Drawn, encode
+from peft.tuners.lora.dora import DoraLinearLayer
 from rich.table import Table
-from rivals import ORIGINAL, Reference
+from rivals import ORIGINAL, Reference, dora, start
 from sentence_rival import SentenceTransformers
 from torch import Tensor
 from yardstick import (
@@ -35,15 +40,20 @@ from yardstick import (
     draw_items,
     floor,
     matmul_rate,
+    over,
     profile,
     proportions,
     save_checkpoint,
 )
 
 from gen2embed import Embedder
+from gen2embed.encoder.adapter import merge
+from gen2embed.encoder.dora import CachingDoraLayer
 from gen2embed.report import write_json
 
 WORKS = ("pictures", "texts", "labels", "mix")
+DORA = "dora"
+BASE, KEPT, PEFT, MERGED = "the base", "DoRA, norms kept", "DoRA as peft has it", "DoRA, merged"
 
 
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
@@ -59,7 +69,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     device = embedder.backbone.device
     rate = matmul_rate(shape, device, dtype)
     found, floors = list[Compared](), list[dict[str, Any]]()
-    for work in args.works:
+    for work in filter(DORA.__ne__, args.works):
         draw = partial(draw_items, work, args.items, args.side)
         items, role = draw()
         schemes: dict[str, Callable[[Drawn], Tensor]] = {
@@ -82,6 +92,41 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     return found, floors
 
 
+def compare_adapter(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The mix by the base, and by a DoRA adapter on it in three ways; prints seconds over the base's."""
+
+    def load() -> Embedder:
+        return Embedder.from_pretrained(folder, resolution=ORIGINAL, dtype=args.dtype, device=args.device)
+
+    def adapted() -> Embedder:
+        embedder = load()
+        embedder = replace(embedder, backbone=dora(0.0).attach(embedder.backbone))
+        start(embedder.backbone.full)
+        embedder.backbone.full.eval()
+        return embedder
+
+    peft, merged = adapted(), adapted()
+    for layer in peft.backbone.full.modules():
+        if isinstance(layer, CachingDoraLayer):
+            layer.__class__ = DoraLinearLayer
+    merged = replace(merged, backbone=merge(merged.backbone))
+    embedders = {BASE: load(), KEPT: adapted(), PEFT: peft, MERGED: merged}
+    schemes = {name: partial(encode, embedder) for name, embedder in embedders.items()}
+    draw = partial(draw_items, "mix", args.items, args.side)
+    seconds, vectors = alternate(schemes, draw, args.rounds, embedders[BASE].backbone.device)
+    table = Table(title=f"the mix of {args.items} items, and a DoRA adapter; commit {COMMIT}")
+    for column in ("scheme", "seconds", "over the base's", "from peft's"):
+        table.add_column(column, justify="left" if column == "scheme" else "right")
+    rows = []
+    for name, its in seconds.items():
+        slower, apart = over(its, seconds[BASE]), (vectors[name] - vectors[PEFT]).abs().max().item()
+        equal = "the same bits" if torch.equal(vectors[name], vectors[PEFT]) else f"{apart:.1e}"
+        rows.append({"scheme": name, "seconds": its, "over_base": slower, "from_peft": apart})
+        table.add_row(name, f"{statistics.median(its):.3f}", f"{slower:.2f}", "" if name == BASE else equal)
+    console.print(table)
+    return {"work": DORA, "schemes": rows}
+
+
 def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int) -> None:
     """Items a second, and the share of the device's peak that the floor's operations make."""
     table = Table(title="the least that must be computed, over what the device can")
@@ -102,7 +147,7 @@ def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS)
+    parser.add_argument("--works", nargs="+", choices=(*WORKS, DORA), default=(*WORKS, DORA))
     parser.add_argument("--items", type=int, default=64, help="of each work")
     parser.add_argument("--side", type=int, default=224, help="of a picture, pixels")
     parser.add_argument("--rounds", type=int, help="5; 3 if --short")
@@ -120,12 +165,14 @@ def main() -> None:
     console.print(f"shape {args.shape}: {proportions(shape)}")
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(shape, Path(folder), getattr(torch, args.dtype), args.device)
-        found, floors = compare(args, Path(folder))
+        found, floors = compare(args, Path(folder)) if set(args.works) - {DORA} else ([], [])
+        adapter = [compare_adapter(args, Path(folder))] if DORA in args.works else []
     clock = "CPU seconds" if args.device == "cpu" else "GPU seconds"
-    show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
-    show_floors(found, floors, args.items)
+    if found:
+        show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
+        show_floors(found, floors, args.items)
     described = [compared.describe() for compared in found]
-    result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors}
+    result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors, "adapter": adapter}
     write_json(args.output / "encode.json", result)
     if args.short:
         update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})
