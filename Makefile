@@ -84,5 +84,5 @@ reproduce-dry: setup ## the paper's experiments, a few steps of each, on the emb
 tiny: setup ## make the embedded checkpoint again from seed (about 25 CPU minutes) in outputs/tiny
 	$(RUN) -m gen2embed.tiny.train outputs/tiny
 
-clean: ## remove what runs left: outputs and data
-	rm -rf outputs data
+clean: ## remove caches and builds of the tools; outputs and data stay, as they may hold what is yours
+	rm -rf build dist .coverage .mypy_cache .pytest_cache .ruff_cache

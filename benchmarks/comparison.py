@@ -91,4 +91,4 @@ def update_speed(file: Path, works: Mapping[str, tuple[Compared, str]]) -> None:
             "over_sentence_transformers": compared.over(RIVAL, ours),
             "max_difference": compared.differences[ours],
         }
-    write_json(file, list(rows.values()))
+    write_json(file, list(rows.values()), by="benchmark")

@@ -49,6 +49,7 @@ from yardstick import (
 from gen2embed import Embedder
 from gen2embed.encoder.adapter import merge
 from gen2embed.encoder.dora import CachingDoraLayer
+from gen2embed.outputs.paths import check_file
 from gen2embed.report import write_json
 
 WORKS = ("pictures", "texts", "labels", "mix")
@@ -160,6 +161,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
+    for name in ("encode.json", "speed.json"):
+        check_file(args.output / name, "benchmark")
     args.rounds = args.rounds or (3 if args.short else 5)
     shape = SHAPES[args.shape]
     console.print(f"shape {args.shape}: {proportions(shape)}")
@@ -173,7 +176,7 @@ def main() -> None:
         show_floors(found, floors, args.items)
     described = [compared.describe() for compared in found]
     result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors, "adapter": adapter}
-    write_json(args.output / "encode.json", result)
+    write_json(args.output / "encode.json", result, by="benchmark")
     if args.short:
         update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})
 

@@ -34,6 +34,7 @@ from sentence_rival import SentenceTransformers
 from yardstick import OURS, REFERENCE, RIVAL, SHAPES, console, draw_pairs, save_checkpoint
 
 from gen2embed import Embedder
+from gen2embed.outputs.paths import check_file
 from gen2embed.report import write_json
 from gen2embed.types import Pair
 
@@ -83,6 +84,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    for name in ("memory.json",):
+        check_file(args.output / name, "benchmark")
     if args.one:
         folder, *one = json.loads(args.one)
         print(json.dumps(measure(Path(folder), *one)))
@@ -101,7 +104,7 @@ def main() -> None:
                     line = {"work": work, "scheme": scheme, "pairs": pairs, **json.loads(said.splitlines()[-1])}
                     found.append(line)
     show(found, args.pairs)
-    write_json(args.output / "memory.json", {"commit": COMMIT, "arguments": vars(args), "rows": found})
+    write_json(args.output / "memory.json", {"commit": COMMIT, "arguments": vars(args), "rows": found}, by="benchmark")
 
 
 def show(found: Sequence[dict[str, Any]], pairs: Sequence[int]) -> None:

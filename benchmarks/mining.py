@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gen2embed.log import progress
+from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.saha import group
 from gen2embed.search import Exact, Search, nearest
 
@@ -211,8 +212,7 @@ def growth(width: int, largest: int, output: Path) -> None:
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend()
-    output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output / "mining_growth.png", dpi=150)
+    write_file(output / "mining_growth.png", "benchmark", lambda file: figure.savefig(file, dpi=150))
     console.print(f"chart: {output / 'mining_growth.png'}")
 
 
@@ -231,6 +231,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where the file of million lies while it is used")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
+    for name in ("mining_growth.png",):
+        check_file(args.output / name, "benchmark")
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
     if "compare" in args.parts:

@@ -29,6 +29,7 @@ from rich.table import Table
 from yardstick import console
 
 from gen2embed.outputs.claims import is_run
+from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.report import write_json
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
+    for name in ("soak.json", "soak.png"):
+        check_file(args.output / name, "benchmark")
     run = args.output / "soak"
     command = [sys.executable, str(TRAIN), *SETTINGS, f"trainer.max_steps={args.steps}", f"output_dir={run}"]
     ranks, begin = watch(command, run / "metrics.csv")
@@ -70,9 +73,11 @@ def main() -> None:
     finite = sum(map(math.isfinite, losses))
     found = {rank: growth(its, begin) for rank, its in ranks.items()}
     show(found, len(losses), finite, ranks["0"].seconds[-1] - begin)
-    draw(ranks, losses, begin).savefig(args.output / "soak.png", dpi=150)
+    chart = draw(ranks, losses, begin)
+    write_file(args.output / "soak.png", "benchmark", lambda file: chart.savefig(file, dpi=150))
     arguments = {"steps": args.steps, "settings": SETTINGS}
-    write_json(args.output / "soak.json", {"commit": COMMIT, "arguments": arguments, "ranks": found, "losses": finite})
+    result = {"commit": COMMIT, "arguments": arguments, "ranks": found, "losses": finite}
+    write_json(args.output / "soak.json", result, by="benchmark")
     flat = all(its["memory"][1] <= its["memory"][0] * (1 + GROWTH) and its["files"][1] <= its["files"][0]
                for its in found.values())  # fmt: skip
     sys.exit(not (flat and finite == len(losses) == args.steps))

@@ -43,6 +43,7 @@ from yardstick import (
 )
 
 from gen2embed import Embedder, Item
+from gen2embed.outputs.paths import check_file
 from gen2embed.report import write_json
 from gen2embed.types import Role
 
@@ -121,6 +122,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
+    for name in ("train_step.json", "speed.json"):
+        check_file(args.output / name, "benchmark")
     args.rounds = args.rounds or (3 if args.short else 5)
     if args.short:
         args.works = [work for work in args.works if not WORKS[work][1]]
@@ -133,7 +136,7 @@ def main() -> None:
     clock = "CPU seconds" if args.device == "cpu" else "GPU seconds"
     show(found, f"a cached step, {args.pairs} pairs, {torch.get_num_threads()} threads", clock, "gradient error")
     described = [compared.describe() for compared in found]
-    write_json(args.output / "train_step.json", {**result, "works": described, "profiles": profiles})
+    write_json(args.output / "train_step.json", {**result, "works": described, "profiles": profiles}, by="benchmark")
     if args.short:
         update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})
 

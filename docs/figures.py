@@ -6,6 +6,7 @@ python docs/figures.py [--data outputs/figures] [--output docs/images]
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from gen2embed import Embedder, images
 from gen2embed.data.world import World, read_world
 from gen2embed.miners.base import Subset
 from gen2embed.miners.run import make_subset
+from gen2embed.outputs.paths import write_file
 from gen2embed.presets import PACKAGE
 from gen2embed.saha import Lists, nearest_owners
 from gen2embed.types import Pair, RankingTask
@@ -38,7 +40,8 @@ def main() -> None:
         ("method_prompt", prompt_figure(task)),
         ("method_saha", saha_figure(world.pairs(), world.meanings(SUBSET))),
     ):
-        figure.savefig(args.output / f"{name}.png", dpi=150)
+        file, own = args.output / f"{name}.png", Path(__file__).with_name("images") / f"{name}.png"
+        write_file(file, "figures", partial(figure.savefig, dpi=150), own=[own])
         print(args.output / f"{name}.png")
 
 

@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import runpy
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -26,9 +25,12 @@ from rich.table import Table
 from gen2embed.config import check, register_resolvers
 from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed.estimate import memory_table
+from gen2embed.outputs.paths import check_folder, record_folder, remove_folder
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.tables import print_table
+from gen2embed.types import UserError
 
+WRITER = "rehearsal"  # in the record of outputs
 SCRIPTS = ("mine.py", "train.py", "eval.py")  # in the order in which one needs what another leaves
 LEFT = {"mine.py": "clusters.parquet", "train.py": "adapter/adapter_model.safetensors", "eval.py": "results.json"}
 ROWS, QUERIES, CANDIDATES = 20, 2, 3  # a training subset, an evaluation task, a query
@@ -82,9 +84,26 @@ def run_script(script: str, arguments: list[str], log: Path) -> None:
 
 
 def rehearse(folder: Path) -> Table:
-    """Check, then run every experiment; what each says is in `<folder>/<name>.log`. Ends the program at a failure."""
+    """Check, then run every experiment; what each says is in `<folder>/<name>.log`. Ends the program at a failure.
+
+    Args:
+        folder: It is new, or an earlier rehearsal's to which nothing was added.
+
+    Raises:
+        UserError: For any other folder.
+    """
     register_resolvers()
-    shutil.rmtree(folder, ignore_errors=True)
+    check_folder(folder, by=WRITER)
+    if folder.is_dir():
+        remove_folder(folder, WRITER)
+    try:
+        return _rehearse(folder)
+    finally:
+        if folder.is_dir():
+            record_folder(folder, WRITER)
+
+
+def _rehearse(folder: Path) -> Table:
     write_data(folder / "data")
     arguments = {}
     for script, name in experiments():
@@ -120,7 +139,10 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     register_resolvers()
     print_table(memory_table())
-    print_table(rehearse(folder))
+    try:
+        print_table(rehearse(folder))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     <folder>/MMEB-eval/<task>/test-*.parquet,       images/<task>/<n>.png
     <folder>/sugar-crepe/data/<subset>.json, scpp/data/<subset>.json, coco/val2017/<n>.jpg
 
-They are what a rehearsal and the tests run on where the real ones cannot be had.
+They are what a rehearsal and the tests run on where the real ones cannot be had. No file that is there is replaced.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write_sugarcrepe(folder: Path, subsets: Sequence[str], subsets_pp: Sequence[
     """SugarCrepe's and SugarCrepe++'s files, and a COCO folder. A wrong caption has one colour changed."""
     rng = random.Random("sugarcrepe")
     pictures = folder / "coco" / "val2017"
-    pictures.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True)
     written: list[dict[str, Any]] = []
     for number in range(rows):
         scene, name = sample_scene(rng, "mixed"), f"{number:012}.jpg"
@@ -81,9 +81,11 @@ def _wrong(scene: Scene, rng: random.Random) -> Scene:
 
 def _write_parquet(path: Path, columns: Mapping[str, Sequence]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(dict(columns)), path)
+    with path.open("xb") as file:
+        pq.write_table(pa.table(dict(columns)), file)
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
+    with path.open("x") as file:
+        json.dump(value, file)

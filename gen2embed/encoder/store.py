@@ -67,7 +67,10 @@ def _plain(fingerprint: Fingerprint) -> Fingerprint:
 
 
 def _read(manifest: Path) -> Fingerprint:
-    return json.loads(manifest.read_text())
+    try:
+        return dict(json.loads(manifest.read_text()))
+    except (ValueError, TypeError):
+        raise UserError(f"{manifest} is not that of a store; name another folder") from None
 
 
 def say_what_differs(folder: Path, fingerprint: Fingerprint, what: str) -> None:
@@ -85,6 +88,8 @@ def claim(folder: Path, fingerprint: Fingerprint, what: str) -> None:
     """Make `folder` that of `fingerprint`; raises `UserError` if it is another's. what: is kept there."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
+        if foreign := sorted(path.name for path in folder.glob("[!.]*")):
+            raise UserError(f"{folder} holds {foreign[0]} and no {what} of ours; name another folder")
         spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
         write_atomic(manifest, lambda file: file.write(spelled))
     elif differing := differences(_read(manifest), _plain(fingerprint)):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from gen2embed.files import put_in_place, temporary_name
 from gen2embed.log import progress
 from gen2embed.peers import Peers
 from gen2embed.products import exact_scores
@@ -55,9 +56,13 @@ class Approximate:
 def build_index(candidates: Float[np.ndarray, "m d"], path: Path) -> None:
     """Leave the index at `path`, unless it is there."""
     if not path.is_file():
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        _faiss().write_index(_build(candidates), str(unfinished))
-        unfinished.replace(path)
+        unfinished = temporary_name(path)
+        try:
+            _faiss().write_index(_build(candidates), str(unfinished))
+            put_in_place(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 def _build(candidates: np.ndarray) -> Any:

@@ -21,9 +21,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from gen2embed.errors import UserError
 from gen2embed.log import progress
+from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.tiny.dialogues import Dialogue, sample_dialogue
 
+WRITER = "tiny"  # in the record of outputs
 STEPS = 5000
 TOKENS_PER_STEP = 2400
 SPECIAL_TOKENS = (
@@ -187,10 +190,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    try:
+        check_folder(args.output_folder, by=WRITER)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     model, tokenizer, losses = train(args.steps, args.seed, args.device)
-    model.to("cpu", torch.bfloat16).save_pretrained(args.output_folder)
-    tokenizer.save_pretrained(args.output_folder)
-    make_image_processor().save_pretrained(args.output_folder)
+
+    def save(folder: Path) -> None:
+        model.to("cpu", torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        make_image_processor().save_pretrained(folder)
+
+    replace_folder(args.output_folder, save, by=WRITER)
     print(f"loss {np.mean(losses[-50:]):.3f} over the last 50 steps; saved to {args.output_folder}")
 
 
