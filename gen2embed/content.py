@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from PIL import ExifTags, Image
 
 MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
 SHOWN = 200  # characters of a value in a message
 ENCODED = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60,}")  # JPEG, PNG, GIF, WebP in base64
+BRING_BACK = "bring it back, or mount its disk again, and give the same command again, which goes on from what is there"
 
 
 def wrong_with(text: str) -> str | None:
@@ -81,3 +83,9 @@ def orientation(picture: Image.Image) -> int:
     except Exception:  # its parser raises many kinds
         return 1
     return turn if turn in range(1, 9) else 1
+
+
+def missing_picture(path: Path) -> str:
+    """Return the error for a picture that is not there, with the remedy where its folder is away, too."""
+    away = "" if path.parent.is_dir() else f"; its folder is away, too: {BRING_BACK}"
+    return f"the picture {path} does not exist{away}"

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from gen2embed.facts import digest_of
+
 LONGEST_NAME = 255  # bytes of the name of a file or folder, on the usual file systems
 REFUSALS = {  # by the system, and what the user can do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there, or raise the limit"),
@@ -113,12 +115,6 @@ def _fsync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def digest_of(path: Path) -> str:
-    """Return the BLAKE2b digest of a file's content, 128 hexadecimal digits."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "blake2b").hexdigest()
 
 
 def digest_files(paths: Iterable[Path]) -> str:

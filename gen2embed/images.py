@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from gen2embed.content import MOST_PIXELS, orientation, wrong_with_mode, wrong_with_picture
+from gen2embed.content import MOST_PIXELS, missing_picture, orientation, wrong_with_mode, wrong_with_picture
+from gen2embed.facts import PictureFacts, keep_facts, picture_facts
 from gen2embed.log import progress
 from gen2embed.names import similar_file
 from gen2embed.shipped.resizing import POLICIES, resized, size_after
@@ -28,10 +29,10 @@ Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "
 
 ALIASES = {"random": "clamp"}  # the reference's name
 
-HEADERS_FROM = 5000  # pictures; the headers of fewer are read without a bar
+HEADERS_FROM = 5000  # pictures; fewer are read without a bar
+READERS = 16  # threads that read pictures' files
 MOST_ASPECT = 200  # of the longer side to the shorter; the models' image processors take no more
 
-BRING_BACK = "bring it back, or mount its disk again, and give the same command again, which goes on from what is there"
 MISSING, UNREADABLE, LINKED = "missing", "unreadable", "linked from outside of the image folder"
 LARGE, LONG = f"of more than {MOST_PIXELS:,} pixels", f"more than {MOST_ASPECT} times as long as wide"
 DEEP = "with greys of 32 bits, of unknown range"
@@ -105,8 +106,7 @@ def load(picture: Picture) -> Image.Image:
         with _opened(picture.source) as opened:
             return _rgb(opened)
     except FileNotFoundError:
-        away = "" if picture.source.parent.is_dir() else f"; its folder is away, too: {BRING_BACK}"
-        raise UserError(f"the picture {picture.source} does not exist{away}") from None
+        raise UserError(missing_picture(picture.source)) from None
     except Exception as error:  # the decoders of broken files raise many kinds
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
 
@@ -142,14 +142,40 @@ def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, whole: bool = F
     """
     paths, found = sorted(set(paths)), {}
     within = partial(_within, roots={os.path.realpath(root) for root in roots}, real=cache(os.path.realpath))
-    with ThreadPoolExecutor(os.cpu_count() if whole else 16) as pool:
+    with ThreadPoolExecutor(os.cpu_count() if whole else READERS) as pool:
         title = "decoding pictures" if whole else "checking pictures"
         with progress(title, len(paths), shown=len(paths) >= HEADERS_FROM) as advance:
             for path, fault in zip(paths, pool.map(lambda path: _fault(path, whole, within), paths), strict=True):
                 if fault:
                     found[path] = fault
                 advance()
+    keep_facts()
     return found
+
+
+def read_facts(pictures: Iterable[Picture], *, shown: bool = True) -> None:
+    """Read the facts of pictures' files in parallel, so that their keys and sizes need no further look.
+
+    A file that cannot be read is left to whoever uses it.
+    """
+    waiting: dict[Path, list[Picture]] = {}
+    for picture in pictures:
+        if isinstance(picture.source, Path) and "facts" not in vars(picture):
+            waiting.setdefault(picture.source, []).append(picture)
+    bar = progress("reading pictures", len(waiting), shown=shown and len(waiting) >= HEADERS_FROM)
+    with bar as advance, ThreadPoolExecutor(READERS) as pool:
+        for same, facts in zip(waiting.values(), pool.map(_facts, waiting), strict=True):
+            for picture in same if facts else ():
+                vars(picture)["facts"] = facts
+            advance()
+    keep_facts()
+
+
+def _facts(path: Path) -> PictureFacts | None:
+    try:
+        return picture_facts(path)
+    except OSError:
+        return None
 
 
 def _paths(pictures: Iterable[Picture]) -> list[Path]:
@@ -169,12 +195,15 @@ def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | N
     try:
         if not within(path):
             return Fault(LINKED)
-        with _opened(path) as opened:
-            is_long = max(opened.size) > MOST_ASPECT * min(opened.size)
-            if is_long or wrong_with_mode(opened.mode):
-                return Fault(LONG if is_long else DEEP)
-            if whole:
-                _rgb(opened)
+        _, width, height = picture_facts(path)
+        sound = 0 < width * height <= MOST_PIXELS and not _is_long(width, height)
+        if whole or not sound:
+            with _opened(path) as opened:
+                is_long = _is_long(*opened.size)
+                if is_long or wrong_with_mode(opened.mode):
+                    return Fault(LONG if is_long else DEEP)
+                if whole:
+                    _rgb(opened)
     except FileNotFoundError:
         return Fault(MISSING)
     except Image.DecompressionBombError:
@@ -182,6 +211,10 @@ def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | N
     except Exception as error:  # the decoders of broken files raise many kinds
         return Fault(UNREADABLE, str(error) or type(error).__name__)
     return None
+
+
+def _is_long(width: int, height: int) -> bool:
+    return max(width, height) > MOST_ASPECT * min(width, height)
 
 
 def _within(path: Path, roots: Collection[str], real: Callable[[Path], str]) -> bool:

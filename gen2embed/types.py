@@ -17,6 +17,7 @@ from torch import Tensor
 from gen2embed.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
 from gen2embed.content import not_a_file, orientation, shown, wrong_with
 from gen2embed.errors import UserError, did_you_mean, first_line  # noqa: F401
+from gen2embed.facts import PictureFacts, known_picture
 
 Inputs = dict[str, Tensor]  # of a model, as a batch
 Advance = Callable[[int], object]  # is told how many steps of long work were done
@@ -35,11 +36,21 @@ class Picture:
     source: Path | Image.Image
 
     @cached_property
+    def facts(self) -> PictureFacts:
+        """A file's digest and size; raises `UserError` for one that is missing or cannot be read."""
+        assert isinstance(self.source, Path)
+        return known_picture(self.source)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels as stored; 0 for a file that cannot be embedded."""
+        return self.source.size if isinstance(self.source, Image.Image) else (self.facts.width, self.facts.height)
+
+    @cached_property
     def key(self) -> str:
-        """What makes two pictures the same: the file as it is now, or the pixels."""
+        """What makes two pictures the same: the content of the file, wherever it lies, or the pixels."""
         if isinstance(self.source, Path):
-            stat = self.source.stat()
-            return f"{self.source}\0{stat.st_size}\0{stat.st_mtime_ns}"
+            return f"file\0{self.facts.digest.hex()}"
         picture = self.source
         if picture.mode in ("P", "PA"):  # whose bytes are numbers of colours
             picture = picture.convert("RGBA")

@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,15 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep digests of files for this session only, and not in the user's cache."""
+    folder = tempfile.TemporaryDirectory(prefix="gen2embed-tests-")
+    os.environ["GEN2EMBED_CACHE"] = folder.name
+    config.add_cleanup(folder.cleanup)
+
+
 GOLDEN = Path(__file__).parent / "golden"
 TINY = PACKAGE / "tiny" / "checkpoint"
 SIZE = {"rows": 24, "queries": 8}  # of the small world

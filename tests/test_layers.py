@@ -10,7 +10,20 @@ import gen2embed
 from gen2embed.presets import PACKAGE
 
 LAYERS = {
-    0: ("types", "choices", "errors", "content", "log", "files", "products", "redaction", "shipped", "names", "commit"),
+    0: (
+        "types",
+        "choices",
+        "errors",
+        "content",
+        "facts",
+        "log",
+        "files",
+        "products",
+        "redaction",
+        "shipped",
+        "names",
+        "commit",
+    ),
     1: (
         "prompts",
         "images",
@@ -61,7 +74,7 @@ LAYERS = {
     ),
     6: ("__main__",),
 }
-UNDER_TYPES = ("choices", "errors", "content")  # which L0's types build on
+UNDER_TYPES = ("choices", "errors", "content", "facts")  # which L0's types and files build on
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 

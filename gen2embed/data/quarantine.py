@@ -78,14 +78,15 @@ def _check_share(skipped: Sequence[dict[str, Any]], total: int, share: float, fi
 
 
 def _digest(pairs: Sequence[Pair], refused: Sequence[dict[str, Any]]) -> str:
-    """Of the rows and their pictures' files as they are now: equal ones have the same faults."""
+    """Of the rows and the content of their pictures: equal ones have the same faults."""
+    images.read_facts(picture for pair in pairs for picture in pair.pictures)
     digest = hashlib.blake2b(json.dumps(refused).encode(), digest_size=16)
     for pair in pairs:
         files = []
         for picture in pair.pictures:
             try:
                 files.append(picture.key)
-            except OSError:
+            except UserError:
                 files.append(f"{picture} is missing")
         digest.update(json.dumps([pair.subset, pair.row, files]).encode())
     return digest.hexdigest()

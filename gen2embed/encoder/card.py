@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gen2embed.encoder.store import differences
+from gen2embed.facts import digest_of
 from gen2embed.files import write_atomic
 from gen2embed.images import Resolution
 from gen2embed.prompts import Prompt
@@ -36,7 +36,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Leave a card, and in it the SHA-256 of every file of weights in the folder."""
-    weights = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    weights = {path.name: digest_of(path, "sha256") for path in sorted(folder.glob("*.safetensors"))}
     text = json.dumps({**redacted(card), "sha256": weights}, indent=2)
     write_atomic(folder / CARD, lambda file: file.write(text.encode()))
 
@@ -47,7 +47,7 @@ def check_weights(folder: Path) -> None:
         path = folder / Path(name).name
         if not path.is_file():
             raise UserError(f"{folder / CARD} tells of {name}, which is not there; copy the whole folder again")
-        if (found := _sha256(path)) != told:
+        if (found := digest_of(path, "sha256")) != told:
             raise UserError(
                 f"the weights {path} are not those that were saved: their SHA-256 is {found[:12]}..., and "
                 f"{CARD} says {told[:12]}...; copy the folder again, or remove sha256 from the card if you changed them"
@@ -58,8 +58,3 @@ def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolutio
     """In words, what differs between what a checkpoint was trained with and what is asked for."""
     here = json.loads(json.dumps({"prompt": prompt.describe(), "resolution": resolution.describe()}))
     return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

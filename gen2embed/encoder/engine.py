@@ -15,14 +15,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gen2embed.data.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room, shared, tensors_of
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
-from gen2embed.images import HEADERS_FROM
+from gen2embed.images import read_facts
 from gen2embed.log import log, progress
 from gen2embed.peers import ALONE, Peers
 from gen2embed.types import Advance, Chunk, Inputs, Item, Prepared, Role, UserError
@@ -95,12 +94,13 @@ class Engine:
         started = time.perf_counter()
         if not items:
             return Encoded(torch.empty(0, 0), 0, 0, 0.0)
+        shown = self.shown and peers.rank == 0
+        read_facts((picture for item in items for picture in item.pictures), shown=shown)
         keys = [f"{role}:{item.key}" for item in items]
         distinct = dict(zip(keys, items, strict=True))
         store = EmbeddingStore.under(Path(self.store), model.fingerprint) if self.store else None
         absent = {key: item for key, item in distinct.items() if store is None or key not in store}
-        shown = self.shown and peers.rank == 0
-        missing = _by_cost(absent, shown)
+        missing = _by_cost(absent)
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
         if peers.count > 1 and store is None:
             raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
@@ -220,24 +220,12 @@ def _check_finite(items: Sequence[Item], rows: np.ndarray) -> None:
         )
 
 
-def _by_cost(items: Mapping[str, Item], shown: bool) -> list[str]:
+def _by_cost(items: Mapping[str, Item]) -> list[str]:
     """Their keys, in the order to embed them."""
-    costs = {}
-    with progress("measuring items", len(items), shown=shown and len(items) >= HEADERS_FROM) as advance:
-        for key, item in items.items():
-            costs[key] = _cost(item, key)
-            advance()
-    return sorted(items, key=costs.__getitem__)
+    return sorted(items, key=lambda key: _cost(items[key], key))
 
 
 def _cost(item: Item, key: str) -> tuple[bool, int, tuple[str, ...], tuple[str, ...], str]:
     """Sorts items that begin alike side by side, those without pictures first; the key makes the order total."""
-    area = sum(math.prod(_size(picture.source)) for picture in item.pictures)
+    area = sum(math.prod(picture.size) for picture in item.pictures)
     return bool(item.pictures), area, tuple(picture.key for picture in item.pictures), item.texts, key
-
-
-def _size(source: Path | Image.Image) -> tuple[int, int]:
-    if isinstance(source, Image.Image):
-        return source.size
-    with Image.open(source) as opened:
-        return opened.size

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.files import digest_files, digest_of
+from gen2embed.facts import digest_of, keep_facts
+from gen2embed.files import digest_files
 from gen2embed.types import UserError
 
 LOCAL = "files:"  # begins the identity of a local model
@@ -94,7 +95,9 @@ def deciding_files(folder: Path, remote_code: bool = False) -> dict[str, Path]:
 
 def file_digests(folder: Path, remote_code: bool = False) -> dict[str, str]:
     """Return a digest of each of `deciding_files`, by name."""
-    return {name: digest_of(path)[:32] for name, path in deciding_files(folder, remote_code).items()}
+    found = {name: digest_of(path)[:32] for name, path in deciding_files(folder, remote_code).items()}
+    keep_facts()
+    return found
 
 
 def identity_of(files: Mapping[str, str]) -> str:

@@ -125,12 +125,15 @@ def _numbered(items: Sequence[Item]) -> np.ndarray:
 
 
 def _identity(item: Item) -> tuple[tuple[str, str], ...]:
-    """Equal where `Item.key` is, but without a look at the file of a picture, which may be gone."""
+    """Equal where `Item.key` is; a picture whose file is gone is known by its path."""
 
     def named(part: Any) -> tuple[str, str]:
         if isinstance(part, str):
             return "text", part
-        return "picture", str(part.source) if isinstance(part.source, Path) else part.key
+        try:
+            return "picture", part.key
+        except UserError:
+            return "picture", str(part)
 
     return ("instruction", item.instruction or ""), *map(named, item.parts)
 

@@ -1,0 +1,189 @@
+"""Remember what was read of files: digests, and the sizes of pictures, so that no file is read twice.
+
+A fact holds while the file's path, size, times of modification and of change, inode and device are as they were. Facts
+lie in `facts.sqlite` in the cache folder: $GEN2EMBED_CACHE, else gen2embed in $XDG_CACHE_HOME, else ~/.cache/gen2embed.
+All processes share it, and it may be removed at any time. Where it cannot be written, facts are kept in memory.
+
+A file that was changed less than `MARGIN` before it was read is read again the next time: within the granularity of its
+times, another change would not show (git's index does the same).
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import logging
+import os
+import sqlite3
+import stat
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from gen2embed.content import missing_picture, wrong_with_mode
+from gen2embed.errors import UserError
+
+MARGIN = 2.0  # seconds; the coarsest times of a file system that is in use, FAT's
+PENDING = 1000  # facts that wait to be written together
+WAIT = 10.0  # seconds for another process that writes
+STAMP = struct.Struct("<qqqQQ")  # size, mtime_ns, ctime_ns, inode, device
+PICTURE = struct.Struct("<16sII")  # digest, width, height
+SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, stamp BLOB, value BLOB) WITHOUT ROWID"
+Algorithm = Literal["blake2b", "sha256"]
+log = logging.getLogger("gen2embed")  # without `gen2embed.log`, which loads libraries
+
+
+class PictureFacts(NamedTuple):
+    """A digest of a picture's file; width and height as they are stored, or 0 for a file that cannot be embedded."""
+
+    digest: bytes
+    width: int
+    height: int
+
+
+def picture_facts(path: Path) -> PictureFacts:
+    """Return the facts of a picture's file; raise `OSError` for one that is missing or is not a regular file."""
+    stamp, when = _stamp(path), time.time()
+    if (value := _CACHE.get(path, "picture", stamp)) is None:
+        with path.open("rb") as opened:
+            try:
+                picture = Image.open(opened)
+                width, height = (0, 0) if wrong_with_mode(picture.mode) else picture.size
+            except Exception:  # the decoders of broken files raise many kinds; who opens it says which
+                width = height = 0
+            opened.seek(0)
+            digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).digest()
+        value = PICTURE.pack(digest, width, height)
+        _CACHE.put(path, "picture", stamp, value, when)
+    return PictureFacts(*PICTURE.unpack(value))
+
+
+def known_picture(path: Path) -> PictureFacts:
+    """Return `picture_facts`; raise `UserError` where they cannot be read."""
+    try:
+        return picture_facts(path)
+    except FileNotFoundError:
+        raise UserError(missing_picture(path)) from None
+    except OSError as error:
+        raise UserError(f"the file {path} is not a picture that can be read: {error}") from None
+
+
+def digest_of(path: Path, algorithm: Algorithm = "blake2b") -> str:
+    """Return the digest of a file's content in hexadecimal."""
+    stamp, when = _stamp(path), time.time()
+    if (value := _CACHE.get(path, algorithm, stamp)) is None:
+        with path.open("rb") as opened:
+            value = hashlib.file_digest(opened, algorithm).digest()
+        _CACHE.put(path, algorithm, stamp, value, when)
+    return value.hex()
+
+
+def keep_facts() -> None:
+    """Write the facts that wait to be written, for other processes."""
+    _CACHE.flush()
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache, which need not be there."""
+    if folder := os.environ.get("GEN2EMBED_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen2embed"
+
+
+class _Cache:
+    """Facts by file and kind: in memory, and in a database that other processes share."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, bytes] = {}  # key -> stamp and value
+        self.connection: sqlite3.Connection | None = None
+        self.inherited: list[sqlite3.Connection | None] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Start without the parent process's lock and connection, after a fork.
+
+        The connection is not closed: that could roll back what the parent is writing.
+        """
+        self.inherited.append(self.connection)
+        self.lock = threading.Lock()
+        self.pending: dict[bytes, bytes] = {}
+        self.connection, self.usable = None, True
+
+    def get(self, path: Path, kind: str, stamp: bytes) -> bytes | None:
+        key = _key(path, kind)
+        with self.lock:
+            record = self.known.get(key) or self._select(key)
+            if record is None or record[: STAMP.size] != stamp:
+                return None
+            self.known[key] = record
+            return record[STAMP.size :]
+
+    def put(self, path: Path, kind: str, stamp: bytes, value: bytes, when: float) -> None:
+        """Remember a value that was read at `when`, unless the file was changed right before or has changed since."""
+        changed = STAMP.unpack(stamp)[2] / 1e9
+        if changed > when - MARGIN or _stamp(path) != stamp:
+            return
+        key = _key(path, kind)
+        with self.lock:
+            self.known[key] = self.pending[key] = stamp + value
+            full = len(self.pending) >= PENDING
+        if full:
+            self.flush()
+
+    def flush(self) -> None:
+        with self.lock:
+            rows = [(key, record[: STAMP.size], record[STAMP.size :]) for key, record in self.pending.items()]
+            if not rows or (connection := self._connect()) is None:
+                return
+            try:
+                with connection:
+                    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", rows)
+            except sqlite3.Error as error:
+                self._give_up(error)
+            self.pending.clear()
+
+    def _select(self, key: bytes) -> bytes | None:
+        if (connection := self._connect()) is None:
+            return None
+        try:
+            row = connection.execute("SELECT stamp, value FROM facts WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return row and row[0] + row[1]
+
+    def _connect(self) -> sqlite3.Connection | None:
+        if self.connection is None and self.usable:
+            try:
+                folder = cache_folder()
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.connection = sqlite3.connect(folder / "facts.sqlite", WAIT, check_same_thread=False)
+                self.connection.execute(SCHEMA)
+            except (OSError, RuntimeError, sqlite3.Error) as error:  # RuntimeError: there is no home folder
+                self._give_up(error)
+        return self.connection
+
+    def _give_up(self, error: Exception) -> None:
+        if self.usable:
+            log.info("digests are not kept for the next run (%s); set GEN2EMBED_CACHE to a folder for them", error)
+        self.connection, self.usable = None, False
+
+
+def _key(path: Path, kind: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(path.absolute()) + b"\0" + kind.encode(), digest_size=16).digest()
+
+
+def _stamp(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+        raise OSError("it is not a regular file")
+    return STAMP.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+_CACHE = _Cache()
+os.register_at_fork(after_in_child=_CACHE.reset)
+atexit.register(_CACHE.flush)
