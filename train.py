@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from gen2embed import tables
 from gen2embed.callbacks import Agree, CountWithoutNegatives, Validate
 from gen2embed.config import plain
+from gen2embed.cut import Cut
 from gen2embed.data.batches import BatchPlan, Share, check_sizes
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.clusters import Clusters, check_miner, read_clusters
@@ -83,15 +85,16 @@ def main(cfg: DictConfig) -> None:
     benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer) if trainer.is_global_zero else []
     validation = make_benchmarks(cfg, cfg.validation.benchmark, trainer) if cfg.validation else []
 
-    embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
+    embedder, engine, more = make_embedder(cfg, trainer), instantiate(cfg.engine), dict[str, Any]()
     if cfg.adapter is not None:
         best = validate(cfg, trainer, engine, validation)
         clusters = clusters_of(cfg, trainer, data, pairs, clusters, embedder, engine)
-        embedder = fine_tune(cfg, trainer, resume, pairs, clusters, embedder)
+        embedder, cut = fine_tune(cfg, trainer, resume, pairs, clusters, embedder)
+        more["training_inputs_cut"] = cut.describe()
         if trainer.is_global_zero:
             embedder = leave(cfg, trainer, embedder, best)
     if trainer.is_global_zero:
-        evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started)
+        evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started, more=more)
 
 
 def fine_tune(
@@ -101,8 +104,8 @@ def fine_tune(
     pairs: list[Pair],
     clusters: Clusters | None,
     embedder: Embedder,
-) -> Embedder:
-    """The embedder after its training, or what is left of it, in evaluation mode."""
+) -> tuple[Embedder, Cut]:
+    """The embedder after its training, or what is left of it, in evaluation mode; and the inputs that were cut."""
     folder, batch = Path(cfg.output_dir), cfg.batch
     share = Share(plan_of(cfg, resume.ranks, pairs, clusters), trainer.global_rank, ranks=trainer.world_size)
     given = resume.check(embedder, pairs, share.plan)
@@ -154,7 +157,7 @@ def fine_tune(
     with explained():
         trainer.fit(module, PairDataModule(pairs, share, collate, ahead), ckpt_path=resume.checkpoint)
     module.eval().to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    return embedder
+    return embedder, module.cut
 
 
 def leave(cfg: DictConfig, trainer: Trainer, embedder: Embedder, best: Mapping[str, float]) -> Embedder:

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from gen2embed.cut import NAMED as NAMED_CUT
+from gen2embed.cut import Cut
 from gen2embed.data.datamodules import TrainingBatch
 from gen2embed.encoder.dora import norms_once
 from gen2embed.encoder.embedder import Embedder
@@ -67,6 +69,7 @@ class ContrastiveModule(LightningModule):
         self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.embedder, self.gradient_clip = embedder, gradient_clip
         self.sync, self.seed, self.shortcuts = sync, seed, shortcuts
+        self.cut = Cut()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
 
     def transfer_batch_to_device(
@@ -87,6 +90,7 @@ class ContrastiveModule(LightningModule):
     def training_step(self, batch: TrainingBatch, _: int) -> None:
         self.sync.seed(self.seed, self.global_step)
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        self._count_cut(batch)
         metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
         norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
         if not torch.isfinite(norm):
@@ -98,6 +102,23 @@ class ContrastiveModule(LightningModule):
             metrics["temperature"] = 1 / self.loss.scale().detach()
         for name, value in {**metrics, "step": float(self.global_step)}.items():
             self.log(name, value, prog_bar=name in SHOWN, batch_size=len(batch))
+
+    def _count_cut(self, batch: TrainingBatch) -> None:
+        """Count the inputs of all ranks that were cut at `max_length`, and warn of the first ones."""
+        counts = torch.tensor([[len(batch.cut), 2 * len(batch) + len(batch.negatives)]], device=batch.order.device)
+        count, total = self.sync.gather(counts).sum(dim=0).tolist()
+        first = count and not self.cut.count
+        sides = [f"{row}, {side}" for side in ("query", "positive") for row in batch.rows]
+        sides += ["an explicit negative"] * len(batch.negatives)
+        names = [f"{sides[at]} ({tokens} tokens)" for at, tokens in batch.cut.items()]
+        names = self.sync.gather_texts(names) if first else []
+        self.cut += Cut(count, total, self.embedder.build.max_length, tuple(names[:NAMED_CUT]))
+        if first and self.global_rank == 0:
+            self.cut.warn("inputs of the first such step")
+
+    def on_train_end(self) -> None:
+        if self.global_rank == 0:
+            self.cut.warn("inputs of training")
 
     def accumulate(self, batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
         """Accumulate the gradient of the global batch, of which `batch` is this rank's share: steps 1 to 5.
@@ -155,9 +176,11 @@ class ContrastiveModule(LightningModule):
         """Keep what is trained alone: the base is where it was loaded from."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._trained_names()}
+        checkpoint["inputs_cut"] = self.cut.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise `UserError` unless the checkpoint has what is trained here, and nothing else."""
+        self.cut = Cut.read(checkpoint.get("inputs_cut"))
         if "state_dict" not in checkpoint:  # the strategy has loaded it
             return
         there, here = set(checkpoint["state_dict"]), set(self._trained_names())

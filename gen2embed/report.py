@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from gen2embed import __version__
 from gen2embed.commit import git_commit
+from gen2embed.cut import Cut
 from gen2embed.encoder.engine import Encoded
 from gen2embed.files import write_atomic
 from gen2embed.outputs.paths import write_file
@@ -62,6 +63,7 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
         "items_computed": computed,
         "items_reused": sum(part.reused for part in encoded),
         "items_per_second": computed / seconds if computed else None,
+        "items_cut": sum((part.cut for part in encoded), Cut()).describe(),
     }
 
 

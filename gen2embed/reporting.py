@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer
@@ -20,6 +21,8 @@ from gen2embed.evaluate import evaluate
 from gen2embed.leaderboard import leaderboard
 from gen2embed.peers import ALONE, Peers
 
+NOTHING: Mapping[str, Any] = {}
+
 
 def evaluate_and_report(
     cfg: DictConfig,
@@ -29,8 +32,11 @@ def evaluate_and_report(
     benchmarks: Sequence[Benchmark],
     started: float,
     peers: Peers = ALONE,
+    more: Mapping[str, Any] = NOTHING,
 ) -> None:
     """Score the embedder, and leave results, report and logs in the run's folder. started: of the run, in seconds.
+
+    more: what else the manifests say.
 
     Each of `peers` embeds its part; rank 0 leaves what there is.
 
@@ -45,7 +51,7 @@ def evaluate_and_report(
         if peers.rank > 0:
             continue
         timing = report.timing(evaluation.encoded, time.perf_counter() - started)
-        run = report.manifest(config, model.fingerprint, timing)
+        run = report.manifest(config, model.fingerprint, {**timing, **more})
         its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
         report.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
         if benchmark.name == "mmeb":
@@ -60,7 +66,8 @@ def evaluate_and_report(
     if len(benchmarks) > 1:
         report.write_json(folder / "results.json", {"benchmarks": every})
     if len(benchmarks) != 1:
-        run = report.manifest(config, embedder.fingerprint, report.timing((), time.perf_counter() - started))
+        timing = report.timing((), time.perf_counter() - started)
+        run = report.manifest(config, embedder.fingerprint, {**timing, **more})
         report.write_json(folder / "manifest.json", run)
     if benchmarks:
         write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -203,11 +203,13 @@ class Prepared:
 
     order: everything[order] puts the chunks' rows in the order of the items; equal items may share a row.
     pictures: by digest, each distinct picture as the model's vision tower takes it.
+    cut: by its number, the tokens that an item needs, of those that lost the end of their text at `max_length`.
     """
 
     chunks: list[Chunk]
     order: Tensor
     pictures: dict[str, Inputs]
+    cut: dict[int, int] = field(default_factory=dict, kw_only=True)
 
     def pin_memory(self) -> Self:
         """For the loader: in memory that a GPU reads while it computes."""

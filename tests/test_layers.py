@@ -38,6 +38,7 @@ LAYERS = {
         "preemption",
         "compression",
         "outputs",
+        "cut",
     ),
     2: ("data", "presets", "saha"),
     3: ("encoder", "sync"),

@@ -36,10 +36,12 @@ def run(args: argparse.Namespace) -> None:
         write_file(output, "embed", partial(np.save, arr=codes, allow_pickle=False))
     else:
         made_by = {"fingerprint": model.fingerprint, "role": args.role, "dim": dim, "precision": args.precision}
+        made_by["items_cut"] = encoded.cut.describe()
         table = to_table(given, codes, made_by)
         write_file(output, "embed", lambda file: pq.write_table(table, file))
     known = f", of which {encoded.reused} were known" if encoded.reused else ""
-    print(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}")
+    cut = f"; {encoded.cut.count} were cut at {encoded.cut.max_length} tokens" if encoded.cut.count else ""
+    print(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}{cut}")
 
 
 def to_table(given: Given, codes: Num[np.ndarray, "n c"], made_by: dict[str, Any]) -> pa.Table:

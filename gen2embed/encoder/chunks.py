@@ -56,7 +56,7 @@ class Preparer:
         rows = [
             (item, role, [one.slot for one in pictures]) for (item, role), pictures in zip(distinct, its, strict=True)
         ]
-        ids = self.build.tokenize(rows)
+        ids, needed = self.build.tokenize(rows)
         chunks: list[Chunk] = []
         places = torch.empty(len(distinct), dtype=torch.int64)
         for pictured in (False, True):
@@ -66,7 +66,9 @@ class Preparer:
             places[group] = within + sum(chunk.rows for chunk in chunks)
             chunks += made
         pictures = {one.digest: one.processed for one in ready.values()} if self.packs else {}
-        return Prepared(chunks, places[[numbers[key] for key in keys]], pictures)
+        order = [numbers[key] for key in keys]
+        cut = {at: needed[number] for at, number in enumerate(order) if number in needed}
+        return Prepared(chunks, places[order], pictures, cut=cut)
 
     def _ready(self, items: Sequence[Item]) -> dict[str, _Ready]:
         """Each picture by its key; those of the same pixels are processed once."""

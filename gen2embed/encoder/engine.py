@@ -7,17 +7,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gen2embed.cut import Cut
 from gen2embed.data.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room, shared, tensors_of
 from gen2embed.encoder.packing import Limit
 from gen2embed.encoder.store import EmbeddingStore, Fingerprint
@@ -54,12 +55,16 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Float32 unit vectors (n, d) on the CPU; how many this process computed, and how many it found stored; seconds."""
+    """Float32 unit vectors (n, d) on the CPU; how many this process computed, and how many it found stored; seconds.
+
+    cut: of the distinct items, stored ones included, those that lost the end of their text.
+    """
 
     vectors: Float[Tensor, "n d"]
     computed: int
     reused: int
     seconds: float
+    cut: Cut = field(default_factory=Cut)
 
 
 @dataclass(frozen=True)
@@ -105,28 +110,40 @@ class Engine:
         if peers.count > 1 and store is None:
             raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
         peers.barrier()  # all see the same shards missing, before the first is written
-        own, vectors = peers.share(shards), dict[str, np.ndarray]()
+        own, vectors, needed = peers.share(shards), dict[str, np.ndarray](), dict[str, int]()
         computed = sum(map(len, own))
         bar = progress(title, computed, shown=shown and computed >= PROGRESS_FROM)
         with bar as advance, explained():
-            parts = [_cut([distinct[key] for key in shard]) for shard in own]
-            every = [[(item, role) for item in its] for cut in parts for its in cut]
+            parts = [_parts([distinct[key] for key in shard]) for shard in own]
+            every = [[(item, role) for item in part] for its in parts for part in its]
             embedded = self._embed(model, every, advance, peers.count)
-            for shard, cut in zip(own, parts, strict=True):
-                rows = np.concatenate(list(islice(embedded, len(cut))))
+            for shard, its in zip(own, parts, strict=True):
+                done = list(islice(embedded, len(its)))
+                rows, lengths = np.concatenate([rows for rows, _ in done]), np.concatenate([cut for _, cut in done])
                 _check_finite([distinct[key] for key in shard], rows)
                 if store is not None:
-                    store.write(shard, rows)
+                    store.write(shard, rows, lengths)
                 else:
                     vectors |= zip(shard, rows, strict=True)
+                    needed |= {key: tokens for key, tokens in zip(shard, lengths.tolist(), strict=True) if tokens}
         if store is not None:
             store.await_shards(shards, peers)
+            needed = store.needed_tokens(distinct)
         out = store.read(keys) if store is not None else np.stack([vectors[key] for key in keys])
+        named = ((str(item), needed[key]) for key, item in distinct.items() if key in needed)
+        cut = Cut.of(named, len(distinct), model.fingerprint.get("max_length", 0))
+        if peers.rank == 0:
+            cut.warn(f"inputs in the role {role}")
         seconds = time.perf_counter() - started
-        return Encoded(torch.from_numpy(out), computed, len(distinct) - len(missing), seconds)
+        return Encoded(torch.from_numpy(out), computed, len(distinct) - len(missing), seconds, cut)
 
-    def _embed(self, model: Model, parts: Sequence[Part], advance: Advance, ranks: int = 1) -> Iterator[np.ndarray]:
-        """The vectors of each part, while worker processes prepare the next ones. ranks: that share the machine."""
+    def _embed(
+        self, model: Model, parts: Sequence[Part], advance: Advance, ranks: int = 1
+    ) -> Iterator[tuple[np.ndarray, Int[np.ndarray, " n"]]]:
+        """The vectors of each part, and the tokens that its cut items need (0 for others).
+
+        Worker processes prepare the next parts meanwhile. ranks: that share the machine.
+        """
         tokens, done = self.batch_tokens or model.budget, 0
         while done < len(parts):
             try:
@@ -134,9 +151,10 @@ class Engine:
                     if isinstance(prepared, UserError):
                         raise prepared
                     rows = _run(model, prepared)
+                    lengths = np.array([prepared.cut.get(at, 0) for at in range(len(rows))])
                     done += 1
                     advance(len(rows))
-                    yield rows
+                    yield rows, lengths
             except Exception as error:
                 # accelerate imports most of torch, and memory is seldom short
                 from accelerate.utils.memory import should_reduce_batch_size  # noqa: PLC0415
@@ -203,7 +221,7 @@ def _run(model: Model, prepared: Prepared) -> np.ndarray:
     return torch.cat(rows).float().cpu()[prepared.order].numpy()
 
 
-def _cut(items: Sequence[Item]) -> list[list[Item]]:
+def _parts(items: Sequence[Item]) -> list[list[Item]]:
     """Items, those without pictures first, in the parts that are prepared at a time."""
     parts: list[list[Item]] = []
     for pictured, size in ((False, TEXT_PART), (True, PICTURED_PART)):

@@ -88,17 +88,20 @@ class InputBuilder:
         """
         if slots is None:
             _, slots = self.process([self.open(item)] if item.pictures else [])
-        return self.tokenize([(item, role, slots)])[0]
+        return self.tokenize([(item, role, slots)])[0][0]
 
-    def tokenize(self, rows: Sequence[tuple[Item, Role, Sequence[str]]]) -> list[list[int]]:
-        """`token_ids` of many items, each in its role and with its slots, in one call of the tokenizer."""
+    def tokenize(self, rows: Sequence[tuple[Item, Role, Sequence[str]]]) -> tuple[list[list[int]], dict[int, int]]:
+        """Tokenise many items, each in its role and with its slots, in one call of the tokenizer.
+
+        Returns `token_ids` of each, and by its number the tokens that an item needs, of those longer than `max_length`.
+        """
         rendered = [list(render(item, role, self.prompt, self._template)) for item, role, _ in rows]
         written = self._write([(pieces, slots) for pieces, (_, _, slots) in zip(rendered, rows, strict=True)])
-        for at, ids in enumerate(written):
-            if len(ids) > self.max_length:
-                item, _, slots = rows[at]
-                written[at] = self._shortened(item, rendered[at], slots, ids)
-        return written
+        needed = {at: len(ids) for at, ids in enumerate(written) if len(ids) > self.max_length}
+        for at in needed:
+            item, _, slots = rows[at]
+            written[at] = self._shortened(item, rendered[at], slots, written[at])
+        return written, needed
 
     def _shortened(self, item: Item, pieces: list[Piece], slots: Sequence[str], ids: list[int]) -> list[int]:
         while len(ids) > self.max_length:

@@ -2,6 +2,8 @@
 
     root/<fingerprint digest>/manifest.json      the fingerprint, spelled out
                               <name>.npy         a shard: float32 (n, d)
+                              <name>.cut.npy     its rows that were cut at max_length and the tokens that they
+                                                 need, (k, 2); not there if none was
                               <name>.ids.npy     the keys of its rows; its presence makes the shard complete
 
 Every file is written to a temporary name and renamed, so a run that was killed leaves whole shards only.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,12 +125,29 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def write(self, keys: Sequence[str], vectors: np.ndarray) -> None:
-        """Add a shard of float32 vectors (n, d), one a key."""
+    def write(self, keys: Sequence[str], vectors: np.ndarray, lengths: np.ndarray | None = None) -> None:
+        """Add a shard of float32 vectors (n, d), one a key; lengths: tokens that cut items need, 0 for others."""
         ids, name = _ids(keys)
-        for path, array in ((f"{name}.npy", vectors.astype(np.float32)), (f"{name}.ids.npy", ids)):
+        arrays = {f"{name}.npy": vectors.astype(np.float32)}
+        if lengths is not None and lengths.any():
+            (rows,) = lengths.nonzero()
+            arrays[f"{name}.cut.npy"] = np.stack([rows, lengths[rows]], axis=1)
+        for path, array in {**arrays, f"{name}.ids.npy": ids}.items():  # keys last
             write_atomic(self.folder / path, partial(np.save, arr=array, allow_pickle=False))
         self._index(name, ids)
+
+    def needed_tokens(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the tokens that items need, of those that were cut at `max_length` when they were embedded."""
+        cut: dict[str, dict[int, int]] = {}
+        needed = {}
+        for key in keys:
+            name, row = self._rows[key.encode()]
+            if name not in cut:
+                file = self.folder / f"{name}.cut.npy"
+                cut[name] = dict(np.load(file, allow_pickle=False).tolist()) if file.is_file() else {}
+            if row in cut[name]:
+                needed[key] = cut[name][row]
+        return needed
 
     def await_shards(self, shards: Sequence[Sequence[str]], peers: Peers) -> None:
         """Wait for shards that other ranks write."""

@@ -1,0 +1,88 @@
+"""Inputs that lose the end of their text are counted, wherever they are embedded."""
+
+import json
+import logging
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import TINY, noise
+
+from gen2embed import Embedder, cut, report
+from gen2embed.__main__ import main
+from gen2embed.cut import Cut
+from gen2embed.encoder.engine import Engine
+from gen2embed.types import Item
+
+LENGTH = 64
+SHORT, LONG = "a dog", "a dog " * 60
+
+
+@pytest.fixture(scope="module")
+def short() -> Embedder:
+    return Embedder.from_pretrained(TINY, resolution="original", device="cpu", max_length=LENGTH)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    cut._warn.cache_clear()
+
+
+ITEMS = [Item.of(text) for text in (SHORT, LONG + "red", SHORT, LONG + "blue", LONG + "red", "a cat")]
+ITEMS.append(Item.of(LONG, noise(1, (28, 28))))
+
+
+@pytest.mark.parametrize(("workers", "packing"), [(0, True), (0, False), (1, True)])
+def test_the_count_is_of_distinct_items(workers, packing, caplog):
+    model = Embedder.from_pretrained(TINY, resolution="original", device="cpu", max_length=LENGTH, packing=packing)
+    encoded = Engine(workers=workers).encode(model, ITEMS, "query")
+    assert torch.equal(encoded.vectors[1], encoded.vectors[3])  # which is why it has to be said
+    plain = Embedder.from_pretrained(TINY, resolution="original", device="cpu")
+    wanted = [
+        f"{item} ({len(plain.build.token_ids(item, 'query'))} tokens)" for item in (ITEMS[1], ITEMS[3], ITEMS[-1])
+    ]
+    assert encoded.cut == Cut(3, 5, LENGTH, tuple(wanted))
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert all(said in warning.getMessage() for said in ("3 of 5", "role query", "model.max_length=64", wanted[0]))
+
+
+def test_nothing_is_said_of_what_fits(short, caplog):
+    assert Engine().encode(short, ITEMS[:1], "query").cut == Cut(0, 1, LENGTH)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("shard", [2, 100])
+def test_what_the_store_holds_counts_as_well(short, tmp_path, caplog, shard):
+    engine = Engine(store=tmp_path, shard_size=shard)
+    first = engine.encode(short, ITEMS, "query")
+    cut._warn.cache_clear()
+    caplog.clear()
+    again = engine.encode(short, ITEMS, "query")
+    assert (again.reused, again.computed) == (5, 0)
+    assert again.cut == first.cut
+    assert again.cut.count == 3
+    assert "3 of 5" in caplog.text
+    assert Engine(store=tmp_path).encode(short, ITEMS[:2], "query").cut.count == 1
+
+
+def test_the_manifest_has_the_count(short):
+    encoded = [Engine().encode(short, ITEMS, "query"), Engine().encode(short, ITEMS[:1], "candidate")]
+    said = report.timing(encoded, 1.0)["items_cut"]
+    assert (said["count"], said["of"], said["max_length"], len(said["first"])) == (3, 6, LENGTH, 3)
+    assert json.loads(json.dumps(said)) == said
+
+
+def test_the_python_api_warns_once(short, caplog):
+    for _ in range(2):
+        short.encode([SHORT, LONG])
+    assert caplog.text.count("lost the end of their text") == 1
+
+
+def test_embed_says_it(tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text(f"{SHORT}\n{'word ' * 3000}\n")
+    output = tmp_path / "out.parquet"
+    args = ["--output", str(output), "--model", str(TINY), "--store", str(tmp_path / "store")]
+    for _ in range(2):
+        assert not main(["embed", str(tmp_path / "texts.txt"), *args])
+        assert "1 were cut at 2048 tokens" in capsys.readouterr().out
+        assert json.loads(pq.read_schema(output).metadata[b"gen2embed"])["items_cut"]["count"] == 1
