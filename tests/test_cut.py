@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import TINY, noise
+from steps import collating, make_module
 
 from gen2embed import Embedder, cut, report
 from gen2embed.__main__ import main
 from gen2embed.cut import Cut
 from gen2embed.encoder.engine import Engine
-from gen2embed.types import Item
+from gen2embed.types import Item, Pair
 
 LENGTH = 64
 SHORT, LONG = "a dog", "a dog " * 60
@@ -76,6 +77,25 @@ def test_the_python_api_warns_once(short, caplog):
     for _ in range(2):
         short.encode([SHORT, LONG])
     assert caplog.text.count("lost the end of their text") == 1
+
+
+def test_training_counts_on_all_ranks(caplog):
+    """The first step that has a cut input names it; the total goes on from a checkpoint."""
+    embedder = Embedder.from_pretrained(TINY, resolution="original", device="cpu", max_length=LENGTH)
+    module, collate = make_module(embedder), collating(embedder, 4, share=True)
+    pairs = [Pair(Item.of(SHORT), Item.of(text), "own", row) for row, text in enumerate(("a", LONG, "b", LONG + "red"))]
+    for batch in (pairs[:1], pairs[1:], pairs):
+        module._count_cut(collate(batch))
+    assert (module.cut.count, module.cut.total, module.cut.max_length) == (4, 16, LENGTH)
+    assert [name.partition(" (")[0] for name in module.cut.first] == ["own row 1, positive", "own row 3, positive"]
+    assert "2 of 8 inputs of" in caplog.text
+    assert caplog.text.count("lost the end") == 1
+    again, saved = make_module(embedder), {"state_dict": {}}
+    module.on_save_checkpoint(saved)
+    again.on_load_checkpoint(json.loads(json.dumps(saved)))
+    assert again.cut == module.cut
+    again.on_train_end()
+    assert "4 of 16 inputs of training" in caplog.text
 
 
 def test_embed_says_it(tmp_path, capsys):

@@ -94,8 +94,7 @@ def bars(monkeypatch):
     for module in (approximate, engine, images, neighbours, page, run, skipped):
         monkeypatch.setattr(module, "progress", record)
     monkeypatch.setattr(engine, "PROGRESS_FROM", 0)
-    for module in (engine, images):
-        monkeypatch.setattr(module, "HEADERS_FROM", 0)
+    monkeypatch.setattr(images, "HEADERS_FROM", 0)
     return seen
 
 
@@ -107,7 +106,7 @@ def test_every_bar_ends_at_its_total(mine, bars, pairs, tmp_path, name):
     page.write_report(tmp_path, pairs)
     titles = ["checking pictures", "drawing the report", "grouping"]
     if miner.embeds:
-        titles += ["candidates", "measuring items", "measuring recall", "queries", "sampling skipped owners"]
+        titles += ["candidates", "reading pictures", "measuring recall", "queries", "sampling skipped owners"]
         titles += ["searching", "training an index of 1 cells"]
     assert sorted({title for title, *_ in bars}) == sorted(titles)
     for title, total, steps in bars:

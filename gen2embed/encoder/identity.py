@@ -48,6 +48,7 @@ INERT = {  # files that loading reads and that change no vector
     "generation_config.json": "only generation of text reads it",
     "video_preprocessor_config.json": "no video processor is loaded",
     "audio_tokenizer_config.json": "no audio is embedded",
+    "gen2embed.json": "its prompt and resolution are settings of the fingerprint",
 }
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # peft loads the first that is there
