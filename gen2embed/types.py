@@ -55,16 +55,12 @@ class Picture:
         if picture.mode in ("P", "PA"):  # whose bytes are numbers of colours
             picture = picture.convert("RGBA")
         turned = f"\0{turn}" if (turn := orientation(self.source)) != 1 else ""
-        return (
-            turned + f"{picture.mode}\0{picture.size}\0{hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()}"
-        )
+        pixels = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()
+        return f"{turned}{picture.mode}\0{picture.size}\0{pixels}"
 
     def __str__(self) -> str:
-        return (
-            str(self.source)
-            if isinstance(self.source, Path)
-            else f"a {self.source.width}x{self.source.height} PIL picture"
-        )
+        source = self.source
+        return str(source) if isinstance(source, Path) else f"a {source.width}x{source.height} PIL picture"
 
 
 @dataclass(frozen=True, eq=False)
