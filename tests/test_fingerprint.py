@@ -572,7 +572,7 @@ def decided(folder: Path, remote_code: bool = False) -> set[str]:
 
 def check_opened(folder: Path, **settings) -> None:
     names = opened(folder, **settings)
-    least = {str(folder / name) for name in ("config.json", "tokenizer.json", "preprocessor_config.json")}
+    least = {str(folder / name) for name in ("config.json", "tokenizer.json")}
     assert least <= names  # or nothing was watched
     assert any(name.endswith((".safetensors", ".bin")) for name in names)
     inert = {str(folder / name) for name in INERT}

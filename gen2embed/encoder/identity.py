@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,12 @@ def deciding_files(folder: Path, remote_code: bool = False) -> dict[str, Path]:
 
 def file_digests(folder: Path, remote_code: bool = False) -> dict[str, str]:
     """Return a digest of each of `deciding_files`, by name."""
-    found = {name: digest_of(path)[:32] for name, path in deciding_files(folder, remote_code).items()}
+    files = deciding_files(folder, remote_code)
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+        found = pool.map(digest_of, files.values())
+        digests = {name: digest[:32] for name, digest in zip(files, found, strict=True)}
     keep_facts()
-    return found
+    return digests
 
 
 def identity_of(files: Mapping[str, str]) -> str:
