@@ -24,19 +24,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gen2embed import images, preemption, tracking
 from gen2embed.checkpoint import CheckpointFiles
+from gen2embed.composition import adopt_checkpoint, drop_foreign
 from gen2embed.config import check, explain, from_home, make_saved, plain, register_resolvers
 from gen2embed.data.benchmark import Benchmark, several
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.quarantine import sound_pairs
-from gen2embed.encoder.adapter import find_adapter
 from gen2embed.encoder.backbone import check_path
 from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoder.source import find_adapter
 from gen2embed.eval_report.page import check_count
 from gen2embed.files import write_atomic
 from gen2embed.log import log, quieten_libraries
 from gen2embed.outputs.claims import release
 from gen2embed.outputs.paths import check_writable
-from gen2embed.overrides import added_folders, chosen_groups, overridden
+from gen2embed.overrides import added_folders, chosen_groups, chosen_keys, command_line, experiment, overridden
 from gen2embed.pins import pins
 from gen2embed.presets import conf_dir
 from gen2embed.redaction import expanded, redacted, visible
@@ -57,16 +58,16 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         def checked(cfg: DictConfig) -> None:
             together = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
             if together and "${now:" in plain(cfg, resolve=False)["output_dir"]:
-                raise UserError(
-                    "processes that start together need one folder, and the default's time differs between them; set "
-                    "output_dir=..."
-                )
+                said = "processes that start together need one folder, and the default's time differs between them"
+                raise UserError(f"{said}; set output_dir=...")
             _redact_hydra()
             cfg = from_home(cfg)
             with open_dict(cfg):
                 cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
+            drop_foreign(cfg, config_name, command_line(), experiment(), added_folders())
             check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
             _pin(cfg)
+            adopt_checkpoint(cfg, chosen_groups(), chosen_keys("adapter"))
             job = HydraConfig.get().mode == RunMode.MULTIRUN
             if job and finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
@@ -165,8 +166,7 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True, continues: b
 
     It begins the runs of its loggers as well. continues: those of an earlier start, if they did not end.
     """
-    folder = Path(cfg.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(cfg.output_dir)).mkdir(parents=True, exist_ok=True)
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.ERROR)
         return folder

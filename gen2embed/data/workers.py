@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from gen2embed.memory import free_bytes, readable
 from gen2embed.preemption import survive_once
 from gen2embed.types import Prepared, UserError, first_line
 
+Ready = TypeVar("Ready", bound=Prepared)
 SHARED = Path("/dev/shm")  # where Linux keeps shared memory
 HEADER, PAGE = 64, mmap.PAGESIZE  # bytes that torch puts before a tensor; of the system
 TAKEN = 2  # batches that left the loader: the one in use, and the next, which Lightning takes early
@@ -120,7 +121,7 @@ def start_worker(_: int) -> None:
     torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many
 
 
-def shared(prepared: Prepared) -> Prepared:
+def shared(prepared: Ready) -> Ready:
     """Move what a worker prepared to shared memory; raises `UserError` if there is none.
 
     The queue to the loader would do it as well, but in a thread whose error nobody sees: the loader waits for ever.

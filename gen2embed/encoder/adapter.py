@@ -11,18 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import huggingface_hub as hub
 import peft
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
 from gen2embed.encoder.backbone import Backbone
-from gen2embed.encoder.card import CARD, base_of, check_weights, is_adapter, read_card, write_card
+from gen2embed.encoder.card import base_of, check_weights, read_card, write_card
 from gen2embed.encoder.dora import keep_norms
 from gen2embed.encoder.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
-from gen2embed.encoder.run_folder import advice
-from gen2embed.files import is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log
 from gen2embed.prompts import Prompt
@@ -60,12 +56,10 @@ class Lora:
         if isinstance(backbone.full, peft.PeftModel):
             for name, parameter in backbone.full.named_parameters():
                 parameter.requires_grad_("lora_" in name)
-            log.info("the checkpoint's own adapter is trained further; the settings of adapter=... are not used")
+            self._check_targets(backbone)
+            log.info("the checkpoint's own adapter is trained further")
             return backbone
-        linear: dict[bool, set[str]] = {False: set(), True: set()}  # of the vision tower, or not
-        for name, module in backbone.full.named_modules():
-            if isinstance(module, nn.Linear):
-                linear[is_vision(name)].add(name.rpartition(".")[2])
+        linear = _linear_names(backbone.full)
         there = linear[False] | (linear[True] if self.vision else set())
         matched = sorted(set(self.target_modules) & there)
         if not matched:
@@ -86,6 +80,29 @@ class Lora:
         full = peft.get_peft_model(backbone.full, config)
         keep_norms(full)
         return replace(backbone, full=full)
+
+    def _check_targets(self, backbone: Backbone) -> None:
+        """Raise `UserError` if modules are targeted that are there and that the checkpoint's adapter leaves out."""
+        targeted = {name.rpartition(".")[2] for name in backbone.full.base_model.targeted_module_names}
+        linear = _linear_names(backbone.full.get_base_model())
+        there = linear[False] | (linear[True] if self.vision else set())
+        if isinstance(self.target_modules, str) or not (more := set(self.target_modules) & there - targeted):
+            return
+        raise UserError(
+            f"adapter.target_modules names {', '.join(sorted(more))}, which the checkpoint's adapter leaves out; it is "
+            "trained further as it is: leave adapter=… out, or train a new one without checkpoint=…"
+        )
+
+
+def _linear_names(model: nn.Module) -> dict[bool, set[str]]:
+    """The ends of the names of linear layers, of the vision tower (True) and of the rest, adapted ones included."""
+    names: dict[bool, set[str]] = {False: set(), True: set()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not re.search(r"lora_|base_layer", name):
+            names[is_vision(name)].add(name.rpartition(".")[2])
+        elif name.endswith(".base_layer"):
+            names[is_vision(name)].add(name.split(".")[-2])
+    return names
 
 
 @dataclass(frozen=True)
@@ -215,28 +232,3 @@ def _renamed(saved: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
         here.setdefault(bare(name), []).append(name)
     found = {name: here.get(bare(name), []) for name in saved}
     return {name: its[0] if len(its) == 1 else name for name, its in found.items()}
-
-
-def find_adapter(source: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of an adapter, downloaded if `source` is a hub id; None if `source` is something else.
-
-    revision: of the hub's repository.
-
-    Raises `UserError` if there is nothing at `source`.
-    """
-    folder = Path(source)
-    if not is_remote(source):
-        if not folder.is_dir():
-            state = "is a file" if folder.is_file() else "does not exist"
-            raise UserError(f"the checkpoint folder {source} {state}{advice(folder)}")
-        return folder if is_adapter(folder) else None
-    try:
-        hub.hf_hub_download(str(source), "adapter_config.json", revision=revision)
-        return Path(hub.snapshot_download(str(source), revision=revision, allow_patterns=["adapter_*", CARD]))
-    except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return None  # the repository is there, and holds something else
-        first = first_line(error)
-        raise UserError(
-            f"{source} is no folder here, and could not be loaded from the hub: {first}{advice(source)}"
-        ) from error

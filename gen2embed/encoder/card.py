@@ -28,6 +28,24 @@ def base_of(folder: Path) -> tuple[str | None, str | None]:
     return expanded(config.get("base_model_name_or_path")), config.get("revision")
 
 
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter that `peft` saved, as those of `Lora`; raises `UserError` for one of another kind."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config.get("peft_type") != "LORA":
+        raise UserError(
+            f"the adapter {folder} is of kind {config.get('peft_type')}; only LoRA and DoRA are trained further"
+        )
+    targets = config["target_modules"]
+    return {
+        "r": config["r"],
+        "alpha": config["lora_alpha"],
+        "dropout": config["lora_dropout"],
+        "dora": bool(config.get("use_dora")),
+        "vision": config.get("exclude_modules") is None,
+        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+    }
+
+
 def read_card(folder: str | Path) -> dict[str, Any]:
     """The card of a checkpoint; empty for one that was not made here."""
     card = Path(folder) / CARD

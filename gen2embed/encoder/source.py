@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub as hub
-from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionResolutionError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RevisionResolutionError,
+)
 
-from gen2embed.encoder.adapter import find_adapter
-from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, read_card
+from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, is_adapter, read_card
 from gen2embed.encoder.run_folder import advice
 from gen2embed.files import is_remote
 from gen2embed.images import Resolution
@@ -71,8 +76,8 @@ def find_source(
                 first = first_line(error)
                 log.warning("what %s carries could not be asked, and it is taken to be a base alone: %s", path, first)
                 return Source(path, None, {}, revision)
-        if (config := _fetch(path, "adapter_config.json", revision)) is None:
-            card = _fetch(path, CARD, revision)
+        if (config := fetch_file(path, "adapter_config.json", revision)) is None:
+            card = fetch_file(path, CARD, revision)
             if Path(path).is_dir():
                 check_weights(Path(path))
             return Source(path, None, read_card(card.parent) if card else {}, revision)
@@ -101,7 +106,7 @@ def _resolution(asked: str | Resolution | None, card: Mapping[str, Any]) -> Reso
     return Resolution(**card.get("resolution", {})) if asked is None else load_preset("resolution", asked)
 
 
-def _fetch(path: str | Path, name: str, revision: str | None) -> Path | None:
+def fetch_file(path: str | Path, name: str, revision: str | None) -> Path | None:
     """A small file of a folder or a hub repository; None if it is not there, or, with a warning, out of reach."""
     file = Path(path) / name
     if not is_remote(path):
@@ -115,3 +120,28 @@ def _fetch(path: str | Path, name: str, revision: str | None) -> Path | None:
             first = first_line(error)
             log.warning("whether %s has a %s could not be asked, and it is taken to have none: %s", path, name, first)
         return None
+
+
+def find_adapter(source: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of an adapter, downloaded if `source` is a hub id; None if `source` is something else.
+
+    revision: of the hub's repository.
+
+    Raises `UserError` if there is nothing at `source`.
+    """
+    folder = Path(source)
+    if not is_remote(source):
+        if not folder.is_dir():
+            state = "is a file" if folder.is_file() else "does not exist"
+            raise UserError(f"the checkpoint folder {source} {state}{advice(folder)}")
+        return folder if is_adapter(folder) else None
+    try:
+        hub.hf_hub_download(str(source), "adapter_config.json", revision=revision)
+        return Path(hub.snapshot_download(str(source), revision=revision, allow_patterns=["adapter_*", CARD]))
+    except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None  # the repository is there, and holds something else
+        first = first_line(error)
+        raise UserError(
+            f"{source} is no folder here, and could not be loaded from the hub: {first}{advice(source)}"
+        ) from error
