@@ -1,4 +1,4 @@
-"""Remember what was read of files: digests, and the sizes of pictures, so that no file is read twice.
+"""Remember what was read of files, so that none is read twice: digests, and what other modules read (`remember`).
 
 A fact holds while the file's path, size, times of modification and of change, inode and device are as they were. Facts
 lie in `facts.sqlite` in the cache folder: $GEN2EMBED_CACHE, else gen2embed in $XDG_CACHE_HOME, else ~/.cache/gen2embed.
@@ -19,67 +19,32 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-from PIL import Image
-
-from gen2embed.content import missing_picture, wrong_with_mode
-from gen2embed.errors import UserError
+from typing import IO, Literal
 
 MARGIN = 2.0  # seconds; the coarsest times of a file system that is in use, FAT's
 PENDING = 1000  # facts that wait to be written together
 WAIT = 10.0  # seconds for another process that writes
 STAMP = struct.Struct("<qqqQQ")  # size, mtime_ns, ctime_ns, inode, device
-PICTURE = struct.Struct("<16sII")  # digest, width, height
 SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, stamp BLOB, value BLOB) WITHOUT ROWID"
 Algorithm = Literal["blake2b", "sha256"]
 log = logging.getLogger("gen2embed")  # without `gen2embed.log`, which loads libraries
 
 
-class PictureFacts(NamedTuple):
-    """A digest of a picture's file; width and height as they are stored, or 0 for a file that cannot be embedded."""
-
-    digest: bytes
-    width: int
-    height: int
-
-
-def picture_facts(path: Path) -> PictureFacts:
-    """Return the facts of a picture's file; raise `OSError` for one that is missing or is not a regular file."""
-    stamp, when = _stamp(path), time.time()
-    if (value := _CACHE.get(path, "picture", stamp)) is None:
-        with path.open("rb") as opened:
-            try:
-                picture = Image.open(opened)
-                width, height = (0, 0) if wrong_with_mode(picture.mode) else picture.size
-            except Exception:  # the decoders of broken files raise many kinds; who opens it says which
-                width = height = 0
-            opened.seek(0)
-            digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).digest()
-        value = PICTURE.pack(digest, width, height)
-        _CACHE.put(path, "picture", stamp, value, when)
-    return PictureFacts(*PICTURE.unpack(value))
-
-
-def known_picture(path: Path) -> PictureFacts:
-    """Return `picture_facts`; raise `UserError` where they cannot be read."""
-    try:
-        return picture_facts(path)
-    except FileNotFoundError:
-        raise UserError(missing_picture(path)) from None
-    except OSError as error:
-        raise UserError(f"the file {path} is not a picture that can be read: {error}") from None
-
-
 def digest_of(path: Path, algorithm: Algorithm = "blake2b") -> str:
     """Return the digest of a file's content in hexadecimal."""
+    return remember(path, algorithm, lambda opened: hashlib.file_digest(opened, algorithm).digest()).hex()
+
+
+def remember(path: Path, kind: str, read: Callable[[IO[bytes]], bytes]) -> bytes:
+    """Return what `read` makes of the open file; a fact of that kind, if the file is as it was, without reading it."""
     stamp, when = _stamp(path), time.time()
-    if (value := _CACHE.get(path, algorithm, stamp)) is None:
+    if (value := _CACHE.get(path, kind, stamp)) is None:
         with path.open("rb") as opened:
-            value = hashlib.file_digest(opened, algorithm).digest()
-        _CACHE.put(path, algorithm, stamp, value, when)
-    return value.hex()
+            value = read(opened)
+        _CACHE.put(path, kind, stamp, value, when)
+    return value
 
 
 def keep_facts() -> None:

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from gen2embed.content import MOST_PIXELS, missing_picture, orientation, wrong_with_mode, wrong_with_picture
-from gen2embed.facts import PictureFacts, keep_facts, picture_facts
+from gen2embed.facts import keep_facts
 from gen2embed.log import progress
 from gen2embed.names import similar_file
+from gen2embed.picture_facts import PictureFacts, picture_facts
 from gen2embed.shipped.resizing import POLICIES, resized, size_after
 from gen2embed.types import Picture, UserError
 

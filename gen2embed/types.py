@@ -17,7 +17,7 @@ from torch import Tensor
 from gen2embed.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
 from gen2embed.content import not_a_file, orientation, shown, wrong_with
 from gen2embed.errors import UserError, did_you_mean, first_line  # noqa: F401
-from gen2embed.facts import PictureFacts, known_picture
+from gen2embed.picture_facts import PictureFacts, known_picture
 
 Inputs = dict[str, Tensor]  # of a model, as a batch
 Advance = Callable[[int], object]  # is told how many steps of long work were done

@@ -15,7 +15,8 @@ from PIL import Image
 
 from gen2embed import UserError, facts, images
 from gen2embed.encoder.engine import Engine
-from gen2embed.facts import MARGIN, digest_of, keep_facts, picture_facts
+from gen2embed.facts import MARGIN, digest_of, keep_facts
+from gen2embed.picture_facts import picture_facts
 from gen2embed.types import Item, Picture
 
 

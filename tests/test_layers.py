@@ -16,6 +16,7 @@ LAYERS = {
         "errors",
         "content",
         "facts",
+        "picture_facts",
         "log",
         "files",
         "products",
@@ -76,7 +77,7 @@ LAYERS = {
     ),
     6: ("__main__",),
 }
-UNDER_TYPES = ("choices", "errors", "content", "facts")  # which L0's types and files build on
+UNDER_TYPES = ("choices", "errors", "content", "facts", "picture_facts")  # which L0's types and files build on
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
