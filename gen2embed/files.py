@@ -84,10 +84,19 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = re.search(r"\(os error (\d+)\)", str(error))
-        if number := error.errno if isinstance(error, OSError) else said and int(said[1]):
+        if number := _error_number(error):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """Return the system's number of an error; None for one that is not the system's."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error)):  # numpy's
+        return errno.ENOSPC
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) if number else None
 
 
 def refusal(error: BaseException) -> str | None:

@@ -1,6 +1,9 @@
 """No command and no run loses what it did not write, whatever stands where its output is to be."""
 
+import contextlib
 import os
+import resource
+import signal
 import threading
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from places import PLACES, PRECIOUS, file, folder, lost, permissions_count, tree
 
 from gen2embed import Embedder, UserError
 from gen2embed.__main__ import main
+from gen2embed.encoder.adapter import Lora, save
 from gen2embed.export.write import Source, export
 from gen2embed.files import write_atomic
 from gen2embed.outputs.paths import check_file, check_folder, replace_folder, write_file
@@ -232,6 +236,65 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     assert tree(tmp_path) == before
 
 
+def killed(work):
+    """Run a function in a child that must die of SIGKILL; the thread of a test cannot."""
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_kill_in_the_middle_of_a_write(tmp_path):
+    """What was there stays, whole; the same command writes it again, and nothing takes the half for data."""
+
+    def half(opened):
+        opened.write(b"half")
+        opened.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def half_folder(where):
+        (where / "weights").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_file(tmp_path / "v.npy", "embed", lambda opened: opened.write(b"1"))
+    replace_folder(tmp_path / "made", lambda its: (its / "weights").write_text("1"))
+    before = tree(tmp_path)
+    killed(lambda: write_file(tmp_path / "v.npy", "embed", half))
+    killed(lambda: write_file(tmp_path / "new.npy", "embed", half))
+    killed(lambda: replace_folder(tmp_path / "made", half_folder))
+    killed(lambda: replace_folder(tmp_path / "new", half_folder))
+    after = tree(tmp_path)
+    assert not lost(before, after)
+    assert all(name.startswith(".") for name in after if name not in before)
+    for name in ("v.npy", "new.npy"):
+        write_file(tmp_path / name, "embed", lambda opened: opened.write(b"2"))
+        assert (tmp_path / name).read_bytes() == b"2"
+    for name in ("made", "new"):
+        replace_folder(tmp_path / name, lambda its: (its / "weights").write_text("2"))
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["weights"]
+
+
+def test_a_disk_without_room(root, tiny, monkeypatch, capfd):
+    """The system ends a write in its middle; the message names the file, and what was there stays."""
+    monkeypatch.setattr(Embedder, "from_pretrained", lambda *_, **__: tiny)
+    args = ["embed", str(root / "texts.txt"), *map(str, MODEL), "--store", str(root / "s"), "--output"]
+    assert main([*args, str(root / "v.npy")]) == 0
+    (root / "texts.txt").write_text("a red circle\n" * 200)  # one vector, which the store has
+    before = tree(root)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        message = refusal(capfd, *args, root / "v.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "v.npy" in message
+    assert "space" in message
+    assert tree(root) == before
+
+
 def test_a_record_that_was_cut_off(tmp_path):
     """By a kill; the next line is one of its own, and what is recorded twice counts."""
     write_file(tmp_path / "a", "embed", lambda opened: opened.write(b"1"))
@@ -298,11 +361,12 @@ def test_the_umask_decides_modes(tmp_path, tiny, umask):
         tiny.save_pretrained(tmp_path / "saved")
         export("merged", Source(str(TINY), device="cpu"), tmp_path / "exported")
         write_file(tmp_path / "v.npy", "embed", lambda opened: opened.write(b"1"))
-        replace_folder(tmp_path / "made", lambda its: (its / "nested").mkdir(mode=0o700))
+        adapted = Lora(["q_proj"], r=2).attach(Embedder.from_pretrained(TINY, device="cpu").backbone)
+        replace_folder(tmp_path / "adapter", lambda its: save(adapted, tiny.build.prompt, tiny.build.resolution, its))
     finally:
         os.umask(before)
     written = list(tmp_path.rglob("*"))
-    assert any(path.suffix == ".safetensors" for path in written)
+    assert sum(path.suffix == ".safetensors" for path in written) == 3
     for path in written:
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
