@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
@@ -37,6 +36,7 @@ from gen2embed.log import log
 from gen2embed.miners.run import await_mined, mine_once
 from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.outputs.record import RUN
+from gen2embed.products import allow_tf32
 from gen2embed.reporting import evaluate_and_report
 from gen2embed.resume import Resume
 from gen2embed.runs import (
@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
     trainer = make_trainer(cfg)
     resume = Resume(plain(cfg), trainer)
     sync_of(trainer.strategy)
-    torch.backends.cuda.matmul.allow_tf32 = cfg.tf32
+    allow_tf32(cfg.tf32)
     check_sources(cfg)
     if cfg.adapter is not None and trainer.is_global_zero:
         sources = [Path(path) for path in (cfg.model.path, cfg.checkpoint) if path is not None]

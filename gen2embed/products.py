@@ -10,6 +10,11 @@ PARTS = 16  # products that are summed in float32 before float64 takes over
 ROUNDING = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA round float32 factors to TF32, or not; a script cannot name the setting, as joblib pickles its task."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
 def exact_scores(query: Float[np.ndarray, " d"], rows: Float[np.ndarray, "p d"]) -> Float[np.ndarray, " p"]:
     """Float64 inner products, each summed in the one order that d defines: halves onto halves."""
     products = rows.astype(np.float64)

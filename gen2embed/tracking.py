@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from lightning.pytorch.loggers.csv_logs import CSVLogger
 
 from gen2embed.files import named
 from gen2embed.log import log
+from gen2embed.outputs.paths import check_writable
 from gen2embed.types import UserError, first_line
 
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
@@ -55,8 +55,7 @@ def _check_folder(folder: Path) -> None:
     """Raise the system's error, with the folder's name, if nothing can be written there: W&B would go elsewhere."""
     with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
 
 
 def _check_id(logger: WandbLogger, multirun: bool) -> None:
