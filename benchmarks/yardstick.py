@@ -21,7 +21,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
@@ -37,6 +37,7 @@ from rich.table import Table
 from gen2embed import Item
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.presets import PACKAGE
+from gen2embed.shapes import PUBLISHED, Qwen2VLShape, qwen2_vl
 from gen2embed.types import Pair, Role
 
 CHECKPOINT = PACKAGE / "tiny" / "checkpoint"
@@ -49,25 +50,8 @@ Drawing = TypeVar("Drawing")
 # --- the model ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A Qwen2-VL's sizes; `vision_*` are those of the vision tower. tied: the head's weights are the embedding's."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    vision_width: int
-    vision_depth: int
-    vision_heads: int
-    mrope: tuple[int, int, int]
-    vision_ratio: int = 4
-    theta: float = 1e6
-    patch: int = 14
-    merge: int = 2
-    tied: bool = True
+class Shape(Qwen2VLShape):
+    """A Qwen2-VL's sizes, and how many multiplications they make."""
 
     @property
     def layer_weights(self) -> int:
@@ -81,7 +65,7 @@ class Shape:
 
     @property
     def head_weights(self) -> int:
-        return self.hidden * self.vocabulary
+        return self.hidden * self.rows
 
     @property
     def vision_weights(self) -> int:
@@ -92,15 +76,12 @@ class Shape:
         return self.merge**2 * (blocks + embedding) + merged * (merged + self.hidden)
 
 
-# As published in the models' config.json: https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, and -7B-Instruct
-QWEN2_VL_2B = Shape(1536, 8960, 28, 12, 2, 151_936, 1280, 32, 16, (16, 24, 24))
-QWEN2_VL_7B = Shape(3584, 18_944, 28, 28, 4, 152_064, 1280, 32, 16, (16, 24, 24), tied=False)
+PUBLISHED_SHAPES = {name: Shape(**vars(shape)) for name, shape in PUBLISHED.items()}
 SHAPES = {
-    "2b": QWEN2_VL_2B,
-    "7b": QWEN2_VL_7B,
-    "wide": Shape(1536, 8960, 2, 12, 2, 3760, 1280, 2, 16, (16, 24, 24)),  # two layers of 2b
-    "small": Shape(256, 1504, 4, 4, 2, 3760, 192, 5, 3, (8, 12, 12)),
-    "smoke": Shape(64, 128, 2, 2, 1, 1024, 64, 2, 2, (4, 6, 6)),
+    **PUBLISHED_SHAPES,
+    "wide": replace(PUBLISHED_SHAPES["2b"], layers=2, rows=3760, vision_depth=2, path=""),
+    "small": Shape(256, 1504, 4, 4, 2, 3760, vision_width=192, vision_depth=5, vision_heads=3, mrope=(8, 12, 12)),
+    "smoke": Shape(64, 128, 2, 2, 1, 1024, vision_width=64, vision_depth=2, vision_heads=2, mrope=(4, 6, 6)),
 }
 
 
@@ -114,35 +95,7 @@ def make_model(
     shape: Shape, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", seed: int = 0
 ) -> transformers.Qwen2VLForConditionalGeneration:
     """Return a random model of a shape, made on the device."""
-    token = transformers.AutoTokenizer.from_pretrained(CHECKPOINT).convert_tokens_to_ids
-    config = transformers.Qwen2VLConfig(
-        text_config={
-            "vocab_size": shape.vocabulary,
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.intermediate,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "rope_parameters": {"rope_type": "default", "rope_theta": shape.theta, "mrope_section": list(shape.mrope)},
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": None,
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
-        },
-        vision_config={
-            "depth": shape.vision_depth,
-            "embed_dim": shape.vision_width,
-            "hidden_size": shape.hidden,
-            "num_heads": shape.vision_heads,
-            "mlp_ratio": shape.vision_ratio,
-            "patch_size": shape.patch,
-        },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=shape.tied,
-    )
+    config = qwen2_vl(shape, transformers.AutoTokenizer.from_pretrained(CHECKPOINT), rows=shape.rows)
     with torch.device(device):
         model = transformers.Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)
     torch.manual_seed(seed)

@@ -20,8 +20,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 MARGIN = 2.0  # seconds; the coarsest times of a file system that is in use, FAT's
 PENDING = 1000  # facts that wait to be written together
@@ -37,7 +38,7 @@ def digest_of(path: Path, algorithm: Algorithm = "blake2b") -> str:
     return remember(path, algorithm, lambda opened: hashlib.file_digest(opened, algorithm).digest()).hex()
 
 
-def remember(path: Path, kind: str, read: Callable[[IO[bytes]], bytes]) -> bytes:
+def remember(path: Path, kind: str, read: Callable[[BufferedReader], bytes]) -> bytes:
     """Return what `read` makes of the open file; a fact of that kind, if the file is as it was, without reading it."""
     stamp, when = _stamp(path), time.time()
     if (value := _CACHE.get(path, kind, stamp)) is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -39,7 +40,7 @@ def known_picture(path: Path) -> PictureFacts:
         raise UserError(f"the file {path} is not a picture that can be read: {error}") from None
 
 
-def _read(opened: IO[bytes]) -> bytes:
+def _read(opened: BufferedReader) -> bytes:
     try:
         picture = Image.open(opened)
         width, height = (0, 0) if wrong_with_mode(picture.mode) else picture.size

@@ -11,26 +11,32 @@ import transformers
 
 @dataclass(frozen=True)
 class Qwen2VLShape:
-    """A Qwen2-VL's sizes; `vision_*` are those of the vision tower. rows: of its embedding table."""
+    """A Qwen2-VL's sizes; `vision_*` are those of the vision tower.
 
-    path: str
+    rows: of its embedding table. tied: the head's weights are the table's. mrope: sections of the rotary positions.
+    merge: of a visual token, patches on a side. path: on the hub; empty for a shape of our own.
+    """
+
     hidden: int
     intermediate: int
     layers: int
     heads: int
     kv_heads: int
     rows: int
-    tied: bool
+    tied: bool = True
     vision_width: int = 1280
     vision_depth: int = 32
     vision_heads: int = 16
+    vision_ratio: int = 4
     patch: int = 14
+    merge: int = 2
     mrope: tuple[int, int, int] = (16, 24, 24)
+    path: str = ""
 
 
 PUBLISHED: Mapping[str, Qwen2VLShape] = {  # from the config.json of each on the hub
-    "2b": Qwen2VLShape("Qwen/Qwen2-VL-2B-Instruct", 1536, 8960, 28, 12, 2, 151_936, tied=True),
-    "7b": Qwen2VLShape("Qwen/Qwen2-VL-7B-Instruct", 3584, 18_944, 28, 28, 4, 152_064, tied=False),
+    "2b": Qwen2VLShape(1536, 8960, 28, 12, 2, 151_936, path="Qwen/Qwen2-VL-2B-Instruct"),
+    "7b": Qwen2VLShape(3584, 18_944, 28, 28, 4, 152_064, tied=False, path="Qwen/Qwen2-VL-7B-Instruct"),
 }
 
 
@@ -66,7 +72,8 @@ def qwen2_vl(
             "embed_dim": shape.vision_width,
             "hidden_size": shape.hidden,
             "num_heads": shape.vision_heads,
-            "mlp_ratio": 4,
+            "mlp_ratio": shape.vision_ratio,
+            "spatial_merge_size": shape.merge,
             "patch_size": shape.patch,
         },
         **{
