@@ -9,7 +9,18 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
-SHOWN = 200  # characters of a value in a message
+SHOWN = 100  # characters of a value in a message
+LFS_HEAD = b"version https://git-lfs"
+LFS_REMEDY = "fetch the files themselves with `git lfs pull`"
+UPRIGHT = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ENCODED = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60,}")  # JPEG, PNG, GIF, WebP in base64
 BRING_BACK = "bring it back, or mount its disk again, and give the same command again, which goes on from what is there"
 
@@ -29,7 +40,7 @@ def wrong_with(text: str) -> str | None:
 
 def not_a_file(name: str) -> str | None:
     """Return why a text is not the name of a file on this machine, with the remedy; None if it may be one."""
-    if re.match(r"(?i)data:", name) or (len(name) > SHOWN and ENCODED.match(name)):
+    if re.match(r"(?i)data:([\w.+-]+/[\w.+-]+)?[;,]", name) or (len(name) > SHOWN and ENCODED.match(name)):
         return "is a picture in base64; write the picture to a file, and give its name"
     if ":" not in name[:20]:
         return None
@@ -58,6 +69,17 @@ def wrong_with_picture(picture: Image.Image) -> str | None:
     return None
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file stands for another, which Git LFS has not fetched."""
+    try:
+        if not path.is_file():  # a pipe would wait for ever
+            return False
+        with path.open("rb") as opened:
+            return opened.read(len(LFS_HEAD)) == LFS_HEAD
+    except OSError:
+        return False
+
+
 def wrong_with_mode(mode: str) -> str | None:
     """Return why pictures of a mode of PIL cannot be embedded, with the remedy; None if they can."""
     if mode in ("I", "F"):
@@ -71,9 +93,9 @@ def wrong_with_mode(mode: str) -> str | None:
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: quoted, and cut where it is long."""
+    """Return a value for a message: quoted, and without its middle where it is long."""
     text = str(value)
-    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
+    return repr(text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}…{text[-SHOWN // 4 :]}")
 
 
 def orientation(picture: Image.Image) -> int:

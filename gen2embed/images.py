@@ -18,7 +18,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from gen2embed.content import MOST_PIXELS, missing_picture, orientation, wrong_with_mode, wrong_with_picture
+from gen2embed.content import (
+    LFS_REMEDY,
+    MOST_PIXELS,
+    UPRIGHT,
+    is_lfs_pointer,
+    missing_picture,
+    orientation,
+    wrong_with_mode,
+    wrong_with_picture,
+)
 from gen2embed.facts import keep_facts
 from gen2embed.log import progress
 from gen2embed.names import similar_file
@@ -36,22 +45,14 @@ MOST_ASPECT = 200  # of the longer side to the shorter; the models' image proces
 
 MISSING, UNREADABLE, LINKED = "missing", "unreadable", "linked from outside of the image folder"
 LARGE, LONG = f"of more than {MOST_PIXELS:,} pixels", f"more than {MOST_ASPECT} times as long as wide"
-DEEP = "with greys of 32 bits, of unknown range"
+DEEP, POINTER = "with greys of 32 bits, of unknown range", "pointers of Git LFS"
 REMEDIES = {
     DEEP: "save them with 8 or 16 bits",
     UNREADABLE: "replace or remove them",
     LINKED: "put the files themselves there, as `cp -rL` does, or set image_dir to a folder that holds both",
     LARGE: "make them smaller, or remove them",
     LONG: "crop or remove them",
-}
-UPRIGHT = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    POINTER: LFS_REMEDY,
 }
 
 
@@ -210,7 +211,7 @@ def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | N
     except Image.DecompressionBombError:
         return Fault(LARGE)
     except Exception as error:  # the decoders of broken files raise many kinds
-        return Fault(UNREADABLE, str(error) or type(error).__name__)
+        return Fault(POINTER) if is_lfs_pointer(path) else Fault(UNREADABLE, str(error) or type(error).__name__)
     return None
 
 

@@ -21,7 +21,9 @@ LOOKS = re.compile(
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user and password of an address
 )
 GIVEN = re.compile(rf"(?i)((?:^|[\W_]){SECRET}=)(?!null\b|None\b)[^\s'\",}}\]]+")
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # terminals', and of direction
+CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)  # terminals', of direction, no UTF-8
 
 
 def redacted(value: Any) -> Any:

@@ -291,8 +291,8 @@ def test_sugarcrepe_scoring_against_a_naive_oracle(tmp_path, share):
         }
         for number in range(300)
     ]
-    for name in names:
-        Image.new("RGB", (1, 1)).save(tmp_path / name)
+    for number, name in enumerate(names):
+        Image.new("RGB", (1, 1), (number * 9, 0, 0)).save(tmp_path / name)  # different, as their vectors are
     (tmp_path / "swap_att.json").write_text(json.dumps({str(row["id"]): row for row in rows}))
     vectors = {}
 

@@ -253,7 +253,8 @@ def test_a_query_that_looks_like_a_picture_is_no_text(here, tiny, capfd, monkeyp
 
 
 @pytest.mark.parametrize(
-    "query", ["photos", "a dog.", "e.g. a cat", "version 2.0", "and/or", "what is .net?", "dog.com"]
+    "query",
+    ["photos", "data: what is it?", "a dog.", "e.g. a cat", "version 2.0", "and/or", "what is .net?", "dog.com"],
 )
 def test_a_query_that_is_a_text(here, query):
     assert search._query(query) == query
@@ -346,6 +347,36 @@ def test_a_folder_that_cannot_be_listed_is_counted(tmp_path, monkeypatch):
     assert given.columns == {"image": ["a.png"]}
     assert "1 unreadable (closed)" in given.skipped
     assert given.concerning
+
+
+@pytest.mark.parametrize("text", ["GIF89a is a format", "P3 10 20 is a model"])
+def test_a_text_that_begins_as_a_picture_does_is_a_text(tmp_path, text):
+    (tmp_path / "a.txt").write_text(f"{text}\n")
+    assert read_items(tmp_path / "a.txt").columns == {"text": [text]}
+
+
+def test_a_name_that_is_not_utf8(here, tiny, capfd, monkeypatch):
+    """As old archives leave them; a terminal that takes no other bytes shows their numbers."""
+    for module in (embed, search):
+        monkeypatch.setattr(module, "load_model", lambda _: tiny)
+    try:
+        for name in (b"caf\xe9.png", b"caf\xe9.bin"):
+            here.joinpath("photos", os.fsdecode(name)).write_bytes(
+                (here / "photos/b.png").read_bytes()[:: 1 if b"png" in name else -1]
+            )
+    except OSError:
+        pytest.skip("a file system of UTF-8 alone")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="strict")
+    code, out, _ = run(capfd, "embed", "photos", "--output", "x.npy", *MODEL)
+    assert code == 0
+    assert "caf\\udce9.bin" in out
+    code, out, _ = run(capfd, "search", "red", "--in", "photos", *MODEL)
+    assert code == 0
+    assert "caf\\udce9.png" in out
+    code, _, err = run(capfd, "embed", "photos", "--output", "x.parquet", *MODEL)
+    assert code == 1
+    assert re.match(r"error: .*caf\\udce9.png.* is not UTF-8; rename", err)
 
 
 def test_a_single_input_is_known_by_its_content(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -385,3 +386,120 @@ def test_names_in_another_form_of_unicode_are_found(tmp_path, caplog):
     found = ["img/e\u0301.png", "b/\xfc.png", "b/\xe8.png", "img/plain.png"]
     assert [locate(name) for name in names] == [tmp_path / name for name in found]
     assert "2 picture names are in another form of Unicode" in caplog.text
+
+
+# --- rows that vanish ------------------------------------------------------------------------------------------------
+
+HEADER = ",".join(KEYS) + "\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        ('a,,b,\nc,,"5 inch,\nd,,e,\nf,,g,\n', 1),  # the quote takes the rows after it into its field
+        ('a,,b,\n"He" said so,,c,\nd,,e,\n', 1),
+        ('"say \\"hi\\", now",,b,\n', 0),
+    ],
+)
+def test_a_quote_in_a_csv_takes_no_rows_away(tmp_path, lines, number):
+    (tmp_path / "a.csv").write_text(HEADER + lines)
+    with pytest.raises(UserError, match=rf"a.csv row {number}: .*quote"):
+        Files(path=tmp_path / "a.csv").pairs()
+    (tmp_path / "a.csv").write_bytes((MARK + HEADER).encode() + b'"a\r\nb ""c""",,"d, e",\r\nf,,g,\r\n')
+    assert queries(tmp_path / "a.csv") == ['a\r\nb "c"', "f"]
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"qry": "a", "qry": "b", "qry_image_path": "", "pos_text": "", "x": {}}')
+    with pytest.raises(UserError, match=r"a.jsonl row 0 .*'qry' is there twice"):
+        Files(path=tmp_path / "a.jsonl").pairs()
+    crepe = '{"filename": "x.png", "caption": "a", "negative_caption": "b"}'
+    (tmp_path / "add_att.json").write_text(f'{{"0": {crepe}, "0": {crepe}}}')
+    with pytest.raises(UserError, match=r"add_att.json .*'0' is there twice"):
+        read_sugarcrepe(tmp_path, tmp_path, {"add": ["add_att"]})
+
+
+def parts(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        pq.write_table(table([row(number)]), folder / name)
+
+
+@pytest.mark.parametrize("chosen", [".", "x.parquet"])
+def test_a_table_in_parts_is_one_subset(tmp_path, chosen):
+    names = [f"part-{number:05}-1a2b-c000.snappy.parquet" for number in range(3)]
+    parts(tmp_path / "x.parquet", *names)
+    for name in ("_SUCCESS", "._SUCCESS.crc"):
+        (tmp_path / "x.parquet" / name).touch()
+    pairs = Files(path=tmp_path / chosen).pairs()
+    assert [(pair.subset, pair.row, pair.query.texts[0]) for pair in pairs] == [("x", n, f"q{n}") for n in range(3)]
+    assert len(Mmeb(path=str(tmp_path), image_dir=tmp_path, subsets=["x"]).pairs()) == 3
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet" / names[0])
+    for name in names[1:]:
+        pq.write_table(pa.table({"text": [name]}), tmp_path / "x.parquet" / name)
+    assert read_items(tmp_path / "x.parquet").columns["text"] == ["a", *names[1:]]
+
+
+def test_shards_in_a_folder_are_one_subset(tmp_path):
+    names = [f"train-{number:05}-of-00002.parquet" for number in range(2)]
+    parts(tmp_path, *names, "b.parquet")
+    pairs = Files(path=tmp_path).pairs()
+    assert [(pair.subset, pair.query.texts[0]) for pair in pairs] == [("b", "q2"), ("train", "q0"), ("train", "q1")]
+    assert queries(tmp_path / names[1]) == ["q1"]
+    (tmp_path / names[0]).unlink()
+    with pytest.raises(UserError, match=r"1 of 2 shards.*download"):
+        Files(path=tmp_path).pairs()
+    (tmp_path / "train.csv").write_text(HEADER)
+    with pytest.raises(UserError, match=r"(?=.*train-00001)(?=.*train.csv).*remove or rename"):
+        Files(path=tmp_path).pairs()
+
+
+def test_files_that_are_not_read_are_counted(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "gen2embed")
+    jsonl(tmp_path / "a.jsonl", [row(0)])
+    touch(tmp_path, "README.md", "x.png", "photos/x.png")
+    assert len(Files(path=tmp_path).pairs()) == 1
+    assert not caplog.messages
+    touch(tmp_path, "b.json", "c.tsv", "d.jsonl.gz", "more/e.jsonl")
+    assert len(Files(path=tmp_path).pairs()) == 1
+    assert [("3 files" in said, "1 folder" in said) for said in caplog.messages] == [(True, False), (False, True)]
+
+
+def test_columns_that_are_not_read_are_named_where_one_is_missing(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "gen2embed")
+    for rows, said in (([{"text": "a"}], []), ([{"text": "a", "img": "x.png"}], ["img"])):
+        caplog.clear()
+        assert read_items(jsonl(tmp_path / "a.jsonl", rows)).columns["image"] == [""]
+        assert [name for name in ("img",) for message in caplog.messages if name in message] == said
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.txt", "a.png"])
+def test_a_pointer_of_git_lfs_is_no_data(tmp_path, name):
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(UserError, match=rf"{name}.*git lfs pull"):
+        read_items(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", json.dumps([row(0), row(1)]), "one JSON object a line, as `jq"),
+        ("a.jsonl", json.dumps([row(0), row(1)], indent=1), "one JSON object a line, as `jq"),
+        ("a.jsonl", json.dumps(row(0), indent=1), "one JSON object a line"),
+        ("a.csv", HEADER.replace(",", ";"), "write commas for semicolons"),
+        ("a.csv", HEADER.replace(",", "\t"), "write commas for tabs"),
+        ("a.json", "[]", "convert it"),
+    ],
+)
+def test_files_of_another_form_have_a_remedy(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        Files(path=tmp_path / name).pairs()
+    assert len(str(error.value).replace(str(tmp_path), "")) < 200
+
+
+def test_texts_as_bytes_are_told_from_pictures(tmp_path):
+    pq.write_table(pa.Table.from_pylist([row(0, qry=b"a dog")]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"row 0: qry .*store the column as strings"):
+        Files(path=tmp_path / "a.parquet").pairs()

@@ -15,9 +15,11 @@ from jaxtyping import Num
 
 from gen2embed.commands.given import Given, load_model, read_items
 from gen2embed.compression import check, compress
+from gen2embed.content import wrong_with
 from gen2embed.encoder.engine import Engine
 from gen2embed.errors import UserError
 from gen2embed.outputs.paths import check_file, check_store, write_file
+from gen2embed.redaction import visible
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,8 +28,10 @@ def run(args: argparse.Namespace) -> None:
     output = check_file(args.output, "embed", inputs=[args.input])
     store = check_store(args.store)
     given = read_items(args.input, args.image_dir)
+    if output.suffix == ".parquet":
+        _check_names(given)
     if given.skipped:
-        print(given.skipped)
+        print(visible(given.skipped))
     model = load_model(args)
     dim = check(args.truncate_dim, args.precision, model.dim)
     encoded = Engine(store=store).encode(model, given.items, args.role)
@@ -41,7 +45,14 @@ def run(args: argparse.Namespace) -> None:
         write_file(output, "embed", lambda file: pq.write_table(table, file))
     known = f", of which {encoded.reused} were known" if encoded.reused else ""
     cut = f"; {encoded.cut.count} were cut at {encoded.cut.max_length} tokens" if encoded.cut.count else ""
-    print(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}{cut}")
+    print(visible(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}{cut}"))
+
+
+def _check_names(given: Given) -> None:
+    """Raise `UserError` for the name of a picture that is not UTF-8, which parquet does not hold."""
+    for name in given.columns.get("image", ()):
+        if wrong_with(name):
+            raise UserError(f"the name {name!a} is not UTF-8; rename the file, or write --output to a .npy file")
 
 
 def to_table(given: Given, codes: Num[np.ndarray, "n c"], made_by: dict[str, Any]) -> pa.Table:

@@ -25,6 +25,7 @@ HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"
 
 HIDDEN, OTHER, AGAIN, UNREADABLE = "hidden", "no picture", "a link to a folder that was read before", "unreadable"
 HEIC = "HEIC, which cannot be read (convert it to JPEG, as `heif-convert` does)"
+_PLAIN = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f-\xff]*")  # ASCII, without control characters
 CONCERNING = (HEIC, UNREADABLE)  # that somebody may miss
 
 
@@ -47,20 +48,15 @@ class Pictures:
         return f"{folder}: {sum(map(len, self.skipped.values()))} skipped: {', '.join(kinds)}"
 
 
-def has_picture_name(path: Path) -> bool:
-    """Whether a file's name says that it is a picture that can be read."""
-    return path.suffix.lower() in PICTURES
-
-
 def why_no_picture(path: Path) -> str | None:
     """Return why a file is none of the pictures that are read; None if its name or its content says that it is one.
 
-    A file with a picture's name may still be broken, which is for `images.check` to say.
+    A file with a picture's name may still be broken, which is for `images.check` to say. A .txt file of
+    plain text is a text, even if it begins as some pictures do, such as with `GIF89a` or `P3 10 20`.
     """
-    if has_picture_name(path):
-        return None
-    if path.suffix.lower() in HEIC_ENDINGS:
-        return HEIC
+    ending = path.suffix.lower()
+    if ending in (*PICTURES, *HEIC_ENDINGS):
+        return None if ending in PICTURES else HEIC
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
             return OTHER
@@ -68,6 +64,8 @@ def why_no_picture(path: Path) -> str | None:
             head = opened.read(HEAD)
     except OSError:
         return UNREADABLE
+    if ending == ".txt" and _PLAIN.fullmatch(head):
+        return OTHER
     if head[4:8] == b"ftyp":
         brands = {head[start : start + 4] for start in range(8, len(head), 4)}
         return None if brands & {*AVIF_BRANDS} else HEIC if brands & {*HEIC_BRANDS} else OTHER

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gen2embed.commands.folder import CONCERNING, HEIC, PICTURES, find_pictures, why_no_picture
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.rows import SUFFIXES, is_rows_file, make_item, read_file
+from gen2embed.data.rowfiles import SUFFIXES, is_table
+from gen2embed.data.rows import make_item, read_file
 from gen2embed.data.textfiles import read_lines
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.images import check
@@ -53,13 +54,13 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
 
     Raises `UserError` for what is not there or cannot be read, pictures included, with the row.
     """
-    if path.is_dir():
+    if is_table(path):
+        given = _rows(path, image_dir or path.parent)
+    elif path.is_dir():
         given = _folder(path)
     elif not path.is_file():
         meant = f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
         raise UserError(f"{path} does not exist{meant}; give {KINDS}")
-    elif is_rows_file(path):
-        given = _rows(path, image_dir or path.parent)
     elif (why := why_no_picture(path)) is None:
         given = Given([Item.of("", path)], {"image": [path.name]})
     elif why == HEIC:
@@ -68,7 +69,7 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
         given = _lines(path)
     else:
         raise UserError(f"{path} is of no kind that is known; give {KINDS}")
-    roots = picture_roots(image_dir or path.parent) if is_rows_file(path) else ()
+    roots = picture_roots(image_dir or path.parent) if is_table(path) else ()
     check((picture for item in given.items for picture in item.pictures), roots)
     return given
 

@@ -6,13 +6,14 @@ import argparse
 import difflib
 import os
 import re
+import textwrap
 from pathlib import Path
 
 from rich.table import Table
 
 from gen2embed.commands.folder import HEIC_ENDINGS, PICTURES, why_no_picture
 from gen2embed.commands.given import load_model, read_items
-from gen2embed.content import not_a_file, shown
+from gen2embed.content import SHOWN, not_a_file, shown
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.given import Input
 from gen2embed.images import check
@@ -20,6 +21,7 @@ from gen2embed.miners.approximate import Approximate
 from gen2embed.names import similar_file
 from gen2embed.outputs.paths import check_store
 from gen2embed.peers import ALONE
+from gen2embed.redaction import visible
 from gen2embed.search import Exact, Search
 from gen2embed.tables import print_table
 from gen2embed.types import Picture, UserError
@@ -38,13 +40,13 @@ def run(args: argparse.Namespace) -> None:
     store = check_store(args.store)
     given = read_items(args.where, args.image_dir)
     if given.skipped:
-        print(given.skipped)
+        print(visible(given.skipped))
     model = load_model(args)
     vector = model.encode(query, "query").numpy()
     candidates = Engine(store=store).encode(model, given.items, "candidate").vectors.numpy()
     index = Approximate(candidates, Search(), None, ALONE) if args.approximate else Exact(candidates)
     found = index(vector, min(args.top, len(candidates)))[0]
-    table = Table(title=f"nearest to {args.query}")
+    table = Table(title=f"nearest to {textwrap.shorten(args.query, SHOWN)}")
     for name in ("rank", "score", "candidate"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
     names = given.names

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from gen2embed.content import not_a_file, shown
-from gen2embed.data.rows import visible
+from gen2embed.data.rowfiles import visible
 from gen2embed.log import log
 from gen2embed.names import entries, folded
 from gen2embed.types import UserError

@@ -13,7 +13,8 @@ import numpy as np
 
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.rows import Rows, data_files, make_item, read_file, read_subset
+from gen2embed.data.rowfiles import data_files, home_of
+from gen2embed.data.rows import Rows, make_item, read_file, read_subset
 from gen2embed.images import Policy
 from gen2embed.log import log
 from gen2embed.types import Item, RankingTask, Role, UserError
@@ -63,7 +64,7 @@ def read_custom(
     """
     files = data_files(Path(annotations))
     chosen = choose(name, list(files), subsets)
-    root = Path(image_dir) if image_dir else files[chosen[0]].parent
+    root = Path(image_dir) if image_dir else home_of(Path(annotations))
     tasks = tuple(_task(task, name, read_file(files[task], COLUMNS), root, None) for task in chosen)
     return Benchmark(name, tasks, {name: list(files)}, {}, picture_roots(root), resolution)
 

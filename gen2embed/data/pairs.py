@@ -13,7 +13,8 @@ from typing import Literal
 
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.reading import Refused
-from gen2embed.data.rows import Columns, Rows, data_files, known_names, make_item, read_file, read_subset
+from gen2embed.data.rowfiles import data_files, home_of
+from gen2embed.data.rows import Columns, Rows, known_names, make_item, read_file, read_subset
 from gen2embed.types import Item, Pair, UserError
 
 COLUMNS = {"qry": str, "qry_image_path": str, "pos_text": str, "pos_image_path": str}
@@ -120,8 +121,7 @@ class Files(PairSource):
 
     @property
     def _root(self) -> Path:
-        path = Path(self.path)
-        return Path(self.image_dir) if self.image_dir else path.parent if path.is_file() else path
+        return Path(self.image_dir) if self.image_dir else home_of(Path(self.path))
 
 
 def _check_rows(limit: int | None) -> None:

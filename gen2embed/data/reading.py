@@ -16,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gen2embed.content import wrong_with
-from gen2embed.data.textfiles import BYTE_ORDER_MARK, open_text
+from gen2embed.content import LFS_REMEDY, is_lfs_pointer, wrong_with
+from gen2embed.data.textfiles import BYTE_ORDER_MARK, open_text, parse_json
 from gen2embed.log import log
 from gen2embed.types import UserError, first_line
 
 Refused = dict[int, str]  # rows that are left out, by their number: what is wrong with them
 JSON_BLANKS = " \t\r\n"
+SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}  # of other files than ours
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ def read(files: Sequence[Path], wanted: Iterable[str], refused: Refused | None) 
         return _parquet(files, list(wanted))
     (file,) = files
     is_csv = file.suffix.lower() == ".csv"
-    try:
-        names, rows = _csv(file, wanted, refused) if is_csv else _jsonl(file, refused)
-    except csv.Error as error:
-        raise UserError(f"{file} is not a csv file that can be read: {error}") from None
+    names, rows = _csv(file, wanted, refused) if is_csv else _jsonl(file, refused)
     columns = {name: [row.get(name) for row in rows.values()] for name in wanted if name in names}
     return Table(names, columns, list(rows), json_lists=is_csv)
 
@@ -74,6 +72,8 @@ def _parquet(files: Sequence[Path], wanted: Sequence[str]) -> Table:
                     columns.setdefault(name, []).extend(table.column(name).to_pylist())
                 count += opened.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
+            if is_lfs_pointer(file):
+                raise UserError(f"{file} is a pointer of Git LFS; {LFS_REMEDY}") from None
             raise UserError(f"{file} is not a parquet file that can be read: {first_line(error)}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{file} holds a text that is not UTF-8: {error}") from None
@@ -94,15 +94,21 @@ def _jsonl(file: Path, refused: Refused | None) -> tuple[list[str], dict[int, di
                 continue
             row = None
             try:
-                row = json.loads(text)
+                row = parse_json(text)
             except (ValueError, RecursionError) as error:
-                refuse(refused, number, f"{file} row {number} is not JSON: {error}")
+                refuse(refused, number, f"{file} row {number} is not JSON: {error}; {_form(text)}")
             else:
                 if not isinstance(row, dict):
-                    refuse(refused, number, f"{file} row {number} is not a JSON object: {text[:60]!r}")
+                    said = f"is not a JSON object: {text[:60]!r}; {_form(text)}"
+                    refuse(refused, number, f"{file} row {number} {said}")
             rows[number] = row if isinstance(row, dict) else {}
     _report_blank(file, number + 1 - len(rows))
     return list(dict.fromkeys(name for row in rows.values() for name in row)), rows
+
+
+def _form(line: str) -> str:
+    """Return how rows are written, for a line that is none of them."""
+    return "write one JSON object a line" + (", as `jq -c '.[]'` does" if line.lstrip().startswith("[") else "")
 
 
 def _csv(file: Path, wanted: Iterable[str], refused: Refused | None) -> tuple[Sequence[str], dict[int, dict[str, Any]]]:
@@ -111,17 +117,20 @@ def _csv(file: Path, wanted: Iterable[str], refused: Refused | None) -> tuple[Se
     rows: dict[int, dict[str, Any]] = {}
     number = -1
     with open_text(file, newline="") as lines:
-        reader = csv.reader(lines)
-        names = next(filter(None, reader), [])
-        _check_once(file, names, wanted)
-        for number, fields in enumerate(reader):
-            if not any(field.strip() for field in fields) and len(fields) < 2:
-                continue
-            if (more := len(fields) - len(names)) > 0:
-                refuse(refused, number, f"{file} row {number} has {more} fields more than the header")
-            if any("\0" in field for field in fields):
-                refuse(refused, number, f"{file} row {number} holds a NUL byte, which no text has")
-            rows[number] = dict(zip(names, fields, strict=False))
+        reader = csv.reader(lines, strict=True)  # else a lone quote takes the rest of the file into its field
+        try:
+            names = next(filter(None, reader), [])
+            _check_once(file, names, wanted)
+            for number, fields in enumerate(reader):
+                if not any(field.strip() for field in fields) and len(fields) < 2:
+                    continue
+                if (more := len(fields) - len(names)) > 0:
+                    refuse(refused, number, f"{file} row {number} has {more} fields more than the header")
+                if any("\0" in field for field in fields):
+                    refuse(refused, number, f"{file} row {number} holds a NUL byte, which no text has")
+                rows[number] = dict(zip(names, fields, strict=False))
+        except csv.Error as error:
+            raise UserError(f'{file} row {number + 1}: {error}; quote a field with quotes as "say ""hi"""') from None
     _report_blank(file, number + 1 - len(rows))
     return names, rows
 
@@ -166,8 +175,10 @@ def checked_value(value: Any, kind: type, where: str, number: int, name: str, *,
         return [part or "" for part in value]
     names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
     wanted = names.get(kind, "a finite number")
-    inside = isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value)
+    inside = (isinstance(value, bytes) and not _is_text(value)) or (isinstance(value, dict) and "bytes" in value)
     got = "of a picture: write it to a file, and give its name" if inside else _shown(value)
+    if isinstance(value, bytes) and not inside:
+        got += "; store the column as strings"
     raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {got}")
 
 
@@ -178,6 +189,13 @@ def _listed(text: str) -> Any:
         if isinstance(value, list) and all(isinstance(part, str | None) for part in value):
             return value
     return text
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        return "\0" not in value.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,6 @@ files, whose names begin with a dot, are no data.
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import datasets
 from datasets.packaged_modules.cache.cache import Cache  # what datasets reads without the hub
 
-from gen2embed.data.reading import Refused, Table, checked_value, read, refuse
+from gen2embed.data.reading import SEPARATORS, Refused, Table, checked_value, read, refuse
+from gen2embed.data.rowfiles import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible
 from gen2embed.files import is_remote
 from gen2embed.log import log
 from gen2embed.types import Item, UserError, did_you_mean, first_line
@@ -28,8 +28,6 @@ LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the 
     "{subset}.parquet",
     "{subset}.jsonl",
 )
-SUFFIXES = (".parquet", ".jsonl", ".csv")
-
 Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or tuple for a str or a list of them
 
 
@@ -82,73 +80,31 @@ def read_subset(
             f"{', '.join(names[:40]) or 'nothing'}{did_you_mean(subset, names)}"
         )
     if len(held) > 1:
-        raise UserError(_twice(f"the subset {subset}, split {split},", [held[0][0], held[1][0]]))
+        raise UserError(two_files(f"the subset {subset}, split {split},", [held[0][0], held[1][0]]))
     (files,) = held
-    _check_shards(files)
+    check_shards(files)
+    parts = [part for file in files for part in parts_of(file)]
     where = str(files[0] if len(files) == 1 else folder / subset)
-    return _checked(where, columns, read(files, columns, refused), refused, files[0].parent)
+    return _checked(where, columns, read(parts, columns, refused), refused, files[0].parent)
 
 
-def read_file(path: Path, columns: Columns, *, any_of_them: bool = False, refused: Refused | None = None) -> Rows:
-    """The rows of one file; raises `UserError` for wrong columns or values.
+def read_file(
+    files: Path | Sequence[Path], columns: Columns, *, any_of_them: bool = False, refused: Refused | None = None
+) -> Rows:
+    """The rows of one file, or of its shards; raises `UserError` for wrong columns or values.
 
     refused: as for `read_subset`.
     any_of_them: one of the columns is enough; the values of those that are not there are empty texts.
     """
-    table = read([path], columns, refused)
+    files = [files] if isinstance(files, Path) else files
+    table = read([part for file in files for part in parts_of(file)], columns, refused)
+    where = str(files[0] if len(files) == 1 else files[0].parent / SHARD.sub("-*.parquet", files[0].name))
     if any_of_them and table.columns:
         absent = {name: [None] * len(table.numbers) for name in columns if name not in table.columns}
+        if absent and (others := [name for name in table.names if name not in columns]):
+            log.warning("%s has no column %s; not read: %s", where, ", ".join(absent), ", ".join(others[:20]))
         table = Table(table.names, {**table.columns, **absent}, table.numbers, table.json_lists)
-    return _checked(str(path), columns, table, refused, path.parent)
-
-
-def data_files(path: Path) -> dict[str, Path]:
-    """A file, or every file of a folder, by its name without ending.
-
-    Raises `UserError` for a file of another kind, for a folder without any, and for two files of one name.
-    """
-    kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    if path.is_file():
-        if not is_rows_file(path):
-            raise UserError(f"{path} is not a {kinds} file")
-        return {path.stem: path}
-    files: dict[str, Path] = {}
-    for file in (file for file in visible(path) if is_rows_file(file) and not file.is_dir()):
-        if (first := files.setdefault(file.stem, file)) is not file:
-            raise UserError(_twice(f"the subset {file.stem}", [first, file]))
-    if hidden := [file.name for file in path.glob(".*") if is_rows_file(file)]:
-        log.warning("%s: %d hidden files are skipped, such as %s", path, len(hidden), hidden[0])
-    if not files:
-        state = f"holds no {kinds} file" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {state}")
-    return files
-
-
-def is_rows_file(path: Path) -> bool:
-    """Whether the name of a file says that it holds rows."""
-    return path.suffix.lower() in SUFFIXES
-
-
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder and is not hidden, sorted; nothing if there is no such folder."""
-    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def _twice(what: str, files: Sequence[Path]) -> str:
-    return f"{what} lies in two files: {files[0]} and {files[1]}; remove or rename one of them"
-
-
-def _check_shards(files: Sequence[Path]) -> None:
-    """Raise `UserError` if shards, named as the hub names them, are not all there or are of two sets."""
-    matches = [re.search(r"-(\d{5})-of-(\d{5})\.parquet$", file.name) for file in files]
-    numbers = [(int(match[1]), int(match[2])) for match in matches if match]
-    counts = sorted({count for _, count in numbers})
-    if len(counts) > 1 or 0 < len(numbers) < len(files):
-        raise UserError(_twice(f"the rows of {files[0].parent}", [files[0], files[-1]]))
-    if numbers and len(numbers) != counts[0]:
-        raise UserError(
-            f"{files[0].parent} holds {len(numbers)} of {counts[0]} shards, such as {files[0].name}; download the rest"
-        )
+    return _checked(where, columns, table, refused, files[0].parent)
 
 
 def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
@@ -193,7 +149,10 @@ def _checked(where: str, columns: Columns, table: Table, refused: Refused | None
     if not len(table.numbers) and not table.names:
         raise UserError(f"{where} is empty: it has no rows")
     if missing := [name for name in columns if name not in table.columns]:
-        raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {', '.join(table.names) or 'none'}")
+        lone = table.names[0] if len(table.names) == 1 else ""
+        form = next((f"; write commas for {name}" for mark, name in SEPARATORS.items() if mark in lone), "")
+        has = ", ".join(map(str, table.names[:20])) + (", …" if len(table.names) > 20 else "")
+        raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {has or 'none'}{form}")
 
     def column(name: str, kind: type) -> Iterator[Any]:
         for number, value in zip(table.numbers, table.columns[name], strict=True):

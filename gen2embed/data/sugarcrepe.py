@@ -13,7 +13,6 @@ as candidates. Every comparison is strict, on float32 similarities:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from typing import Any
 from gen2embed.content import wrong_with
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.rows import known_names, make_item, visible
-from gen2embed.data.textfiles import read_text
+from gen2embed.data.rowfiles import visible
+from gen2embed.data.rows import known_names, make_item
+from gen2embed.data.textfiles import parse_json, read_text
 from gen2embed.images import Policy
 from gen2embed.types import Item, RankingTask, Role, UserError, did_you_mean
 
@@ -150,8 +150,9 @@ def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]
         found = [path.stem for path in visible(folder) if path.suffix == ".json"]
         held = f"holds {', '.join(found) or 'no .json file'}" if folder.is_dir() else "does not exist"
         raise UserError(f"the annotations {file} do not exist; {folder} {held}{did_you_mean(subset, found)}")
+    text = read_text(file)
     try:
-        rows = json.loads(read_text(file))
+        rows = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
     rows = list(rows.values()) if isinstance(rows, dict) else rows
@@ -160,7 +161,7 @@ def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]
     for number, row in enumerate(rows):
         for key in keys:
             if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key]:
-                has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                has = ", ".join([*row][:20]) if isinstance(row, dict) else type(row).__name__
                 raise UserError(f"{file} row {number} has no text under {key}; it has {has}")
             if wrong := wrong_with(row[key]):
                 raise UserError(f"{file} row {number}: {key} {wrong}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from gen2embed.content import LFS_REMEDY, is_lfs_pointer, shown
 from gen2embed.types import UserError
 
 SAMPLE = 4096  # bytes at the beginning of a file that tell its encoding
@@ -34,8 +37,10 @@ def open_text(file: Path, newline: str | None = None) -> IO[str]:
         newline: As for `open`; "" leaves line ends as they are, which the csv module needs.
 
     Raises:
-        UserError: The file is in UTF-16 or UTF-32.
+        UserError: The file is in UTF-16 or UTF-32, or a pointer of Git LFS.
     """
+    if is_lfs_pointer(file):
+        raise UserError(f"{file} is a pointer of Git LFS; {LFS_REMEDY}")
     with file.open("rb") as opened:
         if encoding := _other_encoding(opened.read(SAMPLE)):
             raise UserError(f"{file} is in {encoding}; save it as UTF-8, as `iconv -f {encoding} -t UTF-8` does")
@@ -69,6 +74,19 @@ def read_lines(file: Path) -> list[str]:
         if "\0" in line:
             raise UserError(f"{file} line {number} holds a NUL byte: it is no text file; give a text file in UTF-8")
     return [line.removeprefix(BYTE_ORDER_MARK) for line in lines]
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text; raises `ValueError`, also where an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shown(next(name for name in names if names.count(name) > 1))} is there twice")
+    return values
 
 
 def _other_encoding(head: bytes) -> str | None:

@@ -69,7 +69,7 @@ def as_item(value: Input) -> Item:
     if not isinstance(value, Mapping):
         raise UserError(f"an input is a text, a dict or an Item; got {_described(value)}")
     if unknown := set(value) - {"text", "image", "instruction"}:
-        raise UserError(f"an input has text, image and instruction; got {', '.join(sorted(map(str, unknown)))}")
+        raise UserError(f"an input has text, image and instruction; got {', '.join(sorted(map(str, unknown))[:5])}")
     for name in ("text", "instruction"):
         if not isinstance(value.get(name), str | None):
             raise UserError(f"the {name} is a text or None; got {_described(value[name])}")
