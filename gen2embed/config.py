@@ -19,9 +19,10 @@ import hydra
 from hydra.errors import HydraException, MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from gen2embed.content import shown
 from gen2embed.data.workers import why_ended
 from gen2embed.files import refusal
 from gen2embed.presets import PACKAGE, compose_shipped, conf_dir
@@ -177,11 +178,20 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     if found := re.search(r"Could not override '([^']+)'", str(error)):
         key = found[1]
         return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
+    if absent := next((cause for cause in _chain(error) if isinstance(cause, InterpolationKeyError)), None):
+        return _no_such_setting(str(absent).partition("\n")[0], overrides)
     if isinstance(error, hydra.errors.InstantiationException):
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
     return next((reason for cause in _chain(error) if (reason := refusal(cause) or why_ended(cause))), None)
+
+
+def _no_such_setting(missing: str, overrides: Iterable[str]) -> str:
+    """Return the message for a `${...}` that names no setting. missing: what OmegaConf says of it."""
+    named = re.search(r"'(.*)'", missing)
+    whose = next((shown(text) for text in overrides if named and "${" in text and named[1] in text), "a setting")
+    return f"{whose}: {missing}; ${{...}} stands for another setting, and is not for texts"
 
 
 def _reason(cause: BaseException) -> str | None:

@@ -72,7 +72,7 @@ def follow(path: Path) -> Path:
 def temporary_name(path: Path) -> Path:
     """Return a new hidden name beside `path`, within the length that file systems take."""
     longest = LONGEST_NAME - len("..") - 32
-    return path.with_name(f".{path.name.encode()[:longest].decode(errors='ignore')}.{uuid.uuid4().hex}")
+    return path.with_name(f".{os.fsencode(path.name)[:longest].decode(errors='ignore')}.{uuid.uuid4().hex}")
 
 
 @contextmanager

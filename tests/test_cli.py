@@ -371,6 +371,9 @@ def test_a_name_that_is_not_utf8(here, tiny, capfd, monkeypatch):
     code, out, _ = run(capfd, "embed", "photos", "--output", "x.npy", *MODEL)
     assert code == 0
     assert "caf\\udce9.bin" in out
+    written = os.fsdecode(b"caf\xe9.npy")
+    assert run(capfd, "embed", "photos", "--output", written, *MODEL)[0] == 0
+    assert (here / written).is_file()
     code, out, _ = run(capfd, "search", "red", "--in", "photos", *MODEL)
     assert code == 0
     assert "caf\\udce9.png" in out

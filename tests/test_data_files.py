@@ -474,6 +474,22 @@ def test_columns_that_are_not_read_are_named_where_one_is_missing(tmp_path, capl
         assert [name for name in ("img",) for message in caplog.messages if name in message] == said
 
 
+def test_a_subset_that_is_called_classification_is_there(tmp_path):
+    jsonl(tmp_path / "tags.jsonl", [row(0)])
+    assert queries(tmp_path, classification=["tags"]) == ["q0"]
+    with pytest.raises(UserError, match=r"no subset tag; .*did you mean tags"):
+        queries(tmp_path, classification=["tag"])
+
+
+def test_negatives_that_are_not_read_are_said(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "gen2embed")
+    jsonl(tmp_path / "a.jsonl", [row(0, neg_text=["a"], neg_image_path=None)])
+    assert Files(path=tmp_path, negatives=True).pairs()[0].negatives
+    assert not caplog.messages
+    assert not Files(path=tmp_path).pairs()[0].negatives
+    assert ["data.negatives=true" in said for said in caplog.messages] == [True]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.txt", "a.png"])
 def test_a_pointer_of_git_lfs_is_no_data(tmp_path, name):
     (tmp_path / name).write_bytes(POINTER)

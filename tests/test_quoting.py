@@ -41,6 +41,7 @@ def test_the_form_to_type_is_what_was_meant(value):
         ("output_dir=a,b", """type 'output_dir="a,b"' for one text"""),
         ("output_dir=" + "\xe9" * 9000, "cannot be read"),
         ("benchmark", "missing EQUAL"),
+        ("model.max_length=${nothing}", "'model.max_length=${nothing}': Interpolation key 'nothing' not found; ${...}"),
     ],
     ids=lambda value: value[:24],
 )

@@ -15,6 +15,7 @@ from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.reading import Refused
 from gen2embed.data.rowfiles import data_files, home_of
 from gen2embed.data.rows import Columns, Rows, known_names, make_item, read_file, read_subset
+from gen2embed.log import log
 from gen2embed.types import Item, Pair, UserError
 
 COLUMNS = {"qry": str, "qry_image_path": str, "pos_text": str, "pos_image_path": str}
@@ -109,9 +110,12 @@ class Files(PairSource):
     def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
         columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
         files = data_files(Path(self.path))
+        known_names(str(self.path), "subset", files, self.classification)  # raises for a name that is misspelt
         for name in known_names(str(self.path), "subset", files, self.subsets):
             its = refused and refused(name)
             rows = read_file(files[name], columns, refused=its)
+            if not self.negatives and (unread := [column for column in NEGATIVES if column in rows.names]):
+                log.warning("%s: %s not read; data.negatives=true reads them", rows.where, " and ".join(unread))
             pairs += _pairs(name, rows, self._root, self.max_rows_per_subset, self.negatives, its)
         return pairs
 

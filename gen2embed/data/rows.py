@@ -36,13 +36,14 @@ class Rows:
     """Checked rows, as tuples in the order of the columns that were asked for.
 
     where: of the rows, for messages. numbers: of the rows in their files.
-    folder: of the files; None for rows of the hub.
+    folder: of the files; None for rows of the hub. names: all columns that there are, also those that were not read.
     """
 
     where: str
     rows: Sequence[tuple]
     numbers: Sequence[int]
     folder: Path | None = None
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -164,4 +165,4 @@ def _checked(where: str, columns: Columns, table: Table, refused: Refused | None
 
     checked = zip(*(column(name, kind) for name, kind in columns.items()), strict=True)
     kept = [(number, row) for number, row in zip(table.numbers, checked, strict=True) if number not in (refused or ())]
-    return Rows(where, [row for _, row in kept], [number for number, _ in kept], folder)
+    return Rows(where, [row for _, row in kept], [number for number, _ in kept], folder, table.names)
