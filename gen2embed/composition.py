@@ -45,7 +45,7 @@ def drop_foreign(
         if group == "experiment" or named.choices.get(group) == choice or "," in choice:
             continue
         place = PLACES.get(group, group)
-        own = [key for key in settings if key.startswith(f"{place}.")]
+        own = [key for key in settings if key.startswith(f"{place}.") and _group_of(key) == group]
         further = [key for key in WITH.get(group, ()) if key in settings]
         if not own and not further:
             continue
@@ -65,6 +65,11 @@ def drop_foreign(
         said = ", ".join(f"{key}={value}" for key, value in dropped.items())
         log.warning("settings of the experiment that belong to another choice of their group are dropped: %s", said)
     return dropped
+
+
+def _group_of(key: str) -> str:
+    """Return the group of a setting: `trainer.strategy.timeout_seconds` is of the strategy, not of the trainer."""
+    return next((group for group, place in PLACES.items() if key.startswith(f"{place}.")), key.partition(".")[0])
 
 
 def _is_given(key: str, given: Iterable[str]) -> bool:

@@ -4,8 +4,9 @@ A fact holds while the file's path, size, times of modification and of change, i
 lie in `facts.sqlite` in the cache folder: $GEN2EMBED_CACHE, else gen2embed in $XDG_CACHE_HOME, else ~/.cache/gen2embed.
 All processes share it, and it may be removed at any time. Where it cannot be written, facts are kept in memory.
 
-A file that was changed less than `MARGIN` before it was read is read again the next time: within the granularity of its
-times, another change would not show (git's index does the same).
+A file that was changed less than `MARGIN` before it was read is read again the next time: another change might not show
+in its times. They have a granularity (git's index takes the same care), and a page of a mapped file may be written
+again without a trace until the system has written it back. On tmpfs, writes through a map never show.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
-MARGIN = 2.0  # seconds; the coarsest times of a file system that is in use, FAT's
+MARGIN = 45.0  # seconds; Linux writes mapped pages back after 35, and the coarsest times in use are FAT's, 2
 PENDING = 1000  # facts that wait to be written together
 WAIT = 10.0  # seconds for another process that writes
 STAMP = struct.Struct("<qqqQQ")  # size, mtime_ns, ctime_ns, inode, device
+FILE = "facts.sqlite"
+BYTES = {"blake2b": 64, "sha256": 32}  # of a digest
 SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, stamp BLOB, value BLOB) WITHOUT ROWID"
 Algorithm = Literal["blake2b", "sha256"]
 log = logging.getLogger("gen2embed")  # without `gen2embed.log`, which loads libraries
@@ -35,13 +38,21 @@ log = logging.getLogger("gen2embed")  # without `gen2embed.log`, which loads lib
 
 def digest_of(path: Path, algorithm: Algorithm = "blake2b") -> str:
     """Return the digest of a file's content in hexadecimal."""
-    return remember(path, algorithm, lambda opened: hashlib.file_digest(opened, algorithm).digest()).hex()
+    read = lambda opened: hashlib.file_digest(opened, algorithm).digest()  # noqa: E731
+    return remember(path, algorithm, BYTES[algorithm], read).hex()
 
 
-def remember(path: Path, kind: str, read: Callable[[BufferedReader], bytes]) -> bytes:
-    """Return what `read` makes of the open file; a fact of that kind, if the file is as it was, without reading it."""
+def remember(path: Path, kind: str, size: int, read: Callable[[BufferedReader], bytes]) -> bytes:
+    """Return what `read` makes of the open file; a fact of that kind, if the file is as it was, without reading it.
+
+    Args:
+        path: The file.
+        kind: The name of what is read.
+        size: Its bytes; a fact of another size was damaged, and is read again.
+        read: Takes the open file.
+    """
     stamp, when = _stamp(path), time.time()
-    if (value := _CACHE.get(path, kind, stamp)) is None:
+    if (value := _CACHE.get(path, kind, stamp)) is None or len(value) != size:
         with path.open("rb") as opened:
             value = read(opened)
         _CACHE.put(path, kind, stamp, value, when)
@@ -120,14 +131,14 @@ class _Cache:
         except sqlite3.Error as error:
             self._give_up(error)
             return None
-        return row and row[0] + row[1]
+        return row[0] + row[1] if row and all(isinstance(part, bytes) for part in row) else None
 
     def _connect(self) -> sqlite3.Connection | None:
         if self.connection is None and self.usable:
             try:
                 folder = cache_folder()
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self.connection = sqlite3.connect(folder / "facts.sqlite", WAIT, check_same_thread=False)
+                self.connection = sqlite3.connect(folder / FILE, WAIT, check_same_thread=False)
                 self.connection.execute(SCHEMA)
             except (OSError, RuntimeError, sqlite3.Error) as error:  # RuntimeError: there is no home folder
                 self._give_up(error)
@@ -135,7 +146,10 @@ class _Cache:
 
     def _give_up(self, error: Exception) -> None:
         if self.usable:
-            log.info("digests are not kept for the next run (%s); set GEN2EMBED_CACHE to a folder for them", error)
+            broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            remove = f"remove {cache_folder() / FILE}, or " if broken else ""
+            remedy = f"{remove}set GEN2EMBED_CACHE to a folder for them"
+            log.info("digests are not kept for the next run (%s); %s", error, remedy)
         self.connection, self.usable = None, False
 
 

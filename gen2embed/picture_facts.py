@@ -27,7 +27,7 @@ class PictureFacts(NamedTuple):
 
 def picture_facts(path: Path) -> PictureFacts:
     """Return the facts of a picture's file; raise `OSError` for one that is missing or is not a regular file."""
-    return PictureFacts(*PACKED.unpack(remember(path, "picture", _read)))
+    return PictureFacts(*PACKED.unpack(remember(path, "picture", PACKED.size, _read)))
 
 
 def known_picture(path: Path) -> PictureFacts:

@@ -74,6 +74,8 @@ def test_experiments_take_every_choice_of_ones_own(name, choice):
         ("paper_train_2b", ["mining=none"], {"mining.top_k", "data.clusters"}),
         ("paper_train_2b", ["mining=b3"], {"data.clusters"}),
         ("paper_train_2b", ["strategy=single"], {"trainer.strategy.timeout_seconds"}),
+        ("paper_train_2b", ["trainer=auto"], set()),
+        ("paper_train_2b", ["trainer=cpu", "strategy=single"], {"trainer.strategy.timeout_seconds"}),
         ("paper_train_2b", ["data=mmeb", "optim=cosine", "logger=csv"], set()),
         ("demo_finetuned", ["adapter=full"], {"adapter.dropout"}),
     ],

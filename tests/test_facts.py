@@ -1,6 +1,7 @@
 """What is remembered of files holds while they are as they were, and for no longer."""
 
 import hashlib
+import mmap
 import os
 import sqlite3
 import subprocess
@@ -188,6 +189,31 @@ def test_facts_that_cannot_be_kept_are_in_memory(tmp_path, cache, later, reads, 
     keep_facts()
     assert reads == ["file"]
     assert "GEN2EMBED_CACHE" in caplog.text
+    assert (f"remove {cache}" in caplog.text) == (kind == "damaged")
+
+
+@pytest.mark.parametrize("change", ["value = x'00'", "value = 'text'", "value = NULL", "stamp = 3"])
+def test_a_fact_that_was_damaged_is_read_again(tmp_path, cache, later, change):
+    (file := tmp_path / "a").write_text("a")
+    expected = digest_of(file)
+    keep_facts()
+    with sqlite3.connect(cache) as connection:
+        connection.execute(f"UPDATE facts SET {change}")
+    forget()
+    assert digest_of(file) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux's page cache")
+def test_a_mapped_page_may_be_written_again_without_a_trace(tmp_path, cache, monkeypatch):
+    """So a file is settled only when its pages have been written back, which takes half a minute."""
+    (file := tmp_path / "a").write_bytes(b"a" * 4096)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 30)
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
+        mapped[0:1] = b"b"
+        digest_of(file)
+        mapped[0:1] = b"c"
+        assert digest_of(file) == hashlib.blake2b(file.read_bytes()).hexdigest()
 
 
 def test_processes_and_threads_share_facts(tmp_path, cache, later):
@@ -202,7 +228,7 @@ def test_processes_and_threads_share_facts(tmp_path, cache, later):
         f"spec = importlib.util.spec_from_file_location('facts', {facts.__file__!r})",
         "facts = importlib.util.module_from_spec(spec)",
         "sys.modules['facts'] = facts; spec.loader.exec_module(facts)",
-        "now = time.time; time.time = lambda: now() + 9",
+        "now = time.time; time.time = lambda: now() + 2 * facts.MARGIN",
         "look = lambda: [facts.digest_of(Path(name)) and facts.keep_facts() for name in sys.argv[1:]]",
         "threads = [threading.Thread(target=look) for _ in range(4)]",
         "[thread.start() for thread in threads]; [thread.join() for thread in threads]",
