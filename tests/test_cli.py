@@ -207,6 +207,15 @@ def test_a_second_search_embeds_the_query_alone(here, capfd, monkeypatch):
     assert embedded == [("query", 1, 0), ("candidate", 3, 0), ("query", 1, 0), ("candidate", 0, 3)]
 
 
+def test_long_texts_are_cut_in_the_table(here, tiny, capfd, monkeypatch):
+    monkeypatch.setattr(search, "load_model", lambda _: tiny)
+    (here / "long.txt").write_text(f"red {'x' * 9000}\nblue {'y ' * 9000}\n")
+    code, out, _ = run(capfd, "search", "q" * 9000, "--in", "long.txt", *MODEL)
+    assert code == 0
+    assert len(out) < 5000
+    assert all(text in out for text in ("red", "xxx", "blue y", "qqq"))
+
+
 def test_what_search_refuses(here, capfd, monkeypatch):
     for args, said in (
         (["gone.png", "--in", "photos"], "the picture 'gone.png' does not exist; --text searches for it as a text"),

@@ -6,14 +6,13 @@ import argparse
 import difflib
 import os
 import re
-import textwrap
 from pathlib import Path
 
 from rich.table import Table
 
 from gen2embed.commands.folder import HEIC_ENDINGS, PICTURES, why_no_picture
 from gen2embed.commands.given import load_model, read_items
-from gen2embed.content import SHOWN, not_a_file, shown
+from gen2embed.content import not_a_file, shown
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.given import Input
 from gen2embed.images import check
@@ -26,6 +25,7 @@ from gen2embed.search import Exact, Search
 from gen2embed.tables import print_table
 from gen2embed.types import Picture, UserError
 
+LONGEST = 300  # characters of a text in the table
 # Endings of pictures, also of kinds that are not read; and those that are looked for in an ending with a typing error
 ENDINGS = (*PICTURES, *HEIC_ENDINGS, ".svg", ".ico", ".psd", ".eps", ".jxl", ".dng", ".nef", ".cr2", ".arw", ".raw")
 COMMON = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jfif")
@@ -46,13 +46,18 @@ def run(args: argparse.Namespace) -> None:
     candidates = Engine(store=store).encode(model, given.items, "candidate").vectors.numpy()
     index = Approximate(candidates, Search(), None, ALONE) if args.approximate else Exact(candidates)
     found = index(vector, min(args.top, len(candidates)))[0]
-    table = Table(title=f"nearest to {textwrap.shorten(args.query, SHOWN)}")
+    table = Table(title=f"nearest to {_shortened(args.query)}")
     for name in ("rank", "score", "candidate"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
     names = given.names
     for rank, row in enumerate(found, 1):
-        table.add_row(str(rank), f"{vector[0] @ candidates[row]:.4f}", names[row])
+        table.add_row(str(rank), f"{vector[0] @ candidates[row]:.4f}", _shortened(names[row]))
     print_table(table)
+
+
+def _shortened(text: str) -> str:
+    """Return a text for the table, which has many."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _query(text: str) -> Input:
