@@ -116,8 +116,8 @@ def test_the_run_is_what_the_kills_need(whole):
     assert made["settings"]["optim"]["optimizer"]["_target_"] == "torch.optim.AdamW"
     assert [path.name for path in steps(whole() / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
     assert len(BatchPlan([[row, row + 1] for row in range(0, 12, 2)], 12, 4, 0).epoch(0)) == EPOCH
-    rows = (whole() / "metrics.csv").read_text().splitlines()
-    assert [row.rpartition(",")[2] for row in rows] == ["step", *map(str, range(1, STEPS + 1)), "0"]
+    with (whole() / "metrics.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [*range(1, STEPS + 1), 0]
 
 
 DYING = """
