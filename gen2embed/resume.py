@@ -22,7 +22,7 @@ from gen2embed.checkpoint import Checkpoints, is_own, remove, step_of, steps, sw
 from gen2embed.data.batches import BatchPlan
 from gen2embed.data.clusters import data_fingerprint
 from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.run_folder import models_of
+from gen2embed.encoder.run_models import models_of
 from gen2embed.encoder.store import differences, without
 from gen2embed.files import write_atomic
 from gen2embed.log import log

@@ -32,7 +32,7 @@ from gen2embed.encoder.identity import (
     remote_code_digest,
 )
 from gen2embed.encoder.processor import load_processor
-from gen2embed.encoder.run_folder import advice
+from gen2embed.encoder.run_models import advice
 from gen2embed.files import is_hub_id
 from gen2embed.images import Resolution
 from gen2embed.log import log

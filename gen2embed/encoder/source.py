@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from gen2embed.encoder.card import CARD, base_of, card_differences, check_weights, is_adapter, read_card
-from gen2embed.encoder.run_folder import advice
+from gen2embed.encoder.run_models import advice
 from gen2embed.files import is_remote
 from gen2embed.images import Resolution
 from gen2embed.log import log

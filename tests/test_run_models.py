@@ -4,7 +4,7 @@ import pytest
 
 from gen2embed import Embedder, UserError
 from gen2embed.encoder.backbone import check_path
-from gen2embed.encoder.run_folder import models_of
+from gen2embed.encoder.run_models import models_of
 from gen2embed.encoder.source import find_adapter
 
 
