@@ -118,6 +118,14 @@ def put_in_place(unfinished: Path, path: Path) -> None:
     _fsync(path.parent)
 
 
+def apply_umask(folder: Path) -> None:
+    """Give all files below a new folder the mode that the umask asks for, which libraries override for their own."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
 def _fsync(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:

@@ -69,7 +69,8 @@ def test_a_link_to_a_new_folder(tmp_path):
 
 def test_logs_of_a_scheduler(tmp_path):
     """Are there before the run; a log of the run's own name is somebody's."""
-    for name in ("slurm-12.out", "slurm-12.err", "console.log"):
+    logs = ("slurm-12.out", "slurm-12.err", "console.log", "job.o12", "job.e12", "stdout", "stderr")
+    for name in (*logs, ".DS_Store", ".gitkeep", "lost+found"):
         file(tmp_path / name)
     claim(tmp_path, "eval")
     assert (tmp_path / "slurm-12.out").read_text() == PRECIOUS
@@ -90,6 +91,43 @@ def test_another_script(tmp_path):
     claim(tmp_path / "demo", "eval", several=True)
     release()
     claim(tmp_path / "demo", "train", several=True)
+
+
+def test_the_script_of_a_run_without_a_record(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("model:\n  _target_: gen2embed.encoder.embedder.load\n")
+    (tmp_path / ".hydra/hydra.yaml").write_text("hydra:\n  job:\n    name: train\n    config_name: train\n")
+    with pytest.raises(UserError, match=r"train\.py.*another folder"):
+        claim(tmp_path, "eval")
+    claim(tmp_path, "train")
+
+
+def test_a_job_of_a_multirun_takes_no_folder_of_somebody(run_script, tmp_path):
+    """The multirun's folder is ours, and one in it has the name of a job."""
+    claim(tmp_path / "out", "eval", several=True)
+    release()
+    folder(tmp_path / "out/seed=1")
+    (tmp_path / "out/seed=1/results.json").write_text(PRECIOUS)
+    before = tree(tmp_path)
+    arguments = ("seed=1", "output_dir=out", "trainer=cpu", "hydra.sweep.subdir='seed=${seed}'")
+    outcome = run_script("eval.py", "-m", *arguments)
+    assert outcome.code
+    assert "not of a run" in outcome.err
+    assert not lost(before, tree(tmp_path))
+
+
+def test_a_job_goes_on_in_its_own_folder(tmp_path):
+    """Where Hydra has written before the job is asked; another script has a folder of its own."""
+    written = [".hydra", "eval.log"]
+    folder(tmp_path / "job/.hydra")
+    file(tmp_path / "job/eval.log")
+    claim(tmp_path / "job", "eval", begun=written)
+    release()
+    file(tmp_path / "job/results.json")
+    claim(tmp_path / "job", "eval", begun=written)
+    release()
+    with pytest.raises(UserError, match=r"eval\.py.*another folder"):
+        claim(tmp_path / "job", "train", begun=[".hydra", "train.log"])
 
 
 def test_two_runs_at_once(tmp_path):

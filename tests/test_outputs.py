@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +317,35 @@ def test_recorded_and_killed_before_its_name(tmp_path, monkeypatch):
             write_file(tmp_path / "a", "embed", lambda opened: opened.write(b"2"))
     write_file(tmp_path / "a", "embed", lambda opened: opened.write(b"3"))
     assert (tmp_path / "a").read_bytes() == b"3"
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"name": "v.npy", "by": "embed", "digest": [1]}'])
+def test_a_record_that_nobody_here_wrote(tmp_path, line):
+    (tmp_path / RECORD).write_text(line)
+    file(tmp_path / "v.npy")
+    with pytest.raises(UserError, match="exists"):
+        check_file(tmp_path / "v.npy", "embed")
+    check_file(tmp_path / "w.npy", "embed")
+
+
+def test_a_record_of_another_user(tmp_path):
+    """As in /tmp: one's own is beside it, and what was written is replaced."""
+    file(tmp_path / RECORD).chmod(0o444)
+    with permissions_count():
+        for value in (b"1", b"2"):
+            write_file(
+                check_file(tmp_path / "v.npy", "embed"), "embed", lambda opened, value=value: opened.write(value)
+            )
+    assert (tmp_path / "v.npy").read_bytes() == b"2"
+    assert (tmp_path / RECORD).read_text() == PRECIOUS
+
+
+def test_a_record_that_cannot_be_written(tmp_path):
+    """Is said before the work, by its own name."""
+    (tmp_path / RECORD).mkdir()
+    for check in (check_file, partial(check_folder, by="embed")):
+        with pytest.raises(OSError, match=rf"{RECORD}'$"):
+            check(tmp_path / "v.npy", "embed") if check is check_file else check(tmp_path / "v")
 
 
 def test_two_writers_of_one_file(tmp_path):

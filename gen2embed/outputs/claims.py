@@ -5,31 +5,37 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from gen2embed.errors import UserError
 from gen2embed.files import named
 from gen2embed.log import log
 from gen2embed.outputs.paths import check_writable, expand, resolve_link
-from gen2embed.outputs.record import RECORD, append, read_record
+from gen2embed.outputs.record import RECORD, append, is_record, read_record
 
 if sys.platform != "win32":
     import fcntl
 
-JOB_LOGS = (".log", ".out", ".err")  # which a scheduler or a shell opens in a run's folder before the run starts
+# What may lie in a run's folder before the run: logs that a scheduler or a shell opens, and what systems leave.
+HARMLESS = re.compile(
+    r".*\.(log|out|err|[oe]\d+)|stdout|stderr|lost\+found|\.DS_Store|Thumbs\.db|\.git(keep|ignore)|\.snapshot|\.nfs\w+"
+)
 OF_A_RUN = (".hydra/config.yaml", "config.yaml", "multirun.yaml", "manifest.json")  # of runs that left no record
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")  # 0, or not set, in a run's first process
 _locks: list[int] = []  # descriptors of the records that this process has locked
 
 
-def claim(path: str | Path, by: str, *, several: bool = False) -> Path:
+def claim(path: str | Path, by: str, *, several: bool = False, begun: Collection[str] = ()) -> Path:
     """Make a folder that of a run, and return it; the process has it for itself until `release`.
 
     Args:
         path: The folder. Beside logs that a scheduler has opened there, it must be empty, or be an earlier run's.
         by: The script that runs.
         several: Whether it is for the runs of several scripts, each of which has a folder in it.
+        begun: Names of what this run has written there already.
 
     Raises:
         UserError: For a folder that holds something else, or that another run has.
@@ -41,7 +47,7 @@ def claim(path: str | Path, by: str, *, several: bool = False) -> Path:
         raise UserError(f"the run's folder {folder} is a file; name a folder")
     check_writable(target)
     if target.is_dir():
-        _refuse_foreign(folder, target, by, several)
+        _refuse_foreign(folder, target, by, several, begun)
     with named(target):
         target.mkdir(parents=True, exist_ok=True)
     if _is_first_rank():
@@ -52,27 +58,35 @@ def claim(path: str | Path, by: str, *, several: bool = False) -> Path:
     return folder
 
 
-def _refuse_foreign(folder: Path, target: Path, by: str, several: bool) -> None:
+def _refuse_foreign(folder: Path, target: Path, by: str, several: bool, begun: Collection[str]) -> None:
     own_log = f"{by}.log"
-    entries = sorted(entry.name for entry in target.iterdir() if entry.name != RECORD)
-    others = [name for name in entries if name == own_log or not name.endswith(JOB_LOGS)]
-    if others and not is_run(target):
+    entries = sorted(entry.name for entry in target.iterdir() if not is_record(entry.name))
+    others = [name for name in entries if name not in begun and (name == own_log or not HARMLESS.fullmatch(name))]
+    if others and not is_run(target, begun):
         raise UserError(
             f"the folder {folder} holds {others[0]}, which is not of a run; name a new folder, or one of an earlier run"
         )
-    scripts = {line.get("by") for line in read_record(target) if line["name"] == "."} - {by, ""}
+    recorded = {str(line.get("by")) for line in read_record(target) if line["name"] == "."}
+    scripts = (recorded or ({*_unrecorded_script(target)} if not begun else set())) - {by, ""}
     if scripts and not several:
         raise UserError(
-            f"the folder {folder} is that of a run of {scripts.pop()}.py, whose files {by}.py would replace; name "
+            f"the folder {folder} is that of a run of {min(scripts)}.py, whose files {by}.py would replace; name "
             "another folder"
         )
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run, or of a multirun."""
+def _unrecorded_script(folder: Path) -> list[str]:
+    """Return the script of a run that left no record, by what Hydra left of it."""
+    if not (file := folder / ".hydra/hydra.yaml").is_file() or (folder / "multirun.yaml").is_file():
+        return []
+    return re.findall(r"^    config_name: (\w+)$", file.read_text(errors="replace"), re.MULTILINE)[:1]
+
+
+def is_run(folder: Path, begun: Collection[str] = ()) -> bool:
+    """Return whether a folder is that of a run, or of a multirun, by what others than `begun` are there."""
     if any(line["name"] == "." for line in read_record(folder)):
         return True
-    known = (folder / name for name in OF_A_RUN)
+    known = (folder / name for name in OF_A_RUN if name.partition("/")[0] not in begun)
     return any(path.is_file() and b"gen2embed." in path.read_bytes() for path in known)
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from gen2embed.errors import UserError
-from gen2embed.files import follow, named, put_in_place, write_atomic
-from gen2embed.outputs.record import RUN, is_written, read_record, record
+from gen2embed.files import apply_umask, follow, named, put_in_place, write_atomic
+from gen2embed.outputs.record import RUN, check_record, is_written, read_record, record
 
 Written = TypeVar("Written")
 # What saving an adapter leaves: of runs that left no record.
@@ -55,6 +55,7 @@ def check_file(path: str | Path, by: str, inputs: Iterable[Path] = (), own: Iter
     if target not in map(follow, own):
         _refuse_foreign(output, target, by)
     check_writable(target.parent)
+    check_record(target.parent)
     return output
 
 
@@ -105,6 +106,8 @@ def check_folder(path: str | Path, inputs: Iterable[Path] = (), by: str | None =
     if target.exists() and (target.is_mount() or target.samefile(Path.cwd())):
         raise UserError(f"the output {output} cannot be put in place as a whole; name a new folder in it")
     check_writable(target.parent)
+    if by is not None:
+        check_record(target.parent)
     return output
 
 
@@ -135,13 +138,13 @@ def replace_folder(path: Path, write: Callable[[Path], Written], by: str | None 
 
 def _exchange(written: Path, target: Path, replaced: Path) -> None:
     """Put a folder in the place of another one, which goes to `replaced`, or comes back if that fails."""
-    if target.is_dir():
-        written.chmod(stat.S_IMODE(target.stat().st_mode))
-        target.rename(replaced)
     try:
+        if target.is_dir():
+            written.chmod(stat.S_IMODE(target.stat().st_mode))
+            target.rename(replaced)
         put_in_place(written, target)
     except BaseException:
-        if replaced.is_dir():
+        if replaced.is_dir() and not target.exists():
             replaced.rename(target)
         raise
 
@@ -155,14 +158,6 @@ def remove_folder(path: Path, by: str) -> None:
 def record_folder(path: Path, by: str) -> None:
     """Record a folder that was not written by `replace_folder`, as it is now."""
     record(path, by, path)
-
-
-def apply_umask(folder: Path) -> None:
-    """Give all files below a new folder the mode that the umask asks for, which libraries override for their own."""
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def _refuse_occupied(output: Path, target: Path, by: str | None) -> None:

@@ -4,14 +4,18 @@
     {"name": ".", "by": "train"}                               the folder is that of a run, with what runs write in it
 
 A line is on the disk before the output has its name, so a kill leaves no output without one. Ranks and runs that write
-side by side append to it; nothing is ever taken out.
+side by side append to it; nothing is ever taken out. Where it is another user's, as in /tmp, one's own is
+`.gen2embed-<user id>`, and all are read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,10 @@ RUN = "run"  # the writer of what train.py, mine.py and eval.py leave in their f
 
 def is_written(path: Path, by: str) -> bool:
     """Return whether a file or folder is as `by` wrote it."""
-    recorded = {
+    recorded = [
         line.get("digest") for line in read_record(path.parent) if (line["name"], line.get("by")) == (path.name, by)
-    }
-    return bool(recorded) and _digest(path) in recorded
+    ]
+    return bool(recorded) and any(_digest(path) == digest for digest in recorded if isinstance(digest, str))
 
 
 def record(path: Path, by: str, written: Path) -> None:
@@ -37,31 +41,62 @@ def record(path: Path, by: str, written: Path) -> None:
 
 def append(folder: Path, line: Mapping[str, Any]) -> None:
     """Add a line to the record of a folder; it begins with a line break, as a kill may have left half a line."""
-    file = folder / RECORD
+    file = _writable_record(folder)
     with named(file), open(file, "ab", opener=_open) as opened:
         opened.write(f"\n{json.dumps(line)}\n".encode())
         opened.flush()
         os.fsync(opened.fileno())
 
 
+def check_record(folder: Path) -> None:
+    """Raise `OSError`, with the record's path, if no line can be added to the record of a folder."""
+    _writable_record(folder)
+
+
+def is_record(name: str) -> bool:
+    """Return whether a file of that name is a record, of any user."""
+    return re.fullmatch(rf"{re.escape(RECORD)}(-\d+)?", name) is not None
+
+
+def _writable_record(folder: Path) -> Path:
+    """Return the record, which need not exist, or one's own where it is another user's."""
+    file = folder / RECORD
+    for place in (file, folder / f"{RECORD}-{os.getuid()}" if hasattr(os, "getuid") else file):
+        with contextlib.suppress(PermissionError), named(place):
+            if os.path.lexists(place):
+                os.close(_open(str(place), os.O_WRONLY))
+            return place
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+
 def _open(path: str, flags: int) -> int:
-    """Open a file that is not a link, which could lead to a file of somebody else."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """Open a file that is not a link, which could lead to a file of somebody else.
+
+    O_CREAT is left out where it exists: in /tmp, Linux refuses it for another user's file.
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, flags & ~os.O_CREAT)
+    except FileNotFoundError:
+        return os.open(path, flags, 0o666)
 
 
 def read_record(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a folder's record that are whole."""
-    try:
-        lines = (folder / RECORD).read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
+    """Yield the lines of a folder's records that are whole."""
+    for file in sorted(folder.glob(f"{RECORD}*")):
+        if not is_record(file.name):
             continue
-        if isinstance(value, dict) and isinstance(value.get("name"), str):
-            yield value
+        try:
+            lines = file.read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict) and isinstance(value.get("name"), str):
+                yield value
 
 
 def _digest(path: Path) -> str:
