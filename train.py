@@ -20,7 +20,7 @@ from gen2embed.config import plain
 from gen2embed.cut import Cut
 from gen2embed.data.batches import BatchPlan, Share, check_sizes
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.data.clusters import Clusters, check_miner, read_clusters
+from gen2embed.data.clusters import Clusters, check_miner, read_clusters, warn_of_other_pictures
 from gen2embed.data.datamodules import Collate, PairDataModule, largest_batch, several_positives, warn_about_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
@@ -224,6 +224,8 @@ def clusters_of(
     if clusters:
         if not data.clusters_of_any_model:
             check_miner(clusters, embedder.backbone.identity, embedder.backbone.is_identified_by)
+        if trainer.is_global_zero:
+            warn_of_other_pictures(clusters, pairs)
         return clusters
     if not miner:
         return None

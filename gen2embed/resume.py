@@ -20,7 +20,7 @@ from lightning import Callback, Trainer
 
 from gen2embed.checkpoint import Checkpoints, is_own, remove, step_of, steps, sweep
 from gen2embed.data.batches import BatchPlan
-from gen2embed.data.clusters import data_fingerprint
+from gen2embed.data.clusters import data_fingerprint, items_digest
 from gen2embed.encoder.embedder import Embedder
 from gen2embed.encoder.run_models import models_of
 from gen2embed.encoder.store import differences, without
@@ -31,6 +31,7 @@ from gen2embed.redaction import redacted
 from gen2embed.types import Pair, UserError
 
 FILE = "run.json"
+PICTURES = "pictures"  # there: a digest of the rows by the content of their pictures, which rank 0 alone reads
 # Settings that do not decide what is trained, and those of which we compare what they name instead: paths and devices.
 FREE = {
     "output_dir", "paths", "logger", "callbacks", "benchmark", "bootstrap", "compression", "report_queries", "engine",
@@ -87,7 +88,7 @@ class Resume:
         """
         described = _plain({"model": embedder.fingerprint, "data": _describe(pairs), "clusters": _clusters(plan)})
         if self.checkpoint is None:
-            self._begin({"settings": self.settings, **described})
+            self._begin({"settings": self.settings, **described}, pairs)
             return described
         there = self._read()
         if not embedder.backbone.is_identified_by(there["model"]["model"]):
@@ -96,8 +97,11 @@ class Resume:
                 f"{described['model']['model']}; set model.path to its base, {self._remedy()}"
             )
         self._compare("another model", there["model"], described["model"])
-        for what in ("data", "clusters"):
-            self._compare(f"other {what}", {what: there[what]}, {what: described[what]})
+        self._compare("other data", {"data": there["data"]}, {"data": described["data"]})
+        if self.trainer.is_global_zero and PICTURES in there:
+            replaced = {PICTURES: there[PICTURES]}, {PICTURES: items_digest(pairs, negatives=True)}
+            self._compare("other pictures or texts", *replaced)
+        self._compare("other clusters", {"clusters": there["clusters"]}, {"clusters": described["clusters"]})
         if self.trainer.is_global_zero:
             done, last = step_of(self.checkpoint), self.trainer.max_steps
             what = "continuing from" if done < last else "nothing is left to train after"
@@ -113,13 +117,13 @@ class Resume:
                     logger.keep(done)
         return described
 
-    def _begin(self, run: Mapping[str, Any]) -> None:
+    def _begin(self, run: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
         if self.folder is None or not self.trainer.is_global_zero:
             return
         _refuse_foreign(self.folder)
         for path in steps(self.folder):
             remove(path)
-        self._write(run)
+        self._write({**run, PICTURES: items_digest(pairs, negatives=True)})
 
     def _write(self, run: Mapping[str, Any]) -> None:
         assert self.folder is not None

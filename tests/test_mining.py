@@ -1,14 +1,16 @@
 """Mining as a whole, from pairs to clusters and their report, by every miner that is shipped."""
 
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 from hydra.utils import instantiate
 
 from gen2embed import UserError, images
-from gen2embed.data.clusters import write_clusters
+from gen2embed.data.clusters import read_clusters, warn_of_other_pictures, write_clusters
 from gen2embed.encoder import engine
 from gen2embed.encoder.engine import Engine
 from gen2embed.encoder.store import EmbeddingStore
@@ -114,3 +116,29 @@ def test_every_bar_ends_at_its_total(mine, bars, pairs, tmp_path, name):
         assert all(step >= 0 for step in steps), title
     (grouping,) = (steps for title, _, steps in bars if title == "grouping")
     assert len(grouping) > 4 or not miner.embeds  # within a subset, too
+
+
+def test_clusters_of_pictures_that_were_replaced_are_mined_again(tiny, world, tmp_path, caplog):
+    """A picture is known by its content here, too, and by nothing else: moved rows have the same clusters."""
+    shutil.copytree(world.folder, tmp_path / "world")
+    copied = replace(world, folder=tmp_path / "world", subsets=["t2i"])
+    miner = instantiate(compose_shipped("mine", ["mining=topk", "mining.top_k=3"]).mining)
+
+    def mined(source):
+        return run.mine_once(tmp_path / "clusters", tiny, source.pairs(), miner, Engine(store=tmp_path / "store"), [])
+
+    first = mined(replace(world, subsets=["t2i"]))
+    assert mined(copied) == first
+    clusters = read_clusters(first, copied.pairs())
+    warn_of_other_pictures(clusters, copied.pairs())
+    assert not caplog.text
+    files = [pair.positive.pictures[0].source for pair in copied.pairs()]
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, [*contents[1:], contents[0]], strict=True):
+        file.write_bytes(content)
+    again = mined(copied)
+    assert again != first
+    found, expected = (pq.read_table(path).column("row").to_pylist() for path in (again, first))
+    assert found != expected
+    warn_of_other_pictures(clusters, copied.pairs())
+    assert "mine again" in caplog.text

@@ -222,6 +222,14 @@ def other_rows(forks, folder):
     return [f"data.folder={world}"]
 
 
+def other_pictures(forks, folder):
+    """The same rows, and another picture of the same name."""
+    world = Path(shutil.copytree(forks.world, folder / "world"))
+    first, second, *_ = sorted(world.glob("train-*-rows6-*/images/shape/*.png"))
+    shutil.copy(first, second)
+    return [f"data.folder={world}"]
+
+
 def other_base(_, folder):
     base = Path(shutil.copytree(TINY, folder / "base"))
     (file,) = base.glob("*.safetensors")
@@ -247,6 +255,7 @@ REFUSED = {
         r"step=000004.ckpt is of step 4, and trainer.max_steps=3: set it to 4 or more, choose another output_dir",
     ),
     "data": (other_rows, r"other data: data is '12 rows of shape, t2i \(fingerprint \w+\)' there and '12 rows"),
+    "pictures": (other_pictures, r"other pictures or texts: pictures is '\w+' there and '\w+' here"),
     "base": (
         other_base,
         r"step=000004.ckpt is of another base: files:\w+, and this is files:\w+; set model.path to",

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen2embed import images
 from gen2embed.files import write_atomic
+from gen2embed.log import log
 from gen2embed.types import Pair, UserError
 
 SCHEMA = pa.schema(
@@ -53,6 +55,31 @@ def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
         row += [item.portable for item in pair.negatives] if negatives else []
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
+
+
+def items_digest(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
+    """Return a digest of the rows by the content of their pictures, whose files are read once.
+
+    Args:
+        pairs: The rows.
+        negatives: Whether their explicit negatives count.
+    """
+    images.read_facts(picture for pair in pairs for picture in pair.pictures)
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        for item in (pair.query, pair.positive, *(pair.negatives if negatives else ())):
+            digest.update(item.key.encode())
+    return digest.hexdigest()
+
+
+def warn_of_other_pictures(clusters: Clusters, pairs: Sequence[Pair]) -> None:
+    """Warn if pictures of these rows have another content than when the clusters were mined."""
+    if clusters.manifest.get("items", here := items_digest(pairs)) != here:
+        log.warning(
+            "pictures or texts of the rows have changed since the clusters %s were mined; mine again to have their "
+            "neighbours",
+            clusters.path,
+        )
 
 
 def write_clusters(path: Path, table: pa.Table, manifest: dict[str, Any]) -> None:

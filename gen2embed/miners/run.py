@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 from collections.abc import Collection, Sequence
@@ -16,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from gen2embed.data.clusters import SCHEMA, data_fingerprint, write_clusters
+from gen2embed.data.clusters import SCHEMA, data_fingerprint, items_digest, write_clusters
 from gen2embed.data.positives import Positives
 from gen2embed.encoder.collapse import warn_if_collapsed
 from gen2embed.encoder.engine import Encoded, Engine, Model
@@ -46,7 +45,7 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) 
     return {
         "kind": type(miner).__name__,
         "settings": asdict(miner),  # type: ignore[call-overload]
-        "data": data_fingerprint(pairs),
+        **_digests(pairs),
         "rows": len(pairs),
         "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
         "embedding": model.fingerprint if miner.embeds else None,
@@ -186,8 +185,7 @@ def _take(vectors: Tensor, rows: Sequence[int]) -> np.ndarray:
 
 def _digests(pairs: Sequence[Pair]) -> dict[str, str]:
     """What decides which vectors are searched, and in which order: the rows, and their files as they are now."""
-    keys = "".join(pair.query.key + pair.positive.key for pair in pairs)
-    return {"data": data_fingerprint(pairs), "items": hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()}
+    return {"data": data_fingerprint(pairs), "items": items_digest(pairs)}
 
 
 def _identify(items: Sequence[Item]) -> tuple[np.ndarray, list[int]]:
