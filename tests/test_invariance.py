@@ -14,6 +14,7 @@ from steps import LORA, attached, cached, collating, error, make_module, varied_
 
 from gen2embed.data.batches import BatchPlan, Share
 from gen2embed.data.datamodules import PairDataModule
+from gen2embed.data.workers import Ahead
 from gen2embed.data.world import read_world
 from gen2embed.encoder.engine import Engine
 from gen2embed.evaluate import evaluate
@@ -75,7 +76,7 @@ def test_batches_do_not_depend_on_the_workers_that_prepare_them(world, tiny):
     batches = []
     for workers, first in ((0, 0), (1, 0), (2, 0), (2, 3)):
         share = Share(BatchPlan([], len(pairs), 4, 0), 0, first)
-        loader = iter(PairDataModule(pairs, share, collating(tiny, None), workers).train_dataloader())
+        loader = iter(PairDataModule(pairs, share, collating(tiny, None), Ahead(workers)).train_dataloader())
         batches.append([None] * first + [next(loader) for _ in range(6 - first)])
     for made in batches[1:]:
         for one, other in zip(batches[0], made, strict=True):
