@@ -12,6 +12,7 @@ from gen2embed.miners.run import mine_pairs
 from gen2embed.miners.skipped import skipped_owners, write_skipped
 from gen2embed.mining_report.page import write_report
 from gen2embed.runs import check_sources, entry_point, make_embedder, make_search, make_trainer, read_pairs, start
+from gen2embed.sweeps import input_digests
 from gen2embed.sync import gathered
 from gen2embed.types import UserError
 
@@ -35,7 +36,8 @@ def main(cfg: DictConfig) -> None:
         write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
         write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
         timing = report.timing(mined.encoded, time.perf_counter() - started)
-        report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, timing))
+        more = {**timing, "inputs": input_digests(plain(cfg))}
+        report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, more))
         report.log_values(trainer.loggers, {"clusters": mined.table.num_rows, **timing}, plain(cfg))
         tables.print_table(tables.cluster_table(mined.table, pairs))
         write_report(folder, pairs)

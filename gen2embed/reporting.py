@@ -20,6 +20,7 @@ from gen2embed.eval_report.page import write_report
 from gen2embed.evaluate import evaluate
 from gen2embed.leaderboard import leaderboard
 from gen2embed.peers import ALONE, Peers
+from gen2embed.sweeps import input_digests
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -45,6 +46,7 @@ def evaluate_and_report(
     folder, config, every = Path(cfg.output_dir), plain(cfg), {}
     if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
         compression.settings(embedder.dim)
+    more = {**more, "inputs": input_digests(config)} if peers.rank == 0 else more
     for benchmark in benchmarks:
         model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
         evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression, peers)

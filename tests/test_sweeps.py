@@ -1,6 +1,7 @@
 """Multiruns: by every launcher, gone on with after a stop, and compared."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from conftest import REPOSITORY, TINY
 from gen2embed import UserError
 from gen2embed.__main__ import main
 from gen2embed.config import _file_name
-from gen2embed.sweeps import finished
+from gen2embed.sweeps import finished, input_digests
 
 SMALL = (
     f"model.path={TINY}",
@@ -83,3 +84,39 @@ def test_a_jobs_folder_has_a_name_that_the_disk_takes(tmp_path):
     long, other = ("x" * 300 + end for end in "ab")
     assert _file_name(long) != _file_name(other)
     (tmp_path / _file_name(long)).mkdir()
+
+
+def test_a_finished_run_of_other_inputs_runs_again(tmp_path, caplog):
+    """A model, an adapter or rows that have changed since, and nothing else of their folders."""
+    model, adapter, rows = tmp_path / "model", tmp_path / "adapter", tmp_path / "rows"
+    for folder in (model, adapter, rows / "a", tmp_path / "job"):
+        folder.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"1")
+    (rows / "a/rows.jsonl").write_text("1")
+    config = {
+        "model": {"path": str(model)},
+        "checkpoint": str(adapter),
+        "data": {"path": str(rows), "split": "x" * 5000},
+    }
+    manifest = {"config": config, "inputs": input_digests(config)}
+    assert set(manifest["inputs"]) == {"model.path", "checkpoint", "data.path"}
+    (tmp_path / "job/manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "job/report.html").write_text("")
+    for folder in (model, adapter, rows):
+        (folder / "README.md").write_text("")
+    assert finished(tmp_path / "job", config)
+    for file, key in (
+        (model / "chat_template.jinja", "model.path"),
+        (adapter / "adapter_model.safetensors", "checkpoint"),
+        (rows / "a/rows.jsonl", "data.path"),
+    ):
+        before = file.read_bytes() if file.is_file() else None
+        file.write_bytes(b"2")
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert not finished(tmp_path / "job", config)
+        assert key in caplog.text
+        file.unlink() if before is None else file.write_bytes(before)
+    assert finished(tmp_path / "job", config)
