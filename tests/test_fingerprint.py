@@ -245,6 +245,8 @@ def trusted(tmp_path, monkeypatch) -> Path:
     modules = tmp_path / "modules"
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
     monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another cache, which other tests have used
     folder = tmp_path / "own"
     shutil.copytree(TINY, folder)
     extended("tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]})(folder)
