@@ -244,7 +244,7 @@ def trusted(tmp_path, monkeypatch) -> Path:
     """A checkpoint whose tokenizer is its own code, in two files."""
     modules = tmp_path / "modules"
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "transformers_modules").is_dir()])
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
         monkeypatch.delitem(sys.modules, name)  # of another cache, which other tests have used
     folder = tmp_path / "own"
