@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
         {"image": "photos/a.JPG"},
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "rows.csv").write_text("id,image\n1,photos/a.JPG\n2,photos/b.png\n")
+    (tmp_path / "rows.csv").write_text("id,image,text\n1,photos/a.JPG,\n2,photos/b.png,\n")
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "rows.parquet")
     return tmp_path
 
