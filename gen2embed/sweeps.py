@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.encoder.identity import adapter_identity, file_digests
+from gen2embed.encoder.identity import adapter_identity, digest_value, file_digests
 from gen2embed.encoder.run_models import is_model
 from gen2embed.encoder.store import differences, flat, without
 from gen2embed.facts import digest_of, keep_facts
@@ -67,7 +66,7 @@ def _digest(path: Path) -> str | None:
     if (path / "adapter_config.json").is_file():
         return adapter_identity(path)
     files = file_digests(path) if is_model(path) else {str(file): digest_of(file) for file in _rows(path)}
-    return hashlib.blake2b(json.dumps(list(files.values())).encode(), digest_size=16).hexdigest() if files else None
+    return digest_value(list(files.values())) if files else None
 
 
 def _rows(folder: Path) -> Iterator[Path]:

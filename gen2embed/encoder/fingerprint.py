@@ -8,13 +8,13 @@ how to compute, which users compare.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from gen2embed.encoder.identity import digest_value
 from gen2embed.encoder.inputs import InputBuilder
 from gen2embed.encoder.pooling import last_token
 
@@ -50,7 +50,7 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder) -> dict[str, Any]:
         "code": backbone.code,
         "adapter": backbone.adapter,
         "prompt": build.prompt.describe(),
-        "chat_template": _digest(backbone.processor.chat_template),
+        "chat_template": digest_value(backbone.processor.chat_template),
         "resolution": build.resolution.describe(),
         "image_processor": _plain(backbone.processor.image_processor.to_dict()),
         "processor": _plain(_settings(backbone.processor)),
@@ -78,10 +78,6 @@ def _versions(adapted: bool, backend: str) -> dict[str, str]:
 @cache
 def _version(library: str, numbers: int) -> str:
     return ".".join(importlib.metadata.version(library).split(".")[:numbers])
-
-
-def _digest(value: object) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,7 @@ def file_digests(folder: Path, remote_code: bool = False) -> dict[str, str]:
 
 def identity_of(files: Mapping[str, str]) -> str:
     """Return the identity of a local model from the digests of its files."""
-    return LOCAL + _digest(files)
+    return LOCAL + digest_value(files)
 
 
 def earlier_identity(folder: Path) -> str:
@@ -123,7 +123,7 @@ def adapter_identity(folder: Path) -> str:
     weights = next((folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise UserError(f"the adapter {folder} has no weights: none of {' and '.join(ADAPTER_WEIGHTS)} is there")
-    return LOCAL + _digest({"config": deciding, "weights": digest_of(weights)[:32]})
+    return LOCAL + digest_value({"config": deciding, "weights": digest_of(weights)[:32]})
 
 
 def earlier_adapter_identity(folder: Path) -> str:
@@ -145,7 +145,7 @@ def remote_code_digest(*objects: Any) -> str | None:
     names = {cls.__module__ for each in objects for cls in type(each).__mro__}
     sources = {getattr(sys.modules[name], "__file__", None) for name in names if name.startswith(DYNAMIC)}
     code = {path for source in sources if source for path in Path(source).parent.glob(CODE)}
-    return _digest(sorted({digest_of(path)[:32] for path in code})) if code else None
+    return digest_value(sorted({digest_of(path)[:32] for path in code})) if code else None
 
 
 def _versioned(folder: Path) -> Iterator[str]:
@@ -167,5 +167,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _digest(value: object) -> str:
+def digest_value(value: object) -> str:
+    """Return a digest of a plain value."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
