@@ -30,7 +30,7 @@ setup: ## make .venv from constraints.txt; TORCH="torch --index-url ..." chooses
 demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world: a table and outputs/demo/demo.png
 	$(RUN) eval.py experiment=demo
 	$(RUN) train.py experiment=demo_finetuned
-	$(RUN) -m gen2embed.demo outputs/demo
+	$(RUN) -m examples.demo outputs/demo
 
 test: setup ## the default tests: offline, on a CPU, minutes
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup
@@ -79,10 +79,10 @@ $(PAPER:%=reproduce-%): reproduce-%:
 	$(RUN) $$(sed -n '2s/^# python //p' conf/experiment/paper_$(subst -,_,$*).yaml) $(ARGS)
 
 reproduce-dry: setup ## the paper's experiments, a few steps of each, on the embedded model and stand-ins for the data
-	$(RUN) -m gen2embed.rehearsal outputs/dry
+	$(RUN) -m examples.rehearsal.rehearse outputs/dry
 
 tiny: setup ## make the embedded checkpoint again from seed (about 25 CPU minutes) in outputs/tiny
-	$(RUN) -m gen2embed.tiny.train outputs/tiny
+	$(RUN) -m examples.tiny.train outputs/tiny
 
 clean: ## remove caches and builds of the tools; outputs and data stay, as they may hold what is yours
 	rm -rf build dist .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -5,17 +5,10 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed import tables
-from gen2embed.reporting import evaluate_and_report
-from gen2embed.runs import (
-    check_sources,
-    entry_point,
-    make_benchmarks,
-    make_embedder,
-    make_trainer,
-    start,
-)
-from gen2embed.sync import gathered
+from gen2embed.runs import console
+from gen2embed.runs.entry import check_sources, entry_point, make_benchmarks, make_embedder, make_trainer, start
+from gen2embed.runs.score import evaluate_and_report
+from gen2embed.training.sync import gathered
 from gen2embed.types import UserError
 
 
@@ -31,7 +24,7 @@ def main(cfg: DictConfig) -> None:
         benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer)
         embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
         if peers.rank == 0:
-            tables.print_table(tables.summary_table(embedder, benchmarks, engine, folder))
+            console.print_table(console.summary_table(embedder, benchmarks, engine, folder))
         evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started, peers)
 
 

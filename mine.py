@@ -5,15 +5,15 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed import report, tables
-from gen2embed.config import plain
-from gen2embed.data.clusters import write_clusters
-from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.skipped import skipped_owners, write_skipped
-from gen2embed.mining_report.page import write_report
-from gen2embed.runs import check_sources, entry_point, make_embedder, make_search, make_trainer, read_pairs, start
-from gen2embed.sweeps import input_digests
-from gen2embed.sync import gathered
+from gen2embed.config.schema import plain
+from gen2embed.mining.clusters import write_clusters
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.mining.skipped import skipped_owners, write_skipped
+from gen2embed.reports.mining.page import write_report
+from gen2embed.runs import console, results
+from gen2embed.runs.entry import check_sources, entry_point, make_embedder, make_search, make_trainer, read_pairs, start
+from gen2embed.runs.sweeps import input_digests
+from gen2embed.training.sync import gathered
 from gen2embed.types import UserError
 
 
@@ -35,11 +35,11 @@ def main(cfg: DictConfig) -> None:
             return
         write_clusters(folder / "clusters.parquet", mined.table, mined.manifest)
         write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
-        timing = report.timing(mined.encoded, time.perf_counter() - started)
+        timing = results.timing(mined.encoded, time.perf_counter() - started)
         more = {**timing, "inputs": input_digests(plain(cfg))}
-        report.write_json(folder / "manifest.json", report.manifest(plain(cfg), embedder.fingerprint, more))
-        report.log_values(trainer.loggers, {"clusters": mined.table.num_rows, **timing}, plain(cfg))
-        tables.print_table(tables.cluster_table(mined.table, pairs))
+        results.write_json(folder / "manifest.json", results.manifest(plain(cfg), embedder.fingerprint, more))
+        results.log_values(trainer.loggers, {"clusters": mined.table.num_rows, **timing}, plain(cfg))
+        console.print_table(console.cluster_table(mined.table, pairs))
         write_report(folder, pairs)
 
 

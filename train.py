@@ -14,32 +14,22 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from gen2embed import tables
-from gen2embed.callbacks import Agree, CountWithoutNegatives, Validate
-from gen2embed.config import plain
-from gen2embed.cut import Cut
-from gen2embed.data.batches import BatchPlan, Share, check_sizes
+from gen2embed.config.schema import plain
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.data.clusters import Clusters, check_miner, read_clusters, warn_of_other_pictures
-from gen2embed.data.datamodules import Collate, PairDataModule, largest_batch, several_positives, warn_about_positives
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
-from gen2embed.data.weights import tempered
-from gen2embed.data.workers import Ahead, explained
-from gen2embed.encoder.adapter import save
-from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.packing import Limit
-from gen2embed.files import write_atomic
-from gen2embed.lit import ContrastiveModule, as_in_training
-from gen2embed.log import log
-from gen2embed.miners.run import await_mined, mine_once
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.truncation import Cut
+from gen2embed.encoding.workers import Ahead, explained
+from gen2embed.mining.clusters import Clusters, check_miner, read_clusters, warn_of_other_pictures
+from gen2embed.mining.mine import await_mined, mine_once
+from gen2embed.model.adapter import save
+from gen2embed.model.embedder import Embedder
+from gen2embed.model.packing import Limit
 from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.outputs.record import RUN
-from gen2embed.products import allow_tf32
-from gen2embed.reporting import evaluate_and_report
-from gen2embed.resume import Resume
-from gen2embed.runs import (
+from gen2embed.runs import console
+from gen2embed.runs.entry import (
     check_sources,
     entry_point,
     leave_config,
@@ -50,10 +40,26 @@ from gen2embed.runs import (
     read_pairs,
     start,
 )
-from gen2embed.shortcuts import keep, predict_step, sample_chunks, take
-from gen2embed.sync import sync_of
+from gen2embed.runs.score import evaluate_and_report
+from gen2embed.search.products import allow_tf32
+from gen2embed.training.batches import BatchPlan, Share, check_sizes
+from gen2embed.training.callbacks import Agree, CountWithoutNegatives, Validate
+from gen2embed.training.datamodule import (
+    Collate,
+    PairDataModule,
+    largest_batch,
+    several_positives,
+    warn_about_positives,
+)
+from gen2embed.training.module import ContrastiveModule, as_in_training
+from gen2embed.training.resume import Resume
+from gen2embed.training.shortcuts import keep, predict_step, sample_chunks, take
+from gen2embed.training.sync import sync_of
+from gen2embed.training.weights import tempered
+from gen2embed.training.zero import Zero
 from gen2embed.types import Pair, UserError
-from gen2embed.zero import Zero
+from gen2embed.utils.files import write_atomic
+from gen2embed.utils.log import log
 
 SAMPLED = 32  # pairs whose chunks are looked at before training
 MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it
@@ -148,9 +154,9 @@ def fine_tune(
     if trainer.is_global_zero:
         needed = step(graphs=min(kept, math.ceil(sampled.chunks * share.plan.pairs / share.count / sampled.pairs)))
         shown = (trained, share, pairs, limit, ahead.described(size), sampled, needed)
-        precise = tables.precision_in_words(trained, cfg.trainer.precision, cfg.tf32)
-        table = tables.training_table(*shown, precise, why, trainer.max_steps, folder)
-        tables.print_table(table)
+        precise = console.precision_in_words(trained, cfg.trainer.precision, cfg.tf32)
+        table = console.training_table(*shown, precise, why, trainer.max_steps, folder)
+        console.print_table(table)
     module = ContrastiveModule(
         trained, loss, sync, cfg.seed, **instantiate(cfg.optim), shortcuts=replace(shortcuts, keep_graphs=kept)
     )

@@ -47,10 +47,10 @@ from yardstick import (
 )
 
 from gen2embed import Embedder
-from gen2embed.encoder.adapter import merge
-from gen2embed.encoder.dora import CachingDoraLayer
+from gen2embed.model.adapter import merge
+from gen2embed.model.dora import CachingDoraLayer
 from gen2embed.outputs.paths import check_file
-from gen2embed.report import write_json
+from gen2embed.runs.results import write_json
 
 WORKS = ("pictures", "texts", "labels", "mix")
 DORA = "dora"

@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from gen2embed import Embedder
-from gen2embed.commit import git_commit
-from gen2embed.data.tasks import TASKS
-from gen2embed.data.world import World
-from gen2embed.encoder.engine import Engine
-from gen2embed.miners.b3 import B3
-from gen2embed.miners.base import Miner
-from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.saha import SaHa, SaHaPaper, TopK
-from gen2embed.miners.shuffled import Random
-from gen2embed.presets import PACKAGE
+from gen2embed.config.presets import PACKAGE
+from gen2embed.encoding.engine import Engine
+from gen2embed.mining.b3 import B3
+from gen2embed.mining.base import Miner
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.mining.random import Random
+from gen2embed.mining.saha_miner import SaHa, SaHaPaper, TopK
+from gen2embed.utils.commit import git_commit
+from gen2embed.world.data import World
+from gen2embed.world.tasks import TASKS
 
 RETRIEVAL = ("i2t", "t2i", "change")
 CLASSIFICATION = ("shape", "colour", "object")

@@ -26,10 +26,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from gen2embed.log import progress
+from gen2embed.mining.saha import group
 from gen2embed.outputs.paths import check_file, write_file
-from gen2embed.saha import group
-from gen2embed.search import Exact, Search, nearest
+from gen2embed.search.exact import Exact, Search, nearest
+from gen2embed.utils.log import progress
 
 TOP_K, MULTIPLIER = 15, 3
 POOL = 2 * TOP_K * MULTIPLIER

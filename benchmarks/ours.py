@@ -14,14 +14,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from yardstick import TEMPERATURE
 
 from gen2embed import Embedder, Item
-from gen2embed.data.datamodules import Collate, TrainingBatch
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.packing import Limit
-from gen2embed.encoder.vision import Seen
-from gen2embed.lit import ContrastiveModule
-from gen2embed.losses import InfoNCE
-from gen2embed.shortcuts import take
-from gen2embed.sync import OneRank
+from gen2embed.encoding.engine import Engine
+from gen2embed.model.packing import Limit
+from gen2embed.model.vision import Seen
+from gen2embed.training.datamodule import Collate, TrainingBatch
+from gen2embed.training.losses import InfoNCE
+from gen2embed.training.module import ContrastiveModule
+from gen2embed.training.shortcuts import take
+from gen2embed.training.sync import OneRank
 from gen2embed.types import Pair, Role, Shortcuts
 
 ALL = 10**6  # chunks

@@ -21,9 +21,9 @@ from transformers import AutoConfig
 from yardstick import SHAPES, TEMPERATURE, save_checkpoint
 
 from gen2embed import Item
-from gen2embed.encoder.backbone import Backbone, Dtype
-from gen2embed.encoder.processor import load_processor
-from gen2embed.prompts import Prompt
+from gen2embed.model.backbone import Backbone, Dtype
+from gen2embed.model.processor import load_processor
+from gen2embed.model.prompts import Prompt
 from gen2embed.types import Pair, Role
 
 

@@ -44,7 +44,7 @@ from yardstick import (
 
 from gen2embed import Embedder, Item
 from gen2embed.outputs.paths import check_file
-from gen2embed.report import write_json
+from gen2embed.runs.results import write_json
 from gen2embed.types import Role
 
 KEPT = f"{OURS}, graphs kept"

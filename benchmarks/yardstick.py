@@ -34,10 +34,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from examples.rehearsal.shapes import PUBLISHED, Qwen2VLShape, qwen2_vl
 from gen2embed import Item
-from gen2embed.encoder.inputs import InputBuilder
-from gen2embed.presets import PACKAGE
-from gen2embed.shapes import PUBLISHED, Qwen2VLShape, qwen2_vl
+from gen2embed.config.presets import PACKAGE
+from gen2embed.model.inputs import InputBuilder
 from gen2embed.types import Pair, Role
 
 CHECKPOINT = PACKAGE / "tiny" / "checkpoint"

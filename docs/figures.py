@@ -13,14 +13,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gen2embed import Embedder, images
-from gen2embed.data.world import World, read_world
-from gen2embed.miners.base import Subset
-from gen2embed.miners.run import make_subset
+from gen2embed import Embedder
+from gen2embed.config.presets import PACKAGE
+from gen2embed.data import pictures as images
+from gen2embed.mining.base import Subset
+from gen2embed.mining.mine import make_subset
+from gen2embed.mining.saha import Lists, nearest_owners
 from gen2embed.outputs.paths import write_file
-from gen2embed.presets import PACKAGE
-from gen2embed.saha import Lists, nearest_owners
 from gen2embed.types import Pair, RankingTask
+from gen2embed.world.data import World, read_world
 
 TASK, SUBSET = "shape", "t2i"
 TOP_K, MULTIPLIER = 5, 3

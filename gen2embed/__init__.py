@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gen2embed.encoder.embedder import Embedder
-    from gen2embed.errors import UserError
+    from gen2embed.model.embedder import Embedder
     from gen2embed.types import Item
+    from gen2embed.utils.errors import UserError
 
 __version__ = "0.1.0"
 

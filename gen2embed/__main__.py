@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from gen2embed.cli import compare, doctor, embed, export, report, search
-from gen2embed.errors import UserError
-from gen2embed.files import refusal
-from gen2embed.redaction import expanded, visible
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.files import refusal
+from gen2embed.utils.redaction import expanded, visible
 
 
 class Command(Protocol):
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(args, name, Path(expanded(str(value))))
         elif name in ("model", "adapter"):
             setattr(args, name, expanded(value))
-    from gen2embed.log import quieten_libraries  # noqa: PLC0415  # rich is not needed for --help
+    from gen2embed.utils.log import quieten_libraries  # noqa: PLC0415  # rich is not needed for --help
 
     quieten_libraries()
     try:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gen2embed.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
-from gen2embed.content import not_a_file, orientation, shown, wrong_with
-from gen2embed.errors import UserError, did_you_mean, first_line  # noqa: F401
-from gen2embed.picture_facts import PictureFacts, known_picture
+from gen2embed.utils.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
+from gen2embed.utils.content import not_a_file, orientation, shown, wrong_with
+from gen2embed.utils.errors import UserError, did_you_mean, first_line  # noqa: F401
+from gen2embed.utils.picture_facts import PictureFacts, known_picture
 
 Inputs = dict[str, Tensor]  # of a model, as a batch
 Advance = Callable[[int], object]  # is told how many steps of long work were done
@@ -231,7 +231,7 @@ def _pinned(inputs: Inputs) -> Inputs:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What a training step need not do twice (`gen2embed.shortcuts`), as it is wanted, or taken.
+    """What a training step need not do twice (`gen2embed.training.shortcuts`), as it is wanted, or taken.
 
     keep_graphs: of how many chunks; None is as many as there is memory for.
     """

@@ -23,9 +23,9 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from gen2embed import Embedder
-from gen2embed.data.world import World
-from gen2embed.presets import PACKAGE
+from gen2embed.config.presets import PACKAGE
 from gen2embed.types import Chunk, Prepared
+from gen2embed.world.data import World
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")

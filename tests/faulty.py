@@ -7,8 +7,8 @@ import signal
 
 import psutil
 
-from gen2embed.data.world import World
-from gen2embed.lit import ContrastiveModule
+from gen2embed.training.module import ContrastiveModule
+from gen2embed.world.data import World
 from train import main
 
 whole, step = World.pairs, ContrastiveModule.training_step

@@ -36,10 +36,11 @@ from pathlib import Path
 import psutil
 from faults import armed
 
-from gen2embed import Embedder, sync
-from gen2embed.data.datamodules import PairDataModule
-from gen2embed.lit import ContrastiveModule
-from gen2embed.presets import PACKAGE
+from gen2embed import Embedder
+from gen2embed.config.presets import PACKAGE
+from gen2embed.training import sync
+from gen2embed.training.datamodule import PairDataModule
+from gen2embed.training.module import ContrastiveModule
 
 LIMIT = 900  # seconds, after which a rank that hangs ends
 

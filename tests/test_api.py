@@ -17,15 +17,16 @@ from PIL import Image
 from test_adapters import trained
 from test_evaluate import Given, task
 
-from gen2embed import Embedder, Item, UserError, images
-from gen2embed.compression import BLOCK, PRECISIONS, Compression, compress, similarity, size_in_bytes
+from gen2embed import Embedder, Item, UserError
+from gen2embed.data import pictures
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoder.adapter import Lora
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.source import find_source
-from gen2embed.evaluate import evaluate
-from gen2embed.prompts import Prompt
-from gen2embed.tables import compression_table, print_table
+from gen2embed.encoding.compression import BLOCK, PRECISIONS, Compression, compress, similarity, size_in_bytes
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
+from gen2embed.model.adapter import Lora
+from gen2embed.model.prompts import Prompt
+from gen2embed.model.source import find_source
+from gen2embed.runs.console import compression_table, print_table
 from gen2embed.types import Picture
 
 
@@ -293,7 +294,7 @@ def test_a_broken_picture_in_memory_is_named_before_any_is_embedded(tiny, tmp_pa
         with pytest.raises(UserError, match=rf"input 1: its image .*{message}"):
             tiny.encode(["a fine text", value])
     with pytest.raises(UserError):
-        images.load(Picture(make(tmp_path)))
+        pictures.load(Picture(make(tmp_path)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B"])

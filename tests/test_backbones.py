@@ -19,12 +19,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.smolvlm import processing_smolvlm
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.encoder.backbone import Backbone, _attention
-from gen2embed.encoder.given import as_item
-from gen2embed.encoder.packing import Limit
-from gen2embed.encoder.tokens import PromptTokenizer
-from gen2embed.images import Resolution
-from gen2embed.presets import load_preset
+from gen2embed.config.presets import load_preset
+from gen2embed.data.items import as_item
+from gen2embed.data.pictures import Resolution
+from gen2embed.model.backbone import Backbone, _attention
+from gen2embed.model.packing import Limit
+from gen2embed.model.tokens import PromptTokenizer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -428,7 +428,7 @@ def test_flash_attention_falls_back_and_says_so(caplog):
     ],
 )
 def test_when_flash_attention_runs(device, dtype, installed, reason, caplog, monkeypatch):
-    monkeypatch.setattr("gen2embed.encoder.backbone.is_flash_attn_2_available", lambda: installed)
+    monkeypatch.setattr("gen2embed.model.backbone.is_flash_attn_2_available", lambda: installed)
     assert _attention("flash_attention_2", device, dtype) == ("sdpa" if reason else "flash_attention_2")
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == ([reason] if reason else [])
 

@@ -14,14 +14,15 @@ from malformed import KEYS, motif, row, write_corpus
 from PIL import Image
 from steps import collating
 
-from gen2embed import Embedder, Item, UserError, images
-from gen2embed.data.batches import BatchPlan, Share
-from gen2embed.data.datamodules import PairDataModule
+from gen2embed import Embedder, Item, UserError
+from gen2embed.data import pictures as images
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
 from gen2embed.data.quarantine import FILE, sound_pairs
-from gen2embed.data.workers import Ahead
-from gen2embed.encoder.engine import Engine
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.workers import Ahead
+from gen2embed.training.batches import BatchPlan, Share
+from gen2embed.training.datamodule import PairDataModule
 from gen2embed.types import Picture
 
 
@@ -138,7 +139,7 @@ def test_first_rows_are_counted_before_any_is_skipped(tmp_path):
 
 def test_a_run_skips_and_goes_on_the_same(run_script, tmp_path):
     """Clusters and batches are of the sound rows; the report finds them again; other sound rows are other data."""
-    from gen2embed.mining_report import __main__ as report
+    from gen2embed.reports.mining import __main__ as report
 
     noise(1).save(tmp_path / "p.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "p.png").read_bytes()[:500])

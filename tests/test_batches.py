@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gen2embed import UserError
-from gen2embed.data.batches import BatchPlan, Share, check_sizes
-from gen2embed.data.datamodules import warn_about_positives
 from gen2embed.data.positives import Positives
-from gen2embed.data.weights import tempered
+from gen2embed.training.batches import BatchPlan, Share, check_sizes
+from gen2embed.training.datamodule import warn_about_positives
+from gen2embed.training.weights import tempered
 from gen2embed.types import Item, Pair
 
 

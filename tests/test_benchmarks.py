@@ -16,16 +16,16 @@ from conftest import Fake
 from omegaconf import OmegaConf
 from PIL import Image
 
+from examples.rehearsal.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed import UserError
+from gen2embed.config.presets import conf_dir
 from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.mmeb import read_custom, read_mmeb
 from gen2embed.data.pairs import Files, Mmeb
-from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed.data.sugarcrepe import CAPTION, read_sugarcrepe, read_sugarcrepe_pp
-from gen2embed.encoder.engine import Engine
-from gen2embed.evaluate import evaluate
-from gen2embed.presets import conf_dir
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.types import Item, Picture, RankingTask
 
 MMEB, SUGAR, SUGAR_PP, TRAIN = (
@@ -500,7 +500,7 @@ COCO = r"looked in \S+coco, \S+val2017; set the image folder"
 def test_bad_input(run_eval, copy, benchmark, spoil, args, message, monkeypatch):
     if spoil:
         spoil(copy)
-    monkeypatch.setattr("gen2embed.encoder.backbone.AutoModelForImageTextToText", None)  # the model is not reached
+    monkeypatch.setattr("gen2embed.model.backbone.AutoModelForImageTextToText", None)  # the model is not reached
     outcome = run_eval(f"benchmark={benchmark}", *places(copy, benchmark), *args)
     assert outcome.code == 1
     assert re.search(message, " ".join(outcome.err.split())), outcome.err

@@ -9,16 +9,18 @@ import pytest
 import torch
 from places import PLACES, PRECIOUS, file, folder, lost, permissions_count, tree
 
-from gen2embed import UserError, compare, demo
-from gen2embed.callbacks import SaveSteps
-from gen2embed.checkpoint import MARK, Checkpoints, sweep
-from gen2embed.encoder.store import EmbeddingStore
-from gen2embed.logger import CSVLogger
-from gen2embed.mining_report.__main__ import main as report_mining
+from examples import demo
+from gen2embed import UserError
+from gen2embed.cli.commands import compare
+from gen2embed.encoding.store import EmbeddingStore
 from gen2embed.outputs.claims import claim, is_run, release
 from gen2embed.outputs.record import RECORD
-from gen2embed.pages.page import check_page
-from gen2embed.resume import Resume
+from gen2embed.reports.html import check_page
+from gen2embed.reports.mining.__main__ import main as report_mining
+from gen2embed.training.callbacks import SaveSteps
+from gen2embed.training.checkpoint import MARK, Checkpoints, sweep
+from gen2embed.training.logger import CSVLogger
+from gen2embed.training.resume import Resume
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,7 @@ def test_a_folder_of_an_earlier_run(tmp_path):
     folder(tmp_path / "new/more")
     claim(tmp_path / "new", "eval")
     (tmp_path / "old/.hydra").mkdir(parents=True)
-    (tmp_path / "old/.hydra/config.yaml").write_text("model:\n  _target_: gen2embed.encoder.embedder.load\n")
+    (tmp_path / "old/.hydra/config.yaml").write_text("model:\n  _target_: gen2embed.model.embedder.load\n")
     assert is_run(tmp_path / "old")
     claim(tmp_path / "old", "eval")
     folder(tmp_path / "other/.hydra")
@@ -95,7 +97,7 @@ def test_another_script(tmp_path):
 
 def test_the_script_of_a_run_without_a_record(tmp_path):
     (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra/config.yaml").write_text("model:\n  _target_: gen2embed.encoder.embedder.load\n")
+    (tmp_path / ".hydra/config.yaml").write_text("model:\n  _target_: gen2embed.model.embedder.load\n")
     (tmp_path / ".hydra/hydra.yaml").write_text("hydra:\n  job:\n    name: train\n    config_name: train\n")
     with pytest.raises(UserError, match=r"train\.py.*another folder"):
         claim(tmp_path, "eval")

@@ -15,11 +15,11 @@ from conftest import TINY, noise
 
 from gen2embed import UserError
 from gen2embed.__main__ import COMMANDS, main
+from gen2embed.cli.commands import embed, search
+from gen2embed.cli.commands.inputs import read_items
 from gen2embed.cli.model import STORE
-from gen2embed.commands import embed, search
-from gen2embed.commands.given import read_items
-from gen2embed.compression import compress
-from gen2embed.encoder.embedder import Embedder
+from gen2embed.encoding.compression import compress
+from gen2embed.model.embedder import Embedder
 
 MODEL = ("--model", str(TINY), "--resolution", "original")
 TEXTS = ["a red circle", "two blue stars", "[bold] words", "a red circle"]
@@ -201,7 +201,7 @@ def test_a_second_search_embeds_the_query_alone(here, capfd, monkeypatch):
         embedded.append((role, encoded.computed, encoded.reused))
         return encoded
 
-    monkeypatch.setattr("gen2embed.encoder.engine.Engine.encode", counting)
+    monkeypatch.setattr("gen2embed.encoding.engine.Engine.encode", counting)
     for query in ("red", "blue"):
         assert run(capfd, "search", query, "--in", "photos", *MODEL)[0] == 0
     assert embedded == [("query", 1, 0), ("candidate", 3, 0), ("query", 1, 0), ("candidate", 0, 3)]

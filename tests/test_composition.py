@@ -9,15 +9,16 @@ from omegaconf import OmegaConf
 from test_config import EXPERIMENTS
 from test_training import attached
 
-from gen2embed import UserError, config
-from gen2embed.composition import adopt_checkpoint, drop_foreign
-from gen2embed.encoder.adapter import Full, Lora, save
-from gen2embed.images import Resolution
-from gen2embed.overrides import read_experiment
-from gen2embed.presets import compose_shipped, conf_dir
-from gen2embed.prompts import Prompt
+from gen2embed import UserError
+from gen2embed.config import schema
+from gen2embed.config.overrides import read_experiment
+from gen2embed.config.presets import compose_shipped, conf_dir
+from gen2embed.data.pictures import Resolution
+from gen2embed.model.adapter import Full, Lora, save
+from gen2embed.model.prompts import Prompt
+from gen2embed.runs.composition import adopt_checkpoint, drop_foreign
 
-config.register_resolvers()
+schema.register_resolvers()
 OWN = {"data=pairs": ["data.path=my.csv"], "benchmark=custom": ["benchmark.annotations=my.csv"]}
 GROUPS = ("data", "mining", "adapter", "benchmark", "optim", "loss", "strategy", "logger", "model", "prompt",
           "resolution", "validation", "trainer")  # fmt: skip
@@ -44,7 +45,7 @@ def settled(name, *overrides):
 def check_pair(name, choice):
     own = OWN.get(choice, [])
     cfg, dropped = settled(name, choice, *own)
-    config.check(cfg, EXPERIMENTS[name], [f"experiment={name}", choice, *own])
+    schema.check(cfg, EXPERIMENTS[name], [f"experiment={name}", choice, *own])
     group = choice.partition("=")[0]
     place = "trainer.strategy" if group == "strategy" else group
     assert all(key.startswith(place) or key == "data.clusters" for key in dropped), dropped
@@ -94,7 +95,7 @@ def test_the_users_own_key_stays_and_is_named():
     cfg, dropped = settled("paper_train_2b", "data=pairs", "data.path=my.csv", "data.split=original")
     assert "data.split" not in dropped
     with pytest.raises(UserError, match=r"data.split is unknown; data has .*path"):
-        config.check(cfg, "train", ["experiment=paper_train_2b", "data=pairs"])
+        schema.check(cfg, "train", ["experiment=paper_train_2b", "data=pairs"])
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ ADOPTED = {"r": 4, "alpha": 16, "dropout": 0.2, "dora": False, "vision": False, 
 def adopted(lora, groups=(), keys=frozenset(), *overrides):
     cfg = compose_shipped("train", [f"checkpoint={lora}", *overrides])
     adopt_checkpoint(cfg, groups, keys)
-    return config.plain(cfg, resolve=False)
+    return schema.plain(cfg, resolve=False)
 
 
 def test_the_configuration_has_what_the_checkpoint_brings(lora):
@@ -168,7 +169,7 @@ def test_a_whole_checkpoint_brings_its_prompt(tmp_path):
     cfg = adopted(tmp_path)
     assert cfg["prompt"]["system"] == {"query": "Name it."}
     assert cfg["adapter"]["r"] == 8  # a new adapter on it
-    assert adopted(TINY)["prompt"] == config.plain(compose_shipped("train"), resolve=False)["prompt"]
+    assert adopted(TINY)["prompt"] == schema.plain(compose_shipped("train"), resolve=False)["prompt"]
 
 
 def test_a_run_leaves_what_it_trained(run_script, world, lora, tmp_path):

@@ -5,9 +5,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from gen2embed import UserError, config
-from gen2embed.presets import compose_shipped, conf_dir
-from gen2embed.runs import make_trainer
+from gen2embed import UserError
+from gen2embed.config import schema
+from gen2embed.config.presets import compose_shipped, conf_dir
+from gen2embed.runs.entry import make_trainer
 
 ENTRIES = ("eval", "mine", "train")
 GROUPS = {  # of each entry point, in the order of its defaults
@@ -25,7 +26,7 @@ CHOICES = [
     for file in sorted((conf_dir() / group).glob("*.yaml"))
     if group != "experiment" or EXPERIMENTS[file.stem] == entry
 ]
-config.register_resolvers()
+schema.register_resolvers()
 
 
 def composed(*overrides, entry="eval"):
@@ -47,7 +48,7 @@ def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeyp
             "benchmark=custom": ["benchmark.annotations=my.csv"],
             "validation=custom": ["validation.benchmark.annotations=my.csv"]}.get(choice, [])  # fmt: skip
     cfg = composed(choice, *base, entry=entry)
-    config.check(cfg, entry, [choice])
+    schema.check(cfg, entry, [choice])
     group, _, name = choice.partition("=")
     if group in {"prompt", "resolution", "data", "engine", "search", "mining", "loss", "adapter", "optim", "callbacks",
                  "logger"}:  # fmt: skip
@@ -118,19 +119,19 @@ def test_mistakes_in_a_composed_config(overrides, message):
     if not overrides[0].startswith("output_dir"):
         cfg.output_dir = "outputs/x"
     with pytest.raises(UserError, match=message):
-        config.check(cfg, "eval", overrides)
+        schema.check(cfg, "eval", overrides)
 
 
 def test_a_class_of_the_wrong_kind():
     cfg = composed()
-    cfg.benchmark.folder = OmegaConf.create({"_target_": "gen2embed.images.Resolution"})
+    cfg.benchmark.folder = OmegaConf.create({"_target_": "gen2embed.data.pictures.Resolution"})
     with pytest.raises(UserError, match=r"benchmark\.folder must be a Path; got a Resolution"):
-        config.check(cfg, "eval", [])
+        schema.check(cfg, "eval", [])
 
 
 def test_a_value_that_a_library_does_not_take():
     with pytest.raises(UserError, match=r"optim.optimizer.lr='fast' is not valid"):
-        config.check(composed("optim.optimizer.lr=fast", entry="train"), "train", [])
+        schema.check(composed("optim.optimizer.lr=fast", entry="train"), "train", [])
 
 
 CONVENTION = "prompt.conventoin is unknown; prompt has convention, "

@@ -9,10 +9,12 @@ import torch
 from conftest import TINY, noise
 from steps import collating, make_module
 
-from gen2embed import Embedder, cut, report
+from gen2embed import Embedder
 from gen2embed.__main__ import main
-from gen2embed.cut import Cut
-from gen2embed.encoder.engine import Engine
+from gen2embed.encoding import truncation
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.truncation import Cut
+from gen2embed.runs import results
 from gen2embed.types import Item, Pair
 
 LENGTH = 64
@@ -26,7 +28,7 @@ def short() -> Embedder:
 
 @pytest.fixture(autouse=True)
 def fresh():
-    cut._warn.cache_clear()
+    truncation._warn.cache_clear()
 
 
 ITEMS = [Item.of(text) for text in (SHORT, LONG + "red", SHORT, LONG + "blue", LONG + "red", "a cat")]
@@ -56,7 +58,7 @@ def test_nothing_is_said_of_what_fits(short, caplog):
 def test_what_the_store_holds_counts_as_well(short, tmp_path, caplog, shard):
     engine = Engine(store=tmp_path, shard_size=shard)
     first = engine.encode(short, ITEMS, "query")
-    cut._warn.cache_clear()
+    truncation._warn.cache_clear()
     caplog.clear()
     again = engine.encode(short, ITEMS, "query")
     assert (again.reused, again.computed) == (5, 0)
@@ -68,7 +70,7 @@ def test_what_the_store_holds_counts_as_well(short, tmp_path, caplog, shard):
 
 def test_the_manifest_has_the_count(short):
     encoded = [Engine().encode(short, ITEMS, "query"), Engine().encode(short, ITEMS[:1], "candidate")]
-    said = report.timing(encoded, 1.0)["items_cut"]
+    said = results.timing(encoded, 1.0)["items_cut"]
     assert (said["count"], said["of"], said["max_length"], len(said["first"])) == (3, 6, LENGTH, 3)
     assert json.loads(json.dumps(said)) == said
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from gen2embed import UserError
-from gen2embed.commands.given import read_items
+from gen2embed.cli.commands.inputs import read_items
 from gen2embed.data.locate import LISTED_FROM, locate_pictures, picture_roots
 from gen2embed.data.mmeb import read_custom, read_mmeb
 from gen2embed.data.pairs import Files, Mmeb
 from gen2embed.data.sugarcrepe import read_sugarcrepe
-from gen2embed.data.textfiles import read_lines
+from gen2embed.data.text_files import read_lines
 
 KEYS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
 MARK = "\ufeff"

@@ -27,19 +27,19 @@ from steps import LORA, LOSSES, TARGETS, attached, cached, error, make_module, t
 from zero_ranks import cases
 
 from gen2embed import Embedder, UserError
-from gen2embed.callbacks import Agree, SaveSteps
-from gen2embed.data.datamodules import several_positives
-from gen2embed.data.world import World
-from gen2embed.encoder.adapter import Lora
-from gen2embed.losses import Answers
-from gen2embed.miners.run import await_mined, mine_once
-from gen2embed.miners.shuffled import Random
+from gen2embed.config.presets import compose_shipped
+from gen2embed.mining.mine import await_mined, mine_once
+from gen2embed.mining.random import Random
+from gen2embed.model.adapter import Lora
 from gen2embed.outputs.paths import replace_folder
 from gen2embed.outputs.record import RECORD
-from gen2embed.presets import compose_shipped
-from gen2embed.runs import make_trainer
-from gen2embed.sync import OneRank, Replicas, Replicated, sync_of
-from gen2embed.sync import _seed as seed_of
+from gen2embed.runs.entry import make_trainer
+from gen2embed.training.callbacks import Agree, SaveSteps
+from gen2embed.training.datamodule import several_positives
+from gen2embed.training.losses import Answers
+from gen2embed.training.sync import OneRank, Replicas, Replicated, sync_of
+from gen2embed.training.sync import _seed as seed_of
+from gen2embed.world.data import World
 
 pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 
@@ -686,7 +686,7 @@ def test_zero_on_a_cpu(run_script):
 
 
 def test_zero_without_deepspeed(run_script, monkeypatch):
-    monkeypatch.setattr("gen2embed.zero.find_spec", lambda _: None)
+    monkeypatch.setattr("gen2embed.training.zero.find_spec", lambda _: None)
     outcome = run_script("train.py", *SMALL, "strategy=deepspeed_zero2")
     assert re.search(
         r"strategy=deepspeed_zero2 needs deepspeed, which is not installed: pip install 'gen2embed\[deepspeed\]'",

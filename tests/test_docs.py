@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 from conftest import REPOSITORY, TINY, noise
 
+from examples.rehearsal.rehearse import experiments
+from examples.rehearsal.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed import Item
-from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
-from gen2embed.presets import compose_shipped, load_preset
-from gen2embed.prompts import as_text, reference_template, render
-from gen2embed.rehearsal import experiments
+from gen2embed.config.presets import compose_shipped, load_preset
+from gen2embed.model.prompts import as_text, reference_template, render
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 

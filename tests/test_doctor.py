@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from test_adapters import trained
 
 from gen2embed.__main__ import main
-from gen2embed.doctor import environment, threads, weights
-from gen2embed.doctor.budget import Budget, TimeUp
-from gen2embed.encoder.adapter import Lora
+from gen2embed.cli.checks import environment, threads, weights
+from gen2embed.cli.checks.budget import Budget, TimeUp
+from gen2embed.model.adapter import Lora
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_an_error_that_nobody_foresaw(doctor, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("gen2embed.doctor.command.load_model", fail)
+    monkeypatch.setattr("gen2embed.cli.checks.doctor.load_model", fail)
     (problem,), _ = doctor()
     assert problem == "model: unexpected RuntimeError: out of luck; please report it"
 
@@ -320,7 +320,7 @@ def test_a_slow_model_is_measured_within_a_limit(doctor, monkeypatch, seconds_ea
             time.sleep(seconds_each * count / 100)
         return torch.eye(8)[:count]
 
-    monkeypatch.setattr("gen2embed.encoder.embedder.Embedder.encode", encode)
+    monkeypatch.setattr("gen2embed.model.embedder.Embedder.encode", encode)
     started = time.monotonic()
     problems, lines = doctor("--seconds", "6" if seconds_each < 1 else "1")
     assert time.monotonic() - started < 25
@@ -345,7 +345,7 @@ def test_ctrl_c_leaves_what_was_found(capsys, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gen2embed.doctor.command.check_speed", interrupt)
+    monkeypatch.setattr("gen2embed.cli.checks.doctor.check_speed", interrupt)
     assert main(["doctor", "--model", str(TINY)]) == 130
     lines = capsys.readouterr().out.splitlines()
     assert any("parameters in float32" in line for line in lines)

@@ -11,9 +11,9 @@ from steps import LORA, TARGETS, attached, cached, load, make_module, varied_pai
 from test_shortcuts import count
 from torch import nn
 
-from gen2embed.encoder.adapter import Lora
-from gen2embed.encoder.dora import CachingDoraLayer, keep_norms, norms_once
-from gen2embed.lit import ContrastiveModule
+from gen2embed.model.adapter import Lora
+from gen2embed.model.dora import CachingDoraLayer, keep_norms, norms_once
+from gen2embed.training.module import ContrastiveModule
 from gen2embed.types import Item, Shortcuts
 
 DORA = replace(LORA, dora=True)

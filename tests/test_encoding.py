@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.encoder.given import as_item
-from gen2embed.encoder.pooling import last_token
-from gen2embed.images import Resolution
+from gen2embed.data.items import as_item
+from gen2embed.data.pictures import Resolution
+from gen2embed.model.pooling import last_token
 
 
 def load_golden(prompt, **options):

@@ -10,18 +10,19 @@ import torch
 from conftest import Fake, noise
 from pages import Page, needs_browser, opened
 
-from gen2embed import UserError, report
+from gen2embed import UserError
 from gen2embed.__main__ import main
+from gen2embed.config.presets import PACKAGE
 from gen2embed.data.mmeb import read_custom
-from gen2embed.encoder.engine import Engine
-from gen2embed.eval_report import explorer
-from gen2embed.eval_report.page import write_report
-from gen2embed.eval_report.results import read_runs
-from gen2embed.eval_report.tables import make_table
-from gen2embed.evaluate import evaluate
-from gen2embed.pages.drawing import svg
-from gen2embed.presets import PACKAGE
-from gen2embed.significance import holm, mcnemar
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
+from gen2embed.evaluation.significance import holm, mcnemar
+from gen2embed.reports.evaluation import explorer
+from gen2embed.reports.evaluation.page import write_report
+from gen2embed.reports.evaluation.results import read_runs
+from gen2embed.reports.evaluation.tables import make_table
+from gen2embed.reports.svg import svg
+from gen2embed.runs import results as report
 
 HACK = "</script><script>document.title = 'hacked'</script><img src=x onerror=\"document.title = 'hacked'\">"
 KINDS, QUERIES, CHOICES = 12, 30, 8

@@ -16,9 +16,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoder.engine import Engine
-from gen2embed.eval_report.page import write_report
-from gen2embed.evaluate import evaluate
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
+from gen2embed.reports.evaluation.page import write_report
 from gen2embed.types import Item, RankingTask
 
 
@@ -100,7 +100,7 @@ def test_a_task_may_prompt_candidates_as_queries(benchmark):
 
 
 def test_chance_level_warns(benchmark, caplog, monkeypatch):
-    monkeypatch.setattr("gen2embed.evaluate.ENOUGH", 1)
+    monkeypatch.setattr("gen2embed.evaluation.evaluate.ENOUGH", 1)
 
     class Flat(Given):
         def embed(self, items, role):
@@ -287,7 +287,7 @@ def neither(folder):
 def test_bad_input(evaluate_small, folder, spoil, args, message, monkeypatch):
     if spoil:
         spoil(folder)
-        monkeypatch.setattr("gen2embed.encoder.backbone.AutoModelForImageTextToText", _Loaded(spoil is cut_picture))
+        monkeypatch.setattr("gen2embed.model.backbone.AutoModelForImageTextToText", _Loaded(spoil is cut_picture))
     outcome = evaluate_small(*args, folder=folder)
     assert outcome.code == 1
     assert re.search(message, " ".join(outcome.err.split())), outcome.err

@@ -24,19 +24,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from gen2embed import Embedder, UserError, report
-from gen2embed.choices import EXPORT_KINDS
+from gen2embed import Embedder, UserError
 from gen2embed.cli import export as command
-from gen2embed.config import plain
-from gen2embed.data.world import read_world
-from gen2embed.encoder.adapter import Lora, save
-from gen2embed.encoder.engine import Engine
-from gen2embed.evaluate import evaluate
+from gen2embed.config.presets import compose_shipped
+from gen2embed.config.schema import plain
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.export import kinds, sentences, write
 from gen2embed.export.sentences import lent_processor
 from gen2embed.export.write import KINDS, Source, export
-from gen2embed.presets import compose_shipped
+from gen2embed.model.adapter import Lora, save
+from gen2embed.runs import results
 from gen2embed.types import ROLES, Item
+from gen2embed.utils.choices import EXPORT_KINDS
+from gen2embed.world.data import read_world
 
 MARKED = "<|image_1|>"  # what other libraries do not know
 PLAIN = [given for given in INPUTS if MARKED not in (given if isinstance(given, str) else given.get("text", ""))]
@@ -58,8 +59,8 @@ def trained(tmp_path_factory):
     tasks = read_world(folder / "world", queries=2, subsets=["shape"], groups={"classification": ["shape"]})
     evaluation = evaluate(adapted, Engine(shown=False), tasks, 10, 0)
     config = plain(compose_shipped("train", ["model=tiny", "output_dir=outputs"]), resolve=False)
-    manifest = report.manifest(config, adapted.fingerprint, report.timing(evaluation.encoded, 1.0))
-    report.write_results(folder, evaluation.scores, evaluation.predictions, manifest)
+    manifest = results.manifest(config, adapted.fingerprint, results.timing(evaluation.encoded, 1.0))
+    results.write_results(folder, evaluation.scores, evaluation.predictions, manifest)
     return folder
 
 
@@ -327,7 +328,7 @@ def test_cards(exported, trained, kind):
     score = json.loads((trained / "results.json").read_text())["tasks"]["shape"]
     low, high = (f"{100 * bound:.1f}" for bound in score["ci95"])
     assert f"| shape | 2 | {100 * score['precision@1']:.1f} | {low} - {high} |" in text
-    assert "gen2embed.data.world.World" in text
+    assert "gen2embed.world.data.World" in text
     assert '"num_warmup_steps": 20' in text
     assert r"\nRepresent the given text/image in one word." in text
     assert not re.search(r"\{[{%]|None|\n\n\n", re.sub(r"```.*?```", "code", text, flags=re.DOTALL))
@@ -352,8 +353,8 @@ def test_rounded_weights_are_said_to_be(trained, tmp_path, capsys):
 def test_scores_on_several_benchmarks(trained, tmp_path):
     scores = json.loads((trained / "results.json").read_text())
     manifest = scores.pop("manifest")
-    report.write_json(tmp_path / "run/results.json", {"benchmarks": {"world": scores, "again": scores}})
-    report.write_json(tmp_path / "run/manifest.json", manifest)
+    results.write_json(tmp_path / "run/results.json", {"benchmarks": {"world": scores, "again": scores}})
+    results.write_json(tmp_path / "run/manifest.json", manifest)
     run("adapter", "--model", trained / "adapter", "--run", tmp_path / "run", "--output", tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
     assert text.count("| shape | 2 |") == 2
@@ -367,8 +368,8 @@ def test_a_fully_tuned_model_and_its_scores(trained, tmp_path):
     tuned = save(model.backbone, model.build.prompt, model.build.resolution, tmp_path / "tuned")
     scores = json.loads((trained / "results.json").read_text())
     manifest = {**scores["manifest"], "fingerprint": replace(model, backbone=tuned).fingerprint}
-    report.write_json(tmp_path / "run/results.json", scores)
-    report.write_json(tmp_path / "run/manifest.json", manifest)
+    results.write_json(tmp_path / "run/results.json", scores)
+    results.write_json(tmp_path / "run/manifest.json", manifest)
     run("merged", "--model", tmp_path / "tuned", "--run", tmp_path / "run", "--output", tmp_path / "out")
     assert same(Embedder.from_pretrained(tmp_path / "out", device="cpu").encode(GIVEN), model.encode(GIVEN))
     with pytest.raises(UserError, match="are not of this model: adapter"):
@@ -460,7 +461,7 @@ def test_scores_of_another_model_are_refused(trained, tmp_path):
 
 def test_results_of_no_run_are_refused(trained, tmp_path):
     for name in ("results", "manifest"):
-        report.write_json(tmp_path / f"demo/{name}.json", {"arm": {}})
+        results.write_json(tmp_path / f"demo/{name}.json", {"arm": {}})
     with pytest.raises(UserError, match="is not of one run"):
         export("merged", Source(str(trained / "adapter"), run=tmp_path / "demo"), tmp_path / "out")
 

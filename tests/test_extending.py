@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from gen2embed import Embedder, Item
-from gen2embed.presets import compose_shipped
+from gen2embed.config.presets import compose_shipped
 
 PAGE = (REPOSITORY / "docs/extending.md").read_text()
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)

@@ -14,11 +14,13 @@ import pytest
 from conftest import noise
 from PIL import Image
 
-from gen2embed import UserError, facts, images
-from gen2embed.encoder.engine import Engine
-from gen2embed.facts import MARGIN, digest_of, keep_facts
-from gen2embed.picture_facts import picture_facts
+from gen2embed import UserError
+from gen2embed.data import pictures as images
+from gen2embed.encoding.engine import Engine
 from gen2embed.types import Item, Picture
+from gen2embed.utils import facts
+from gen2embed.utils.facts import MARGIN, digest_of, keep_facts
+from gen2embed.utils.picture_facts import picture_facts
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from checkpoints import FAMILIES, make_checkpoint
 from conftest import GOLDEN, TINY, noise
 
 from gen2embed import Embedder
-from gen2embed.encoder import fingerprint as fingerprints
-from gen2embed.encoder.adapter import Lora, merge, save
-from gen2embed.encoder.card import CARD
-from gen2embed.encoder.identity import DECIDING, INERT, deciding_files, file_digests, identity_of
-from gen2embed.prompts import Prompt
+from gen2embed.model import fingerprint as fingerprints
+from gen2embed.model.adapter import Lora, merge, save
+from gen2embed.model.card import CARD
+from gen2embed.model.identity import DECIDING, INERT, deciding_files, file_digests, identity_of
+from gen2embed.model.prompts import Prompt
 
 SETTINGS = {"resolution": "original", "device": "cpu"}
 INPUTS = ["a large red circle", "42 blue squares " * 40, {"image": noise(1), "text": "what colour is it?"}]
@@ -546,8 +546,8 @@ def opened(folder: Path, *watched: Path, **settings) -> set[str]:
             sys.addaudithook(audit)
             watches = [Watch(each) for each in watched or (folder,)]
             AUDITED = set()
-            from gen2embed.encoder import adapter as adapters
-            from gen2embed.encoder import backbone
+            from gen2embed.model import adapter as adapters
+            from gen2embed.model import backbone
 
             backbone.file_digests = lambda *_: known
             adapters.adapter_identity = lambda _: "not read"

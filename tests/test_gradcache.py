@@ -8,11 +8,12 @@ from steps import EVERY, LORA, LOSSES, TARGETS, attached, cached, collating, err
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gen2embed import Item, gradcache
-from gen2embed.encoder.adapter import Full, Lora
-from gen2embed.gradcache import backward_cached
-from gen2embed.losses import Answers, InfoNCE
-from gen2embed.shortcuts import take
+from gen2embed import Item
+from gen2embed.model.adapter import Full, Lora
+from gen2embed.training import gradcache
+from gen2embed.training.gradcache import backward_cached
+from gen2embed.training.losses import Answers, InfoNCE
+from gen2embed.training.shortcuts import take
 from gen2embed.types import NO_SHORTCUTS, Pair
 
 ROWS = 10

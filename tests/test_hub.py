@@ -16,11 +16,11 @@ import yaml
 from conftest import REPOSITORY, TINY
 from hub import Hub
 
+from examples.rehearsal.stand_ins import write_mmeb_eval, write_mmeb_train
+from gen2embed.config.pins import pins
+from gen2embed.config.presets import load_preset
 from gen2embed.data.benchmark import task_digest
 from gen2embed.data.mmeb import read_mmeb
-from gen2embed.data.stand_ins import write_mmeb_eval, write_mmeb_train
-from gen2embed.pins import pins
-from gen2embed.presets import load_preset
 
 pytestmark = pytest.mark.xdist_group("hub")
 GROUPS = {"retrieval": ["OVEN"]}

@@ -8,10 +8,10 @@ import pytest
 from conftest import TINY
 
 from gen2embed import Embedder, UserError
-from gen2embed.data.clusters import Clusters, check_miner
-from gen2embed.encoder.adapter import Lora, save
-from gen2embed.encoder.card import CARD, read_card
-from gen2embed.encoder.identity import deciding_files, earlier_identity, weight_files
+from gen2embed.mining.clusters import Clusters, check_miner
+from gen2embed.model.adapter import Lora, save
+from gen2embed.model.card import CARD, read_card
+from gen2embed.model.identity import deciding_files, earlier_identity, weight_files
 
 SETTINGS = {"resolution": "original", "device": "cpu"}
 

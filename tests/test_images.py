@@ -6,8 +6,9 @@ import pytest
 from conftest import GOLDEN
 from PIL import Image
 
-from gen2embed import UserError, images
-from gen2embed.images import Resolution
+from gen2embed import UserError
+from gen2embed.data import pictures as images
+from gen2embed.data.pictures import Resolution
 from gen2embed.types import Picture
 
 CASES = json.loads((GOLDEN / "resolutions.json").read_text())

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import gen2embed
-from gen2embed.presets import PACKAGE
+from gen2embed.config.presets import PACKAGE
 
 LAYERS = {
     0: (
@@ -110,7 +110,7 @@ def test_what_exports_carry_runs_without_us(path):
 
 
 def test_the_test_sees_imports():
-    assert imported("from gen2embed.report import x\nimport gen2embed.encoder.store") == {"report", "encoder"}
+    assert imported("from gen2embed.runs.results import x\nimport gen2embed.encoding.store") == {"report", "encoder"}
 
 
 def test_only_config_and_entry_points_read_configs():
@@ -152,7 +152,7 @@ def test_importing_the_embedder_does_not_import_what_loads_and_trains():
     """transformers, peft and Lightning take two thirds of the time, and nobody needs them before there is a model."""
     heavy, ours = loaded_by("from gen2embed import Embedder, Item, UserError")
     assert heavy == API
-    assert "gen2embed.encoder.embedder" in ours
+    assert "gen2embed.model.embedder" in ours
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gen2embed import UserError, losses
-from gen2embed.losses import LARGEST_SCALE, Answers, InfoNCE, describe
+from gen2embed import UserError
+from gen2embed.training import losses
+from gen2embed.training.losses import LARGEST_SCALE, Answers, InfoNCE, describe
 
 KEYS = [0, 1, 2, 1, 4, 1, 0]  # of the positives
 NEGATIVES = [7, 2, 8]  # of explicit negatives; one is the positive of row 2

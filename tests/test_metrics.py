@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gen2embed import metrics
+from gen2embed.evaluation import metrics
 
 
 def naive(scores, relevance):

@@ -6,8 +6,9 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from gen2embed import UserError, config
-from gen2embed.presets import compose_shipped
+from gen2embed import UserError
+from gen2embed.config import schema
+from gen2embed.config.presets import compose_shipped
 
 PAGE = (REPOSITORY / "docs/migration.md").read_text()
 NEEDED = {"data=pairs": ["data.path=my.csv"], "model=base": ["model.path=some/model"]}
@@ -23,7 +24,7 @@ FLAGS = {  # of the reference's README, and of src/arguments.py and cli/ at 3ea7
     "MTEBArguments": "task_types tasks",
     "cli": "apply_represent_prompt in_one_word_D in_one_word_Q top_k pool_mult",
 }
-config.register_resolvers()
+schema.register_resolvers()
 
 
 def rows():
@@ -83,9 +84,9 @@ def test_every_override_is_valid(entry):
     for overrides in given:
         cfg = compose_shipped(entry, overrides)
         cfg.output_dir = "outputs/x"  # Hydra's clock runs in a program only
-        config.check(cfg, entry, overrides)
+        schema.check(cfg, entry, overrides)
 
 
 def test_a_wrong_override_is_seen():
     with pytest.raises(UserError, match=r"mining.top_k='x' is not valid"):
-        config.check(compose_shipped("mine", ["mining.top_k=x", "output_dir=x"]), "mine", [])
+        schema.check(compose_shipped("mine", ["mining.top_k=x", "output_dir=x"]), "mine", [])

@@ -9,17 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 from hydra.utils import instantiate
 
-from gen2embed import UserError, images
-from gen2embed.data.clusters import read_clusters, warn_of_other_pictures, write_clusters
-from gen2embed.encoder import engine
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.store import EmbeddingStore
-from gen2embed.log import progress
-from gen2embed.miners import approximate, neighbours, run, skipped
-from gen2embed.miners.run import mine_pairs
-from gen2embed.mining_report import page
-from gen2embed.presets import compose_shipped
-from gen2embed.search import Search
+from gen2embed import UserError
+from gen2embed.config.presets import compose_shipped
+from gen2embed.data import pictures as images
+from gen2embed.encoding import engine
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.store import EmbeddingStore
+from gen2embed.mining import mine as run
+from gen2embed.mining import skipped
+from gen2embed.mining.clusters import read_clusters, warn_of_other_pictures, write_clusters
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.reports.mining import page
+from gen2embed.search import approximate, neighbours
+from gen2embed.search.exact import Search
+from gen2embed.utils.log import progress
 
 MINERS = ["saha", "saha_paper", "topk", "b3", "random"]
 

@@ -14,14 +14,14 @@ from conftest import noise
 from pages import Page
 
 from gen2embed import Item, UserError
-from gen2embed.data.clusters import SCHEMA, data_fingerprint, write_clusters
-from gen2embed.miners import skipped as skipping
-from gen2embed.miners.run import Mined
-from gen2embed.miners.skipped import skipped_owners, write_skipped
-from gen2embed.mining_report import __main__ as command
-from gen2embed.mining_report import charts
-from gen2embed.mining_report.figures import facts, read_run, values
-from gen2embed.mining_report.page import gallery, write_report
+from gen2embed.mining import skipped as skipping
+from gen2embed.mining.clusters import SCHEMA, data_fingerprint, write_clusters
+from gen2embed.mining.mine import Mined
+from gen2embed.mining.skipped import skipped_owners, write_skipped
+from gen2embed.reports.mining import __main__ as command
+from gen2embed.reports.mining import charts
+from gen2embed.reports.mining.figures import facts, read_run, values
+from gen2embed.reports.mining.page import gallery, write_report
 from gen2embed.types import Pair
 
 SCRIPT = "<script>alert(1)</script>"
@@ -234,7 +234,7 @@ def test_page_asks_no_network(run_folder, pairs):
 
 
 def test_report_repeats_and_its_seed_chooses(run_folder, pairs, monkeypatch):
-    monkeypatch.setattr("gen2embed.mining_report.page.GALLERY", 1)
+    monkeypatch.setattr("gen2embed.reports.mining.page.GALLERY", 1)
     (run_folder / "skipped.parquet").unlink()
     pages = []
     for _ in range(2):

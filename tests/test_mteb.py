@@ -17,7 +17,7 @@ from mteb.models.models_protocols import EncoderProtocol
 from PIL import Image, ImageDraw
 
 from gen2embed import UserError
-from gen2embed.mteb_encoder import MtebEncoder
+from gen2embed.export.mteb import MtebEncoder
 
 COLOURS = ["red", "green", "blue", "yellow"]
 
@@ -130,4 +130,4 @@ def test_results_are_filed_by_what_decides_them(model, monkeypatch):
 
 def test_mteb_is_imported_where_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "mteb", None)
-    importlib.reload(importlib.import_module("gen2embed.mteb_encoder"))
+    importlib.reload(importlib.import_module("gen2embed.export.mteb"))

@@ -13,14 +13,14 @@ import pytest
 from test_search import unit
 
 from gen2embed import UserError
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.store import EmbeddingStore
-from gen2embed.miners import approximate
-from gen2embed.miners.neighbours import find_neighbours
-from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.saha import SaHa, SaHaPaper
-from gen2embed.peers import Peers
-from gen2embed.search import Search, nearest
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.store import EmbeddingStore
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.mining.saha_miner import SaHa, SaHaPaper
+from gen2embed.search import approximate
+from gen2embed.search.exact import Search, nearest
+from gen2embed.search.neighbours import find_neighbours
+from gen2embed.utils.rank_group import Peers
 
 QUERIES, CANDIDATES = unit(0, 50, 16), unit(1, 600, 16)
 
@@ -117,7 +117,7 @@ def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
     shards = sorted(tmp_path.rglob("*.npy"))
     shards[1].unlink()
     built = []
-    monkeypatch.setattr("gen2embed.miners.neighbours.build_index", lambda *_: built.append(approximate.build_index(*_)))
+    monkeypatch.setattr("gen2embed.search.neighbours.build_index", lambda *_: built.append(approximate.build_index(*_)))
     with pytest.raises(UserError, match="left 1 of 2 files"):
         find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(0, 2, timeout_seconds=0.2))
     assert built == [None]

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from gen2embed.data.positives import Positives
-from gen2embed.encoder.engine import Engine
-from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.shuffled import Random
+from gen2embed.encoding.engine import Engine
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.mining.random import Random
 from gen2embed.types import Item, Pair
 
 

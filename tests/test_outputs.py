@@ -15,11 +15,11 @@ from places import PLACES, PRECIOUS, file, folder, lost, permissions_count, tree
 
 from gen2embed import Embedder, UserError
 from gen2embed.__main__ import main
-from gen2embed.encoder.adapter import Lora, save
 from gen2embed.export.write import Source, export
-from gen2embed.files import write_atomic
+from gen2embed.model.adapter import Lora, save
 from gen2embed.outputs.paths import check_file, check_folder, replace_folder, write_file
 from gen2embed.outputs.record import RECORD, append, is_written
+from gen2embed.utils.files import write_atomic
 
 BEFORE_A_FOLDER = {*PLACES} - {"a link to a file", "a file"}  # for an output that is a file
 MODEL = ("--model", TINY, "--resolution", "original")
@@ -312,7 +312,7 @@ def test_recorded_and_killed_before_its_name(tmp_path, monkeypatch):
     """The earlier file is still known."""
     write_file(tmp_path / "a", "embed", lambda opened: opened.write(b"1"))
     with monkeypatch.context() as patched:
-        patched.setattr("gen2embed.files.put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("gen2embed.utils.files.put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_file(tmp_path / "a", "embed", lambda opened: opened.write(b"2"))
     write_file(tmp_path / "a", "embed", lambda opened: opened.write(b"3"))

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gen2embed.presets import load_preset
-from gen2embed.prompts import Prompt, as_text, chat_template, reference_template, render
+from gen2embed.config.presets import load_preset
+from gen2embed.model.prompts import Prompt, as_text, chat_template, reference_template, render
 from gen2embed.types import Item, UserError
 
 SYSTEM = "Given an image, summarize the provided image in one word. Given only text, describe the text in one word."

@@ -8,8 +8,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from gen2embed import UserError, config, quoting
-from gen2embed.presets import compose_shipped
+from gen2embed import UserError
+from gen2embed.config import quoting, schema
+from gen2embed.config.presets import compose_shipped
 
 ODD = [
     "~/h/t.jsonl", "d/\u6570\u636e\xe9.jsonl", "my tasks (1)/t=1,x.jsonl", "a#b", "s=1/t", "it's \xe9", 'say "\xe9"',
@@ -58,11 +59,11 @@ def test_a_setting_that_needs_quotes_is_shown_in_them(run_script, argument, show
     [("[2014]", "['2014']"), ("2014", "['2014']"), ("[true,1.5]", "['true','1.5']"), ("shape", "['shape']")],
 )
 def test_names_that_look_like_numbers_are_shown_in_quotes(value, wanted):
-    config.register_resolvers()
+    schema.register_resolvers()
 
     def check(form):
         overrides = ["benchmark=custom", "benchmark.annotations=a", f"benchmark.subsets={form}", "output_dir=x"]
-        config.check(compose_shipped("eval", overrides), "eval", overrides)
+        schema.check(compose_shipped("eval", overrides), "eval", overrides)
 
     with pytest.raises(UserError, match=re.escape(f'write "benchmark.subsets={wanted}"')):
         check(value)
@@ -71,5 +72,5 @@ def test_names_that_look_like_numbers_are_shown_in_quotes(value, wanted):
 
 def test_a_quoted_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    made = config.make("train", ["data"], ["data=pairs", 'data.path="~/rows.jsonl"'])
+    made = schema.make("train", ["data"], ["data=pairs", 'data.path="~/rows.jsonl"'])
     assert str(made["data"].path) == str(tmp_path / "rows.jsonl")

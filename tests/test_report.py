@@ -9,8 +9,13 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from gen2embed import UserError, commit, compare, demo, report, tables
+from examples import demo
+from gen2embed import UserError
 from gen2embed.__main__ import main as command
+from gen2embed.cli.commands import compare
+from gen2embed.runs import console as tables
+from gen2embed.runs import results as report
+from gen2embed.utils import commit
 
 
 def score(value, chance=0.1):

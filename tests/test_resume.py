@@ -23,15 +23,15 @@ from safetensors.torch import load_file, save_file
 from test_training import TARGETS, attached
 
 from gen2embed import UserError
-from gen2embed.checkpoint import CheckpointFiles, Checkpoints, remove, steps, sweep
-from gen2embed.data.batches import BatchPlan
-from gen2embed.data.clusters import data_fingerprint
-from gen2embed.encoder.adapter import Lora
-from gen2embed.lit import ContrastiveModule
-from gen2embed.logger import CSVLogger
-from gen2embed.losses import InfoNCE
-from gen2embed.resume import Resume
-from gen2embed.sync import OneRank
+from gen2embed.mining.clusters import data_fingerprint
+from gen2embed.model.adapter import Lora
+from gen2embed.training.batches import BatchPlan
+from gen2embed.training.checkpoint import CheckpointFiles, Checkpoints, remove, steps, sweep
+from gen2embed.training.logger import CSVLogger
+from gen2embed.training.losses import InfoNCE
+from gen2embed.training.module import ContrastiveModule
+from gen2embed.training.resume import Resume
+from gen2embed.training.sync import OneRank
 from gen2embed.types import Item, Pair
 
 STEPS, EPOCH, EVERY = 8, 3, 2  # steps, batches of an epoch of the plan, steps from one checkpoint to the next
@@ -342,7 +342,7 @@ def test_shards_of_other_ranks_are_refused(tmp_path):
     (tmp_path / "checkpoints/step=000004.ckpt").mkdir(parents=True)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text("{}")
-    zero = {"_target_": "gen2embed.zero.Zero", "stage": 2, "timeout_seconds": 5}
+    zero = {"_target_": "gen2embed.training.zero.Zero", "stage": 2, "timeout_seconds": 5}
     config = {"resume": "auto", "output_dir": str(tmp_path), "trainer": {"max_steps": 9, "strategy": zero}, "batch": {}}
     trainer = SimpleNamespace(callbacks=[Checkpoints(tmp_path / "checkpoints")], world_size=2, is_global_zero=True,
                               strategy=SimpleNamespace(root_device=torch.device("cpu")))  # fmt: skip

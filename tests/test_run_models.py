@@ -3,9 +3,9 @@
 import pytest
 
 from gen2embed import Embedder, UserError
-from gen2embed.encoder.backbone import check_path
-from gen2embed.encoder.run_models import models_of
-from gen2embed.encoder.source import find_adapter
+from gen2embed.model.backbone import check_path
+from gen2embed.model.run_models import models_of
+from gen2embed.model.source import find_adapter
 
 
 @pytest.fixture

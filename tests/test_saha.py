@@ -8,8 +8,8 @@ import pytest
 from conftest import GOLDEN
 
 from gen2embed import UserError
-from gen2embed.saha import mine_clusters
-from gen2embed.search import nearest
+from gen2embed.mining.saha import mine_clusters
+from gen2embed.search.exact import nearest
 
 
 @pytest.mark.parametrize("name", ["retrieval", "classification", "vqa", "leftover", "big"])

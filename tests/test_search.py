@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from gen2embed import UserError
-from gen2embed.products import PARTS, error_bounds, exact_scores, short_sums
-from gen2embed.search import SPARE, Exact, Search, nearest
+from gen2embed.search.exact import SPARE, Exact, Search, nearest
+from gen2embed.search.products import PARTS, error_bounds, exact_scores, short_sums
 
 BLOCKS = [Search(block=7), Search(block=4096), Search(), Search(memory_gib=1e-4)]
 

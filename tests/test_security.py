@@ -15,30 +15,33 @@ from packaging.requirements import Requirement
 from pages import Page
 from rich.table import Table
 
-from gen2embed import Embedder, Item, UserError, config, report
+from gen2embed import Embedder, Item, UserError
 from gen2embed.__main__ import main
-from gen2embed.config import make_saved
-from gen2embed.data.clusters import write_clusters
+from gen2embed.config import schema
+from gen2embed.config.presets import PACKAGE, compose_shipped
+from gen2embed.config.schema import make_saved
+from gen2embed.config.targets import find_target, shipped_targets
 from gen2embed.data.mmeb import read_custom
-from gen2embed.encoder.engine import Engine
-from gen2embed.eval_report.page import write_report as write_eval_report
-from gen2embed.evaluate import evaluate
-from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.shuffled import Random
-from gen2embed.mining_report.page import write_report as write_mining_report
-from gen2embed.presets import PACKAGE, compose_shipped
-from gen2embed.redaction import expanded, redacted, visible
-from gen2embed.runs import read_data
-from gen2embed.tables import print_table
-from gen2embed.targets import find_target, shipped_targets
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
+from gen2embed.mining.clusters import write_clusters
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.mining.random import Random
+from gen2embed.reports.evaluation.page import write_report as write_eval_report
+from gen2embed.reports.mining.page import write_report as write_mining_report
+from gen2embed.runs import results
+from gen2embed.runs.console import print_table
+from gen2embed.runs.entry import read_data
 from gen2embed.types import Pair
+from gen2embed.utils.redaction import expanded, redacted, visible
 
-config.register_resolvers()
+schema.register_resolvers()
 
 REACHED = [  # each of them was importable under a prefix that was allowed
-    "gen2embed.files.os.system", "gen2embed.files.shutil.rmtree", "gen2embed.files.replace_folder",
-    "gen2embed.presets.instantiate", "gen2embed.presets.deepcopy", "gen2embed.report.subprocess.run",
-    "gen2embed.checkpoint.pickle.loads", "lightning.pytorch.trainer.trainer.torch.load", "lightning.Trainer.fit",
+    "gen2embed.utils.files.os.system", "gen2embed.utils.files.shutil.rmtree", "gen2embed.utils.files.replace_folder",
+    "gen2embed.config.presets.instantiate", "gen2embed.config.presets.deepcopy",
+    "gen2embed.runs.results.subprocess.run", "gen2embed.training.checkpoint.pickle.loads",
+    "lightning.pytorch.trainer.trainer.torch.load", "lightning.Trainer.fit",
     "torch.optim.optimizer.torch.load", "torch.optim.adam.torch.hub.load", "torch.optim.SGD.__init__.__globals__",
     "lightning.pytorch.core.saving.yaml.load", "lightning.LightningModule.load_from_checkpoint",
     "transformers.optimization.torch.load", "transformers.optimization.get_scheduler.__globals__",
@@ -47,7 +50,8 @@ FOREIGN = [
     "os.system", "builtins.eval", "builtins.exec", "torch.load", "pickle.loads", "hydra.utils.instantiate",
     "hydra.utils.get_method", "subprocess.Popen", "numpy.load", "yaml.load", "gen2embed", "gen2embed.", "",
     None, 3, {}, ["os.system"],
-    "gen2embed.images.Resolution.__init__", "gen2embed.images..Resolution", "gen2embed.images.Resolution ",
+    "gen2embed.data.pictures.Resolution.__init__", "gen2embed.data.pictures..Resolution",
+    "gen2embed.data.pictures.Resolution ",
 ]  # fmt: skip
 
 
@@ -127,10 +131,10 @@ def test_calls_are_found_wherever_they_stand(key, value):
     cfg.output_dir = "outputs/x"
     OmegaConf.update(cfg, key, value, force_add=True)
     with pytest.raises(UserError, match=r"_target_='(os\.system|hydra\.utils\.get_method)' is not allowed"):
-        config.check(cfg, "train", [])
+        schema.check(cfg, "train", [])
 
 
-WORLD = {"_target_": "gen2embed.data.world.read_world", "folder": "world", "groups": {}}
+WORLD = {"_target_": "gen2embed.world.data.read_world", "folder": "world", "groups": {}}
 SAVED = [
     (EVIL, "os.system.* is not allowed; choose from gen2embed"),
     # allowed in a configuration of one's own, but it would run a repository's code
@@ -139,10 +143,10 @@ SAVED = [
         "from_pretrai",
     ),
     (
-        {**WORLD, "folder": {"_target_": "gen2embed.images.Resolution"}},
+        {**WORLD, "folder": {"_target_": "gen2embed.data.pictures.Resolution"}},
         "benchmark.folder._target_=.*makes nothing else",
     ),
-    ({**WORLD, "subsets": [{"_target_": "gen2embed.images.Resolution"}]}, r"benchmark.subsets\[0\]._target_"),
+    ({**WORLD, "subsets": [{"_target_": "gen2embed.data.pictures.Resolution"}]}, r"benchmark.subsets\[0\]._target_"),
     ({**WORLD, "_partial_": True}, "benchmark._partial_ is not allowed"),
     ({**WORLD, "folder": "${oc.env:HOME}"}, "benchmark refers to other values"),
     ({**WORLD, "folders": "x"}, "benchmark.folders is unknown"),
@@ -383,11 +387,11 @@ def evaluation_page(folder, text, name):
     made = {"model": text, "adapter": text, "prompt": prompt, "resolution": size, "dtype": text}
     config = {"benchmark": {"_target_": "x"}, "model": {"path": text}, "checkpoint": text, "seed": 0}
     run = folder / f"run {name}"
-    report.write_results(
+    results.write_results(
         run,
         evaluation.scores,
         evaluation.predictions,
-        report.manifest(config, made, {"wall_seconds": 1.0, "items_per_second": 1.0}),
+        results.manifest(config, made, {"wall_seconds": 1.0, "items_per_second": 1.0}),
     )
     write_eval_report([run], folder / "report.html", 5, 0, [benchmark])
     return Page((folder / "report.html").read_text())

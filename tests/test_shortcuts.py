@@ -9,11 +9,12 @@ from conftest import folders
 from peft.tuners.lora.dora import DoraLinearLayer
 from steps import EVERY, LORA, TARGETS, attached, cached, error, load, make_module, varied_pairs, whole
 
-from gen2embed import UserError, shortcuts
-from gen2embed.encoder.adapter import Full, Lora
-from gen2embed.memory import ChunkMemory, StepMemory
-from gen2embed.presets import load_preset
-from gen2embed.shortcuts import Sampled, keep, take
+from gen2embed import UserError
+from gen2embed.config.presets import load_preset
+from gen2embed.model.adapter import Full, Lora
+from gen2embed.training import shortcuts
+from gen2embed.training.memory import ChunkMemory, StepMemory
+from gen2embed.training.shortcuts import Sampled, keep, take
 from gen2embed.types import NO_SHORTCUTS, Shortcuts
 
 DORA = replace(LORA, dora=True)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gen2embed.significance import holm, mcnemar, paired_bootstrap
+from gen2embed.evaluation.significance import holm, mcnemar, paired_bootstrap
 
 
 def outcomes(seed, size=60, better=0.2):

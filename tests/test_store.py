@@ -8,9 +8,9 @@ import torch
 from conftest import Fake
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.store import EmbeddingStore, differences, digest
-from gen2embed.presets import PACKAGE
+from gen2embed.config.presets import PACKAGE
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.store import EmbeddingStore, differences, digest
 
 TINY = PACKAGE / "tiny" / "checkpoint"
 THINGS = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "moon")]

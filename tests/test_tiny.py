@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import TINY
 
+from examples.tiny.dialogues import sample_dialogue
+from examples.tiny.train import STEPS, Batches, make_image_processor, make_tokenizer, train
 from gen2embed import Embedder
+from gen2embed.config.presets import PACKAGE, load_preset
 from gen2embed.data.mmeb import read_mmeb
-from gen2embed.encoder.engine import Engine
-from gen2embed.evaluate import evaluate
-from gen2embed.presets import PACKAGE, load_preset
-from gen2embed.tiny.dialogues import sample_dialogue
-from gen2embed.tiny.train import STEPS, Batches, make_image_processor, make_tokenizer, train
+from gen2embed.encoding.engine import Engine
+from gen2embed.evaluation.evaluate import evaluate
 
 
 def test_it_is_small_and_whole():
@@ -63,9 +63,9 @@ def test_only_answers_are_learned(tokenizer):
 @pytest.mark.slow
 def test_a_short_run_learns_and_repeats(tokenizer, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # in which Muon multiplies: slow on most CPUs
-    monkeypatch.setattr("gen2embed.tiny.train.TOKENS_PER_STEP", 600)
+    monkeypatch.setattr("examples.tiny.train.TOKENS_PER_STEP", 600)
     anew = train(steps=3, seed=3)[2]
-    monkeypatch.setattr("gen2embed.tiny.train.make_tokenizer", lambda seed: tokenizer)
+    monkeypatch.setattr("examples.tiny.train.make_tokenizer", lambda seed: tokenizer)
     assert train(steps=3, seed=3)[2] == anew
     model, _, losses = train(steps=50, seed=3)
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])

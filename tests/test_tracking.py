@@ -10,9 +10,9 @@ import wandb
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning_utilities.core.imports import RequirementCache
 
-from gen2embed import tracking
-from gen2embed.preemption import Preempted
+from gen2embed.runs import tracking
 from gen2embed.types import UserError
+from gen2embed.utils.preemption import Preempted
 
 OFFLINE = ("logger=wandb", "logger.offline=true")
 
@@ -39,7 +39,7 @@ def no_model(monkeypatch):
     def load(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("gen2embed.encoder.backbone.load_backbone", load)
+    monkeypatch.setattr("gen2embed.model.backbone.load_backbone", load)
 
 
 @pytest.fixture

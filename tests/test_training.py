@@ -18,12 +18,12 @@ from steps import TARGETS, attached, cached, collating, load, make_module
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.data.clusters import SCHEMA, check_miner, data_fingerprint, read_clusters, write_clusters
-from gen2embed.encoder.adapter import Full, Lora, save
-from gen2embed.encoder.engine import Engine
-from gen2embed.miners.run import mine_pairs
-from gen2embed.miners.saha import SaHaPaper
-from gen2embed.miners.shuffled import Random
+from gen2embed.encoding.engine import Engine
+from gen2embed.mining.clusters import SCHEMA, check_miner, data_fingerprint, read_clusters, write_clusters
+from gen2embed.mining.mine import mine_pairs
+from gen2embed.mining.random import Random
+from gen2embed.mining.saha_miner import SaHaPaper
+from gen2embed.model.adapter import Full, Lora, save
 
 
 @pytest.fixture(scope="module")

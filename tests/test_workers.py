@@ -16,15 +16,14 @@ from PIL import Image
 from steps import collating
 
 from gen2embed import UserError
-from gen2embed.config import explain
-from gen2embed.data import workers
-from gen2embed.data.batches import BatchPlan, Share
-from gen2embed.data.datamodules import Collate, PairDataModule, largest_batch
-from gen2embed.data.workers import TAKEN, Ahead, bytes_of, explained, make_loader, shared, tensors_of
-from gen2embed.doctor.environment import check_shared_memory
-from gen2embed.encoder import engine
-from gen2embed.encoder.engine import Engine
-from gen2embed.encoder.packing import Limit
+from gen2embed.cli.checks.environment import check_shared_memory
+from gen2embed.config.schema import explain
+from gen2embed.encoding import engine, workers
+from gen2embed.encoding.engine import Engine
+from gen2embed.encoding.workers import TAKEN, Ahead, bytes_of, explained, make_loader, shared, tensors_of
+from gen2embed.model.packing import Limit
+from gen2embed.training.batches import BatchPlan, Share
+from gen2embed.training.datamodule import Collate, PairDataModule, largest_batch
 from gen2embed.types import Chunk, Item, Pair, Prepared
 
 GIB = 2**30
@@ -241,7 +240,7 @@ def test_an_engine_takes_as_many_workers_as_there_is_room_for(tiny, monkeypatch,
 
 @pytest.mark.parametrize(("free", "state"), [(64 * 2**20, "warning"), (4 * GIB, "ok")])
 def test_doctor_looks_at_shared_memory(monkeypatch, tmp_path, free, state):
-    module = "gen2embed.doctor.environment"
+    module = "gen2embed.cli.checks.environment"
     monkeypatch.setattr(f"{module}.SHARED", tmp_path)
     monkeypatch.setattr(f"{module}.shutil.disk_usage", lambda _: SimpleNamespace(free=free, total=8 * GIB))
     (finding,) = check_shared_memory()

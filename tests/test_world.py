@@ -12,9 +12,9 @@ from PIL import Image
 
 from gen2embed import UserError
 from gen2embed.data.pairs import Mmeb
-from gen2embed.data.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, Scene, Thing, draw_thing, sample_scene
-from gen2embed.data.tasks import ANSWERS, OBJECTS, TASKS
-from gen2embed.data.world import World, read_world
+from gen2embed.world.data import World, read_world
+from gen2embed.world.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, Scene, Thing, draw_thing, sample_scene
+from gen2embed.world.tasks import ANSWERS, OBJECTS, TASKS
 
 GROUPS = {"all": list(TASKS)}
 

@@ -26,17 +26,17 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+from examples.rehearsal.shapes import PUBLISHED, qwen2_vl
 from gen2embed import Embedder, Item
-from gen2embed.data.datamodules import Collate
-from gen2embed.encoder.packing import Limit
-from gen2embed.encoder.vision import Seen
-from gen2embed.images import Resolution
-from gen2embed.lit import ContrastiveModule
-from gen2embed.losses import InfoNCE
-from gen2embed.presets import PACKAGE, load_preset
-from gen2embed.shapes import PUBLISHED, qwen2_vl
-from gen2embed.shortcuts import predict_step, sample_chunks, take
-from gen2embed.sync import OneRank
+from gen2embed.config.presets import PACKAGE, load_preset
+from gen2embed.data.pictures import Resolution
+from gen2embed.model.packing import Limit
+from gen2embed.model.vision import Seen
+from gen2embed.training.datamodule import Collate
+from gen2embed.training.losses import InfoNCE
+from gen2embed.training.module import ContrastiveModule
+from gen2embed.training.shortcuts import predict_step, sample_chunks, take
+from gen2embed.training.sync import OneRank
 from gen2embed.types import Pair, Shortcuts
 
 CHUNK = 4  # items, as in the paper's settings
@@ -103,7 +103,7 @@ def main(size: str) -> None:
     predicted = (needed.total - needed.weights - needed.optimizer) / 2**20  # which comes to be after the first step
     held = step()
     types |= {str(moment.dtype) for state in optimizer.state.values() for moment in state.values()}
-    with mock.patch("gen2embed.lit.norms_once", lambda _: nullcontext()):
+    with mock.patch("gen2embed.training.module.norms_once", lambda _: nullcontext()):
         plain = step()
     found = {"predicted": predicted, "held": held, "measuring": measuring, "plain": plain}
     print(json.dumps({**found, "tokens": sampled.tokens, "types": sorted(types)}))

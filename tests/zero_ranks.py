@@ -20,14 +20,14 @@ from steps import TARGETS, attached, collating
 from torch.utils.data import DataLoader, IterableDataset
 
 from gen2embed import Item
-from gen2embed.checkpoint import step_of, steps
-from gen2embed.data.world import World
-from gen2embed.encoder.adapter import Full, Lora
-from gen2embed.lit import ContrastiveModule
-from gen2embed.losses import InfoNCE
-from gen2embed.shortcuts import take
+from gen2embed.model.adapter import Full, Lora
+from gen2embed.training.checkpoint import step_of, steps
+from gen2embed.training.losses import InfoNCE
+from gen2embed.training.module import ContrastiveModule
+from gen2embed.training.shortcuts import take
+from gen2embed.training.zero import Zero
 from gen2embed.types import Pair, Shortcuts
-from gen2embed.zero import Zero
+from gen2embed.world.data import World
 
 STAGES = (1, 2, 3)
 SEED = 7

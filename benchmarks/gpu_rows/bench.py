@@ -10,10 +10,10 @@ from torch import nn
 from yardstick import CHECKPOINT, SHAPES, Shape, any_size, make_model
 
 from gen2embed import Embedder
-from gen2embed.encoder.backbone import Backbone
-from gen2embed.encoder.inputs import InputBuilder
-from gen2embed.encoder.processor import load_processor
-from gen2embed.presets import load_preset
+from gen2embed.config.presets import load_preset
+from gen2embed.model.backbone import Backbone
+from gen2embed.model.inputs import InputBuilder
+from gen2embed.model.processor import load_processor
 from gpu_rows.rates import product_rate
 from gpu_rows.recorder import Recorder
 

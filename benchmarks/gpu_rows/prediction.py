@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from gen2embed import Embedder
-from gen2embed.data.datamodules import Collate
-from gen2embed.encoder.vision import Seen
-from gen2embed.shortcuts import Sampled, keep, predict_step, sample_chunks, take
+from gen2embed.model.vision import Seen
+from gen2embed.training.datamodule import Collate
+from gen2embed.training.shortcuts import Sampled, keep, predict_step, sample_chunks, take
 from gen2embed.types import Pair, Shortcuts
 from gpu_rows.recorder import free_memory
 

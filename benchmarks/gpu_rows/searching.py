@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gen2embed.search import SPARE, Exact, Search
+from gen2embed.search.exact import SPARE, Exact, Search
 from gpu_rows.clock import exact_float32, repeat
 
 if TYPE_CHECKING:

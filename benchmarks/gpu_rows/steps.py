@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from yardstick import OURS, REFERENCE, draw_pairs
 
 from gen2embed import Embedder
-from gen2embed.data.datamodules import Collate, TrainingBatch
+from gen2embed.training.datamodule import Collate, TrainingBatch
 from gen2embed.types import Inputs, Pair
 from gpu_rows.bench import adapt, make_embedder, set_dropout
 from gpu_rows.clock import Peak, measure_peak, take_turns

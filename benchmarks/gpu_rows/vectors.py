@@ -14,7 +14,7 @@ from torch import Tensor
 from yardstick import Drawn
 
 from gen2embed import Embedder, Item
-from gen2embed.encoder.backbone import Attention
+from gen2embed.model.backbone import Attention
 from gen2embed.types import ROLES
 from gpu_rows.bench import make_embedder
 from gpu_rows.clock import exact_float32

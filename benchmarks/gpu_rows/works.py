@@ -14,7 +14,7 @@ from torch import Tensor
 from yardstick import Drawn, draw_items
 
 from gen2embed import Embedder, Item
-from gen2embed.encoder.packing import Limit
+from gen2embed.model.packing import Limit
 from gen2embed.types import Pair, Prepared, Role
 from gpu_rows.bench import LABELS, ONCE, PICTURES, TEXTS
 

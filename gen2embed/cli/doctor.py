@@ -25,6 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gen2embed.doctor import command  # torch and more, which a command's help does without
+    from gen2embed.cli.checks import doctor as command
 
     return command.run(args)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gen2embed.choices import PRECISIONS, ROLES
 from gen2embed.cli.model import add_model_arguments, add_store_argument
+from gen2embed.utils.choices import PRECISIONS, ROLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gen2embed.commands import embed  # torch and more, which a command's help does without
+    from gen2embed.cli.commands import embed
 
     embed.run(args)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gen2embed.choices import CONVENTIONS, EXPORT_DTYPES, EXPORT_KINDS
+from gen2embed.utils.choices import CONVENTIONS, EXPORT_DTYPES, EXPORT_KINDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gen2embed.export import command  # torch and more, which a command's help does without
+    from gen2embed.cli.commands import export as command
 
     command.run(args)

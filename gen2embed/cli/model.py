@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gen2embed.choices import CONVENTIONS
+from gen2embed.utils.choices import CONVENTIONS
 
 STORE = Path("outputs/embeddings")  # as `paths.embedding_dir` of conf
 

@@ -21,6 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gen2embed.eval_report import command  # torch and more, which a command's help does without
+    from gen2embed.cli.commands import report
 
-    command.run(args)
+    report.run(args)

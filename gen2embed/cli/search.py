@@ -27,6 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from gen2embed.commands import search  # torch and more, which a command's help does without
+    from gen2embed.cli.commands import search
 
     search.run(args)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gen2embed.data.pictures import Policy
 from gen2embed.data.rows import known_names
-from gen2embed.images import Policy
 from gen2embed.types import Picture, RankingTask, UserError
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from gen2embed.content import not_a_file, shown
-from gen2embed.data.rowfiles import visible
-from gen2embed.log import log
-from gen2embed.names import entries, folded
+from gen2embed.data.row_files import visible
 from gen2embed.types import UserError
+from gen2embed.utils.content import not_a_file, shown
+from gen2embed.utils.log import log
+from gen2embed.utils.path_names import entries, folded
 
 LONGEST_PATH = 4000  # bytes of a picture's name; systems end at 4096 with its folder
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that no picture's name has

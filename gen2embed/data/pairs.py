@@ -13,10 +13,10 @@ from typing import Literal
 
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.reading import Refused
-from gen2embed.data.rowfiles import data_files, home_of
+from gen2embed.data.row_files import data_files, home_of
 from gen2embed.data.rows import Columns, Rows, known_names, make_item, read_file, read_subset
-from gen2embed.log import log
 from gen2embed.types import Item, Pair, UserError
+from gen2embed.utils.log import log
 
 COLUMNS = {"qry": str, "qry_image_path": str, "pos_text": str, "pos_image_path": str}
 NEGATIVES = {"neg_text": tuple, "neg_image_path": tuple}

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gen2embed import images
+from gen2embed.data import pictures as images
 from gen2embed.data.pairs import PairSource
-from gen2embed.files import write_atomic
-from gen2embed.log import log
 from gen2embed.types import Pair, UserError
+from gen2embed.utils.files import write_atomic
+from gen2embed.utils.log import log
 
 FILE = "quarantine.jsonl"
 

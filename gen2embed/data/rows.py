@@ -16,10 +16,10 @@ import datasets
 from datasets.packaged_modules.cache.cache import Cache  # what datasets reads without the hub
 
 from gen2embed.data.reading import SEPARATORS, Refused, Table, checked_value, read, refuse
-from gen2embed.data.rowfiles import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible
-from gen2embed.files import is_remote
-from gen2embed.log import log
+from gen2embed.data.row_files import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible
 from gen2embed.types import Item, UserError, did_you_mean, first_line
+from gen2embed.utils.files import is_remote
+from gen2embed.utils.log import log
 
 LAYOUTS = (  # of a subset's split below the dataset's folder; the first is the hub's
     "{subset}/{split}-*.parquet",

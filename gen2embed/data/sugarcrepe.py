@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gen2embed.content import wrong_with
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.rowfiles import visible
+from gen2embed.data.pictures import Policy
+from gen2embed.data.row_files import visible
 from gen2embed.data.rows import known_names, make_item
-from gen2embed.data.textfiles import parse_json, read_text
-from gen2embed.images import Policy
+from gen2embed.data.text_files import parse_json, read_text
 from gen2embed.types import Item, RankingTask, Role, UserError, did_you_mean
+from gen2embed.utils.content import wrong_with
 
 CAPTION = "Find me an image that matches the given caption: {}"
 KEYS = ("filename", "caption", "negative_caption")

@@ -13,12 +13,12 @@ import peft
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor
 
-from gen2embed.encoder.adapter import save
-from gen2embed.encoder.card import read_card
-from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.given import Input
-from gen2embed.images import Resolution
-from gen2embed.prompts import Prompt
+from gen2embed.data.items import Input
+from gen2embed.data.pictures import Resolution
+from gen2embed.model.adapter import save
+from gen2embed.model.card import read_card
+from gen2embed.model.embedder import Embedder
+from gen2embed.model.prompts import Prompt
 from gen2embed.types import Role
 
 VIDEO = "video_preprocessor_config.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from gen2embed.encoder.embedder import Embedder
 from gen2embed.export.kinds import Encode, Merged, Place
 from gen2embed.export.sentences import SHIPPED
 from gen2embed.export.template import chat_template
+from gen2embed.model.embedder import Embedder
 from gen2embed.types import UserError
 
 TEMPLATE = "embedding.jinja"

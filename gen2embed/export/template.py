@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gen2embed.encoder.backbone import Backbone
-from gen2embed.prompts import REFERENCE_TEMPLATES, Prompt
+from gen2embed.model.backbone import Backbone
+from gen2embed.model.prompts import REFERENCE_TEMPLATES, Prompt
 from gen2embed.types import ROLES, UserError
 
 ITEMS = Path(__file__).with_name("items.jinja")  # messages as our items

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gen2embed.choices import Convention, ExportDtype
-from gen2embed.encoder.adapter import merge
-from gen2embed.encoder.embedder import Embedder
-from gen2embed.encoder.given import Input
+from gen2embed.data.items import Input
 from gen2embed.export.card import Facts, Run, write_card
 from gen2embed.export.kinds import Alone, Encode, Kind, Merged, Place
 from gen2embed.export.sentences import SentenceTransformers, needs_code
 from gen2embed.export.serving import Vllm
-from gen2embed.files import is_hub_id
+from gen2embed.model.adapter import merge
+from gen2embed.model.embedder import Embedder
 from gen2embed.outputs.paths import check_folder, replace_folder
-from gen2embed.redaction import redacted_text
 from gen2embed.types import ROLES, Role, UserError, did_you_mean
+from gen2embed.utils.choices import Convention, ExportDtype
+from gen2embed.utils.files import is_hub_id
+from gen2embed.utils.redaction import redacted_text
 
 KINDS: dict[str, Kind] = {
     "merged": Merged(),

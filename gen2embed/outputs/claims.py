@@ -10,11 +10,11 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from gen2embed.errors import UserError
-from gen2embed.files import named
-from gen2embed.log import log
 from gen2embed.outputs.paths import check_writable, expand, resolve_link
 from gen2embed.outputs.record import RECORD, append, is_record, read_record
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.files import named
+from gen2embed.utils.log import log
 
 if sys.platform != "win32":
     import fcntl

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
-from gen2embed.errors import UserError
-from gen2embed.files import apply_umask, follow, named, put_in_place, write_atomic
 from gen2embed.outputs.record import RUN, check_record, is_written, read_record, record
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.files import apply_umask, follow, named, put_in_place, write_atomic
 
 Written = TypeVar("Written")
 # What saving an adapter leaves: of runs that left no record.

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.files import digest_of, named
+from gen2embed.utils.files import digest_of, named
 
 RECORD = ".gen2embed"
 RUN = "run"  # the writer of what train.py, mine.py and eval.py leave in their folders

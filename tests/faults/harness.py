@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from faults.armed import LOGS
 from gen2embed.outputs.record import RECORD
-from gen2embed.preemption import EXIT_CODE
+from gen2embed.utils.preemption import EXIT_CODE
 
 MOST = 4  # kills in a chain
 AIMED = 0.7  # share of the kills that are to be in a change of a file; some find none

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from faults.harness import half_files, unfinished
-from gen2embed.checkpoint import step_of, steps
+from gen2embed.training.checkpoint import step_of, steps
 
 pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 

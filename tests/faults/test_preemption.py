@@ -6,8 +6,8 @@ from unittest.mock import Mock
 import pytest
 from omegaconf.errors import ConfigKeyError
 
-from gen2embed.checkpoint import step_of, steps
-from gen2embed.preemption import EXIT_CODE, Preempted, listening
+from gen2embed.training.checkpoint import step_of, steps
+from gen2embed.utils.preemption import EXIT_CODE, Preempted, listening
 
 pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 

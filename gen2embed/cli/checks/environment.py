@@ -1,0 +1,109 @@
+"""Whether libraries, device and disk are as they must be."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from gen2embed.cli.checks.findings import Finding, State
+from gen2embed.config.presets import PACKAGE
+from gen2embed.encoding.workers import LARGER, SHARED
+from gen2embed.training.memory import free_bytes, readable
+
+LITTLE_DISK, NO_DISK = 5 * 2**30, 100 * 2**20  # bytes: embeddings and checkpoints soon fill it; nothing can be left
+
+LITTLE_SHARED = 2**30  # bytes: a batch of a few hundred pictures; a container has 64 MB unless it asks for more
+
+
+def check_libraries() -> Iterator[Finding]:
+    """A problem for each library that is missing or out of bounds."""
+    python, requirements = _bounds()
+    wrong = 0
+    if platform.python_version() not in python:
+        wrong += 1
+        yield Finding("problem", f"python {platform.python_version()}: {python} is needed; make an environment with it")
+    for requirement in requirements:
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        if version == "not installed" or not requirement.specifier.contains(version, prereleases=True):
+            wrong += 1
+            yield Finding(
+                "problem",
+                f"{requirement.name} {version}: {requirement.specifier} is needed; pip install '{requirement}'",
+            )
+    if not wrong:
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")]
+        said = ", ".join([f"python {platform.python_version()}", *versions])
+        yield Finding("ok", f"libraries: {said}; all {len(requirements)} within their bounds")
+
+
+def _bounds() -> tuple[SpecifierSet, list[Requirement]]:
+    """What a clone's pyproject.toml asks for, as it may be newer than what is installed; else the package's own."""
+    clone = PACKAGE.parent / "pyproject.toml"
+    if clone.is_file():
+        project = tomllib.loads(clone.read_text())["project"]
+        return SpecifierSet(project["requires-python"]), [Requirement(its) for its in project["dependencies"]]
+    package = importlib.metadata.distribution("gen2embed")
+    every = [Requirement(its) for its in package.requires or []]
+    wanted = [its for its in every if its.marker is None or its.marker.evaluate({"extra": ""})]
+    return SpecifierSet(package.metadata["Requires-Python"]), wanted
+
+
+def check_device() -> Iterator[Finding]:
+    """The GPUs and their memory, or the CPU's."""
+    for index in range(torch.cuda.device_count()):
+        free = readable(free_bytes(torch.device("cuda", index)))
+        yield Finding("ok", f"GPU {index}: {torch.cuda.get_device_name(index)}, {free} of memory are free")
+    if not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds none"
+        free = readable(free_bytes(torch.device("cpu")))
+        yield Finding(
+            "warning",
+            f"no GPU, as {why}: small models are fine on {torch.get_num_threads()} CPU threads with {free} of free "
+            "memory; for others install a driver and a CUDA build of torch",
+        )
+
+
+def check_shared_memory() -> Iterator[Finding]:
+    """Whether loaders' workers have room for what they prepare; nothing where the system keeps it elsewhere."""
+    if not SHARED.is_dir():
+        return
+    usage = shutil.disk_usage(SHARED)
+    said = f"shared memory: {readable(usage.free)} of {readable(usage.total)} are free in {SHARED}"
+    if usage.free < LITTLE_SHARED:
+        yield Finding(
+            "warning",
+            f"{said}, and loaders' workers keep batches there; {LARGER}, or set batch.workers=0 and engine.workers=0",
+        )
+    else:
+        yield Finding("ok", said)
+
+
+def check_folder(folder: Path) -> Iterator[Finding]:
+    """Whether results can be written to a folder, which may not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    remedy = "choose another folder, or free some space"
+    free = shutil.disk_usage(there).free
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            file.write(bytes(2**16))
+            file.flush()
+    except OSError as error:
+        yield Finding("problem", f"output folder {folder}: cannot be written: {error.strerror}; {remedy}")
+        return
+    if free < LITTLE_DISK:
+        state: State = "problem" if free < NO_DISK else "warning"
+        yield Finding(state, f"output folder {folder}: the disk has {readable(free)} left; {remedy}")
+    else:
+        yield Finding("ok", f"output folder {folder}: can be written, {readable(free)} are free")

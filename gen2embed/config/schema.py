@@ -1,0 +1,239 @@
+"""Check the whole configuration of an entry point, before anything is loaded.
+
+A yaml file is a constructor call, so the constructor's signature is the schema: a key that it does not take, or a value
+that its annotation refuses, is an error that lists what is valid. Keys outside of constructor calls must stand in the
+shipped defaults. Both hold for keys added with `+` as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from gen2embed.config.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.config.quoting import as_texts, explain_setting
+from gen2embed.config.targets import check_calls, check_saved, find_target
+from gen2embed.encoding.workers import why_ended
+from gen2embed.types import UserError, did_you_mean, first_line
+from gen2embed.utils.content import shown
+from gen2embed.utils.files import refusal
+from gen2embed.utils.redaction import expanded
+
+FREE = {"batch.weights"}  # mappings whose keys are the user's
+LONGEST_NAME = 200  # bytes of a file's; systems end at 255
+SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+    OmegaConf.register_new_resolver("from_home", lambda path: expanded(str(path)), replace=True)
+    OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
+
+
+def _file_name(text: str) -> str:
+    """A text as the name of a file; a long one by its beginning and a digest."""
+    name = text.replace("/", "_")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME // 4]}...{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """The config as plain values."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
+
+
+def from_home(cfg: DictConfig) -> DictConfig:
+    """The config in which texts that begin with `~/` begin with the home folder."""
+    given = plain(cfg, resolve=False)
+    if (whole := expanded(given)) == given:
+        return cfg
+    made = OmegaConf.create(whole)
+    OmegaConf.set_struct(made, value=True)
+    return made
+
+
+def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
+    """Raise `UserError` at the first key or value of `cfg` that nothing takes.
+
+    folders: where the choices of `overrides` may lie, beside the shipped ones.
+    """
+    defaults = _defaults(config_name, overrides, folders)
+    try:
+        resolved = plain(cfg)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; set it as {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration cannot be resolved: {first_line(error)}") from error
+    check_calls(resolved, "")
+    _check_keys(resolved, defaults, "")
+
+
+def make_saved(call: Any, group: str) -> Any:
+    """What a call of a group makes that a run has left in its files; `UserError` for one that no run leaves."""
+    check_saved(call, group)
+    check_call(call, group)
+    return instantiate(expanded(call), _convert_="all")
+
+
+def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """What some groups of a shipped config make, by group, outside of a Hydra program; `UserError` as in one."""
+    register_resolvers()
+    try:
+        cfg = from_home(compose_shipped(config_name, overrides))
+        cfg.output_dir = "outputs"  # Hydra's clock, which is in the default, runs in a program only
+        check(cfg, config_name, overrides)
+        return {group: instantiate(cfg[group], _convert_="all") for group in groups}
+    except (HydraException, OmegaConfBaseException) as error:
+        if (message := explain(error, config_name, overrides)) is None:
+            raise
+        raise UserError(message) from error
+
+
+def _check_keys(node: Any, default: Any, path: str) -> None:
+    if isinstance(node, dict) and "_target_" in node:
+        check_call(node, path)
+    elif isinstance(node, dict) and path not in FREE:
+        known = default if isinstance(default, dict) else {}
+        for key, value in node.items():
+            if key not in known:
+                raise UserError(_unknown(_join(path, key), known))
+            sibling = re.fullmatch(r"\$\{\.(\w+)\}", str(known[key]))
+            _check_keys(value, known[sibling[1] if sibling else key], _join(path, key))
+    elif default is not None and node is not None:
+        _check_value(node, type(default), path)
+
+
+def check_call(node: Mapping[str, Any], path: str) -> Any:
+    """Check one constructor call; returns the class or function that it names."""
+    target = find_target(node["_target_"], path)
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    for key, value in node.items():
+        if key in SPECIAL_KEYS:
+            continue
+        if key not in parameters and not takes_any:
+            raise UserError(_unknown(_join(path, key), parameters))
+        if isinstance(value, dict) and "_target_" in value:
+            made, hint = check_call(value, _join(path, key)), hints.get(key)
+            if inspect.isclass(made) and inspect.isclass(hint) and not issubclass(made, hint):
+                raise UserError(f"{_join(path, key)} must be a {hint.__name__}; got a {made.__name__}")
+        elif key in hints:
+            _check_value(value, hints[key], _join(path, key))
+    return target
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """The annotations of a target's parameters; none where they cannot be resolved outside of its library."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _check_value(value: Any, hint: Any, path: str) -> None:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return
+    except Exception:  # a dataclass or model carries its own config
+        adapter = TypeAdapter(hint)
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([path, *(str(part) for part in first["loc"] if isinstance(part, str) and part in repr(value))])
+        remedy = as_texts(value, path, partial(_is_valid, adapter))
+        raise UserError(f"{where}={first['input']!r} is not valid: {first['msg']}{remedy}") from None
+
+
+def _is_valid(adapter: TypeAdapter, value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str | None:
+    """One clear message for an error that the user can mend; None for any other."""
+    if reason := next(filter(None, map(_reason, _chain(error))), None):
+        return reason
+    if found := re.search(r"Could not override '([^']+)'", str(error)):
+        key = found[1]
+        return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
+    if absent := next((cause for cause in _chain(error) if isinstance(cause, InterpolationKeyError)), None):
+        return _no_such_setting(str(absent).partition("\n")[0], overrides)
+    if isinstance(error, hydra.errors.InstantiationException):
+        return str(error.__cause__ or error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
+    return next((reason for cause in _chain(error) if (reason := refusal(cause) or why_ended(cause))), None)
+
+
+def _no_such_setting(missing: str, overrides: Iterable[str]) -> str:
+    """Return the message for a `${...}` that names no setting. missing: what OmegaConf says of it."""
+    named = re.search(r"'(.*)'", missing)
+    whose = next((shown(text) for text in overrides if named and "${" in text and named[1] in text), "a setting")
+    return f"{whose}: {missing}; ${{...}} stands for another setting, and is not for texts"
+
+
+def _reason(cause: BaseException) -> str | None:
+    if isinstance(cause, UserError):
+        return str(cause)
+    if isinstance(cause, MissingConfigException) and cause.options is not None:
+        group, _, choice = str(cause.missing_cfg_file).rpartition("/")
+        names = ", ".join(sorted(cause.options))
+        return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
+    return explain_setting(cause)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _unknown(path: str, valid: Iterable[str]) -> str:
+    parent, _, key = path.rpartition(".")
+    names = sorted(set(valid) - SPECIAL_KEYS)
+    where = parent or "the configuration"
+    return f"{path} is unknown; {where} has {', '.join(names) or 'no keys'}" + did_you_mean(key, names)
+
+
+def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
+    node: Any = defaults
+    for part in key.split(".")[:-1]:
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    return node if isinstance(node, dict) else {}
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _defaults(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
+    """The config with the same choices of groups, and no other override."""
+    groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
+    choices = [override for override in groups if "," not in override]
+    try:
+        cfg = compose_shipped(config_name, choices, folders)
+    except HydraException:
+        cfg = compose_shipped(config_name)
+    return plain(cfg, resolve=False)

@@ -1,0 +1,108 @@
+"""What a `_target_` may name, wherever it stands in a configuration: a call is code, and a file may be a stranger's.
+
+Of our package, what a shipped yaml file names. Of a user's own modules `gen2embed_*`, the classes and functions that
+they define. Of a few libraries, the kinds of things that a configuration is for (`KINDS`). Nothing, that is, which can
+merely be reached through a module, such as `gen2embed.utils.files.os.system`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from hydra.utils import get_object
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from gen2embed.config.presets import conf_dir
+from gen2embed.types import UserError
+
+OURS, USERS = "gen2embed.", "gen2embed_"
+KINDS: dict[str, tuple[type, ...]] = {
+    "lightning.": (Trainer, Callback, Logger, Profiler, Strategy),
+    "torch.optim.": (Optimizer, LRScheduler),
+}
+SCHEDULES = "transformers.optimization"  # its functions get_...
+PREFIXES = (OURS, USERS, *KINDS, f"{SCHEDULES}.")
+ALLOWED = (
+    f"a target starts with {', '.join(PREFIXES)}, and is what a file of conf/ names, a class or function that your own "
+    "module gen2embed_... defines, a trainer, callback, logger, profiler or strategy, an optimiser or a schedule"
+)
+
+
+@cache
+def shipped_targets(group: str = "") -> frozenset[str]:
+    """The targets of our package that the shipped files of a group, or of all groups, name."""
+    files = (conf_dir() / group).rglob("*.yaml")
+    names = {name for file in files for name in re.findall(r"_target_:\s*([\w.]+)", file.read_text())}
+    return frozenset(name for name in names if name.startswith(OURS))
+
+
+def find_target(name: Any, path: str) -> Any:
+    """The class or function that a target names; `UserError` for one that is not allowed, or is not there."""
+    refused = UserError(f"{path}._target_={name!r} is not allowed; {ALLOWED}")
+    plausible = isinstance(name, str) and re.fullmatch(r"[\w.]+", name) and name.startswith(PREFIXES)
+    if not plausible or (name.startswith(OURS) and name not in shipped_targets()):
+        raise refused
+    try:
+        target = get_object(name)
+    except Exception as error:
+        raise UserError(f"{path}._target_={name!r} names nothing that can be imported") from error
+    if name not in shipped_targets() and not _is_of_its_module(name, target):
+        raise refused
+    return target
+
+
+def _is_of_its_module(name: str, target: Any) -> bool:
+    """Whether a target outside of our package is what may be named, and not merely imported where it is named."""
+    module, _, own = name.rpartition(".")
+    if name.startswith(USERS) or module == SCHEDULES:
+        made = inspect.isclass(target) or (inspect.isfunction(target) and target.__qualname__ == own)
+        return made and target.__module__ == module and (name.startswith(USERS) or own.startswith("get_"))
+    kinds = next((its for prefix, its in KINDS.items() if name.startswith(prefix)), ())
+    return inspect.isclass(target) and issubclass(target, kinds)
+
+
+def calls_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every call below a node, with its path, in lists and beside keys that no signature knows as well."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node["_target_"]
+        for key, value in node.items():
+            yield from calls_in(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from calls_in(value, f"{path}[{index}]")
+
+
+def check_calls(node: Any, path: str) -> None:
+    """Raise `UserError` at the first target below a node that is not allowed."""
+    for where, name in calls_in(node, path):
+        find_target(name, where)
+
+
+def check_saved(call: Any, group: str) -> None:
+    """Raise `UserError` unless a call that a run's files hold is of a shipped group or a user's own, and the only one.
+
+    Whoever wrote the files may be anybody, so neither calls within it nor references to what is here, such as
+    `${oc.env:NAME}`, are followed; runs leave neither.
+    """
+    name = call.get("_target_") if isinstance(call, Mapping) else call
+    known = isinstance(name, str) and (name in shipped_targets(group) or name.startswith(USERS))
+    if not known or not isinstance(call, Mapping):
+        choices = ", ".join(sorted(shipped_targets(group)))
+        raise UserError(f"{group}._target_={name!r} is not allowed; choose from {choices}, or your own {USERS}...")
+    arguments = {key: value for key, value in call.items() if key != "_target_"}
+    if found := next(calls_in(arguments, group), None):
+        raise UserError(f"{found[0]}._target_={found[1]!r} is not allowed: the {group} of a run makes nothing else")
+    if found_special := sorted(key for key in arguments if re.fullmatch(r"_\w+_", str(key))):
+        raise UserError(f"{group}.{found_special[0]} is not allowed in the files of a run")
+    if "${" in repr(arguments):
+        raise UserError(f"{group} refers to other values by ${{...}}, and the files of a run hold values alone")

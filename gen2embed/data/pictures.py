@@ -1,0 +1,250 @@
+"""What size a picture gets before the model's own image processor, and how pictures are opened.
+
+The seven policies are the reference code's; `original` leaves the picture as it is. Their arithmetic is in
+`shipped/resizing.py`, which exports carry with them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from gen2embed.shipped.resizing import POLICIES, resized, size_after
+from gen2embed.types import Picture, UserError
+from gen2embed.utils.content import (
+    LFS_REMEDY,
+    MOST_PIXELS,
+    UPRIGHT,
+    is_lfs_pointer,
+    missing_picture,
+    orientation,
+    wrong_with_mode,
+    wrong_with_picture,
+)
+from gen2embed.utils.facts import keep_facts
+from gen2embed.utils.log import progress
+from gen2embed.utils.path_names import similar_file
+from gen2embed.utils.picture_facts import PictureFacts, picture_facts
+
+Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "random", "original"]
+
+ALIASES = {"random": "clamp"}  # the reference's name
+
+HEADERS_FROM = 5000  # pictures; fewer are read without a bar
+READERS = 16  # threads that read pictures' files
+MOST_ASPECT = 200  # of the longer side to the shorter; the models' image processors take no more
+
+MISSING, UNREADABLE, LINKED = "missing", "unreadable", "linked from outside of the image folder"
+LARGE, LONG = f"of more than {MOST_PIXELS:,} pixels", f"more than {MOST_ASPECT} times as long as wide"
+DEEP, POINTER = "with greys of 32 bits, of unknown range", "pointers of Git LFS"
+REMEDIES = {
+    DEEP: "save them with 8 or 16 bits",
+    UNREADABLE: "replace or remove them",
+    LINKED: "put the files themselves there, as `cp -rL` does, or set image_dir to a folder that holds both",
+    LARGE: "make them smaller, or remove them",
+    LONG: "crop or remove them",
+    POINTER: LFS_REMEDY,
+}
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The policy, and the image processor's pixel budget and backend.
+
+    min_pixels, max_pixels: bounds on a picture's area; None leaves the checkpoint's own.
+    backend: of the image processor; `pil` and `torchvision` resize slightly differently.
+    """
+
+    policy: Policy = "clamp"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    backend: Literal["pil", "torchvision"] = "pil"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", canonical(self.policy))
+
+    def describe(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def canonical(policy: str) -> str:
+    """The policy's own name; raises `UserError` for an unknown one."""
+    name = ALIASES.get(policy, policy)
+    if name not in POLICIES:
+        raise UserError(f"resolution {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+    return name
+
+
+def target_size(width: int, height: int, policy: str) -> tuple[int, int]:
+    """Width and height in pixels after `policy`."""
+    return size_after(width, height, canonical(policy))
+
+
+def resize(picture: Image.Image, policy: str) -> Image.Image:
+    """Resize a picture by a policy: Lanczos for `clamp`, bicubic for the squares, as the reference does."""
+    return resized(picture, canonical(policy))
+
+
+def load(picture: Picture) -> Image.Image:
+    """Decode a picture to RGB, upright, its first frame; raises `UserError`, which names it.
+
+    EXIF's orientation is applied. An alpha channel is dropped, as `convert` does. Greys of 16 bits are scaled to 8, not
+    clipped.
+    """
+    if isinstance(picture.source, Image.Image):
+        if wrong := wrong_with_picture(picture.source):
+            raise UserError(f"{picture} {wrong}")
+        return _rgb(picture.source)
+    try:
+        with _opened(picture.source) as opened:
+            return _rgb(opened)
+    except FileNotFoundError:
+        raise UserError(missing_picture(picture.source)) from None
+    except Exception as error:  # the decoders of broken files raise many kinds
+        raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
+
+
+def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
+    """Raise one `UserError` that counts the missing and the unusable pictures among `pictures`.
+
+    Only headers are read. `roots` are the folders that the paths were looked for in: no picture may lie elsewhere.
+    """
+    paths = _paths(pictures)
+    found = faults(paths, roots)
+    for kind in dict.fromkeys((MISSING, *(fault.kind for fault in found.values()))):
+        if bad := [str(path) for path, fault in found.items() if fault.kind == kind]:
+            shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
+            remedy = _looked(roots) + _meant(Path(bad[0])) if kind == MISSING else REMEDIES[kind]
+            raise UserError(f"{len(bad)} of {len(paths)} pictures are {kind}: {shown}; {remedy}")
+
+
+class Fault(NamedTuple):
+    """kind: one of `REMEDIES`, or missing. said: by the decoder, for one that is unreadable."""
+
+    kind: str
+    said: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.said}" if self.said else self.kind
+
+
+def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, whole: bool = False) -> dict[Path, Fault]:
+    """What is wrong with pictures, in the order of their paths; those at which nothing is are left out.
+
+    roots: folders that hold them; none is anywhere. whole: decode them, rather than read their headers.
+    """
+    paths, found = sorted(set(paths)), {}
+    within = partial(_within, roots={os.path.realpath(root) for root in roots}, real=cache(os.path.realpath))
+    with ThreadPoolExecutor(os.cpu_count() if whole else READERS) as pool:
+        title = "decoding pictures" if whole else "checking pictures"
+        with progress(title, len(paths), shown=len(paths) >= HEADERS_FROM) as advance:
+            for path, fault in zip(paths, pool.map(lambda path: _fault(path, whole, within), paths), strict=True):
+                if fault:
+                    found[path] = fault
+                advance()
+    keep_facts()
+    return found
+
+
+def read_facts(pictures: Iterable[Picture], *, shown: bool = True) -> None:
+    """Read the facts of pictures' files in parallel, so that their keys and sizes need no further look.
+
+    A file that cannot be read is left to whoever uses it.
+    """
+    waiting: dict[Path, list[Picture]] = {}
+    for picture in pictures:
+        if isinstance(picture.source, Path) and "facts" not in vars(picture):
+            waiting.setdefault(picture.source, []).append(picture)
+    bar = progress("reading pictures", len(waiting), shown=shown and len(waiting) >= HEADERS_FROM)
+    with bar as advance, ThreadPoolExecutor(READERS) as pool:
+        for same, facts in zip(waiting.values(), pool.map(_facts, waiting), strict=True):
+            for picture in same if facts else ():
+                vars(picture)["facts"] = facts
+            advance()
+    keep_facts()
+
+
+def _facts(path: Path) -> PictureFacts | None:
+    try:
+        return picture_facts(path)
+    except OSError:
+        return None
+
+
+def _paths(pictures: Iterable[Picture]) -> list[Path]:
+    return sorted({picture.source for picture in pictures if isinstance(picture.source, Path)})
+
+
+def _looked(roots: Sequence[Path]) -> str:
+    others = f" and {len(roots) - 3} more folders in it" if len(roots) > 3 else ""
+    return f"looked in {', '.join(map(str, roots[:3]))}{others}; set the image folder" if roots else "check the paths"
+
+
+def _meant(path: Path) -> str:
+    return f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
+
+
+def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | None:
+    try:
+        if not within(path):
+            return Fault(LINKED)
+        _, width, height = picture_facts(path)
+        sound = 0 < width * height <= MOST_PIXELS and not _is_long(width, height)
+        if whole or not sound:
+            with _opened(path) as opened:
+                is_long = _is_long(*opened.size)
+                if is_long or wrong_with_mode(opened.mode):
+                    return Fault(LONG if is_long else DEEP)
+                if whole:
+                    _rgb(opened)
+    except FileNotFoundError:
+        return Fault(MISSING)
+    except Image.DecompressionBombError:
+        return Fault(LARGE)
+    except Exception as error:  # the decoders of broken files raise many kinds
+        return Fault(POINTER) if is_lfs_pointer(path) else Fault(UNREADABLE, str(error) or type(error).__name__)
+    return None
+
+
+def _is_long(width: int, height: int) -> bool:
+    return max(width, height) > MOST_ASPECT * min(width, height)
+
+
+def _within(path: Path, roots: Collection[str], real: Callable[[Path], str]) -> bool:
+    """Whether a file lies below one of some folders, wherever links lead; without any, it does.
+
+    real: of folders, which hold many pictures each, so that it remembers.
+    """
+    found = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
+    return not roots or any(found.is_relative_to(root) for root in roots)
+
+
+def _opened(path: Path) -> Image.Image:
+    """A file's picture, of which the header was read and found usable."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
+        raise OSError("it is not a regular file")
+    opened = Image.open(path)
+    if opened.width * opened.height > MOST_PIXELS:
+        opened.close()
+        raise Image.DecompressionBombError(f"it has {opened.width}x{opened.height} pixels, above {MOST_PIXELS:,}")
+    return opened
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    turn = orientation(picture)  # a TIFF has been turned by now, and says so
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif wrong := wrong_with_mode(picture.mode):
+        raise ValueError(f"it {wrong}")
+    rgb = picture.convert("RGB")
+    return rgb if turn == 1 else rgb.transpose(UPRIGHT[turn])

@@ -1,0 +1,28 @@
+"""Whether embeddings tell items apart at all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gen2embed.evaluation.metrics import similarity
+from gen2embed.types import Role
+from gen2embed.utils.log import log
+
+COLLAPSED = 0.99  # mean cosine of different items; untrained models with a prompt are well below it
+FEWEST = 8  # items that are enough to say so
+
+
+def warn_if_collapsed(vectors: np.ndarray, role: Role) -> bool:
+    """Warn where the embeddings (n, d) of a role are all similar; whether that was said."""
+    if len(vectors) < FEWEST or not (mean := similarity(vectors)) > COLLAPSED:
+        return False
+    log.warning(
+        "the embeddings of the %d items as %s are nearly all the same (mean cosine %.4f, above %s): scores and "
+        "clusters of them mean little; check that weights, adapter and prompt belong together, and after training "
+        "lower optim.optimizer.lr or raise loss.temperature",
+        len(vectors),
+        role,
+        mean,
+        COLLAPSED,
+    )
+    return True

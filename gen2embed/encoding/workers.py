@@ -1,0 +1,177 @@
+"""Worker processes of loaders: how one begins, how much all of them hold, and what is said where that is too much.
+
+What a worker has prepared travels in shared memory, on Linux in /dev/shm, and stays there until the step that uses it
+is done. In a container that is 64 MB unless it is asked for more, and a worker that finds it full is ended by SIGBUS.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from gen2embed.training.memory import free_bytes, readable
+from gen2embed.types import Prepared, UserError, first_line
+from gen2embed.utils.preemption import survive_once
+
+Ready = TypeVar("Ready", bound=Prepared)
+SHARED = Path("/dev/shm")  # where Linux keeps shared memory
+HEADER, PAGE = 64, mmap.PAGESIZE  # bytes that torch puts before a tensor; of the system
+TAKEN = 2  # batches that left the loader: the one in use, and the next, which Lightning takes early
+LARGER = "enlarge it (docker run --shm-size=… or --ipc=host)"
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """How many batches worker processes prepare ahead.
+
+    Args:
+        workers: processes that may be started; 0 prepares each batch when it is needed.
+        prefetch: batches that are prepared or ready, of all workers together; None is one for each.
+        group: of the configuration, for messages.
+    """
+
+    workers: int
+    prefetch: int | None = None
+    group: Literal["batch", "engine"] = "batch"
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for numbers that are too small."""
+        if self.workers < 0:
+            raise UserError(f"{self.group}.workers is at least 0; got {self.workers}")
+        if self.prefetch is not None and self.prefetch < 1:
+            raise UserError(f"{self.group}.prefetch is at least 1, or null for one a worker; got {self.prefetch}")
+
+    @property
+    def processes(self) -> int:
+        """Return how many are started: one needs a batch to work on."""
+        return min(self.workers, self.prefetch or self.workers)
+
+    @property
+    def each(self) -> int:
+        """Return how many batches each process is given at a time."""
+        return (self.prefetch or self.workers) // self.processes if self.processes else 0
+
+    @property
+    def held(self) -> int:
+        """Return how many batches there are at most: ahead, and taken."""
+        return self.processes * self.each + TAKEN if self.processes else 0
+
+    def described(self, size: int) -> str:
+        """Return in words what is held of batches of at most `size` bytes."""
+        if not self.processes:
+            return "none: a batch is prepared when the step before it is done"
+        held = f"at most {self.held} batches of about {readable(size)}, {readable(self.held * size)} in {room()[0]}"
+        return f"{self.processes} of {self.workers} workers, which hold {held}"
+
+    def check(self, size: int, ranks: int = 1) -> None:
+        """Raise `UserError` if the batches that are held do not fit into shared memory.
+
+        Args:
+            size: bytes of the largest batch.
+            ranks: that share this machine.
+        """
+        where, free = room()
+        if self.held * size * ranks <= free:
+            return
+        fits = free // (size * ranks) - TAKEN
+        lower = f"set {self.group}.prefetch={fits}" if fits >= 1 else f"set {self.group}.workers=0"
+        on = f" on {ranks} ranks" if ranks > 1 else ""
+        raise UserError(
+            f"loaders would hold about {readable(self.held * size * ranks)} in {where} ({self.held} batches of "
+            f"{readable(size)}{on}), and {readable(free)} are free: {lower}, or {LARGER}"
+        )
+
+
+def room() -> tuple[str, int]:
+    """Return where prepared batches lie, and how many bytes are free there."""
+    memory = free_bytes(torch.device("cpu"))
+    if not SHARED.is_dir():
+        return "memory", memory
+    shared = shutil.disk_usage(SHARED).free
+    return ("memory", memory) if memory < shared else (str(SHARED), shared)
+
+
+def make_loader(dataset: Dataset[Any], ahead: Ahead, **options: Any) -> DataLoader[Any]:
+    """Return a loader whose workers hold no more than `ahead` says."""
+    return DataLoader(
+        dataset,
+        num_workers=ahead.processes,
+        prefetch_factor=ahead.each or None,
+        pin_memory=torch.cuda.is_initialized(),
+        worker_init_fn=start_worker,
+        **options,
+    )
+
+
+def start_worker(_: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it is one of several, and was forked
+    signal.signal(signal.SIGTERM, survive_once)
+    torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many
+
+
+def shared(prepared: Ready) -> Ready:
+    """Move what a worker prepared to shared memory; raises `UserError` if there is none.
+
+    The queue to the loader would do it as well, but in a thread whose error nobody sees: the loader waits for ever.
+    """
+    if get_worker_info() is not None:
+        try:
+            for tensor in tensors_of(prepared):
+                tensor.share_memory_()
+        except RuntimeError as error:
+            where, free = room()
+            raise UserError(
+                f"a loader's worker got no shared memory ({first_line(error)}); {readable(free)} are free in {where}: "
+                f"lower batch.prefetch or engine.prefetch, set batch.workers=0 or engine.workers=0, or {LARGER}"
+            ) from None
+    return prepared
+
+
+def tensors_of(prepared: Prepared) -> Iterator[Tensor]:
+    """Yield all tensors of prepared items."""
+    inputs = [*(chunk.inputs for chunk in prepared.chunks), *prepared.pictures.values()]
+    values = [*vars(prepared).values(), *(value for its in inputs for value in its.values())]
+    yield from (value for value in values if isinstance(value, Tensor))
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return how many bytes of shared memory tensors take: each is a file of whole pages, with a header."""
+    return sum(-(-(tensor.nbytes + HEADER) // PAGE) * PAGE for tensor in tensors)
+
+
+ENDED = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal: |exited unexpectedly)")
+
+
+def why_ended(error: BaseException) -> str | None:
+    """Return in words that a loader's worker was ended, as the system does where memory is short; None if none was."""
+    if not isinstance(error, RuntimeError) or not ENDED.search(str(error)):
+        return None
+    where, free = room()
+    said = first_line(error).partition(". ")[0].rstrip(". ")
+    return (
+        f"{said}: shared memory or memory was short, of which {readable(free)} are free now in {where}; lower "
+        f"batch.prefetch or engine.prefetch, set batch.workers=0 or engine.workers=0, or {LARGER}"
+    )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise `UserError` with the remedy where a loader's worker is ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if said := why_ended(error):
+            raise UserError(said) from error
+        raise

@@ -1,0 +1,44 @@
+"""MMEB's scores as its public leaderboard takes them.
+
+Format: https://huggingface.co/spaces/TIGER-Lab/MMEB-Leaderboard, as made by VLM2Vec's experiments/report_score_v2.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gen2embed.model.embedder import Embedder
+
+METRICS = {"hit@1": "precision@1", "precision@1": "precision@1", "recall@1": "precision@1", "hit@5": "recall@5",
+           "recall@5": "recall@5", "hit@10": "recall@10", "recall@10": "recall@10"}  # fmt: skip
+
+
+def leaderboard(scores: Mapping[str, Any], embedder: Embedder) -> dict[str, Any]:
+    """The score sheet of a run. With one right candidate a query, hit and recall are the same.
+
+    The model's name is its folder's or hub id's last part, and the adapter's digest; release date and link are the
+    submitter's to fill in.
+    """
+    backbone = embedder.backbone
+    return {
+        "metadata": {
+            "model_name": Path(backbone.name).name + (f" + {backbone.adapter[:8]}" if backbone.adapter else ""),
+            "model_backbone": backbone.model_type,
+            "model_size": round(backbone.parameters / 1e9, 2),
+            "embedding_dimension": embedder.dim,
+            "max_length_tokens": embedder.build.max_length,
+            "model_release_date": None,
+            "data_source": "Self-Reported",
+            "url": None,
+            "report_generated_date": datetime.now().isoformat(),
+        },
+        "metrics": {"image": {name: _sheet(task) for name, task in scores["tasks"].items()}, "visdoc": {}, "video": {}},
+    }
+
+
+def _sheet(task: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {"num_pred": task["queries"], "num_data": task["queries"]}
+    return {**{name: task[key] for name, key in METRICS.items()}, **counts}

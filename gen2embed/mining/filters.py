@@ -1,0 +1,92 @@
+"""Which rows of a subset may not meet in a cluster, and which owners an anchor does not take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gen2embed.mining.base import Subset
+from gen2embed.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Who may not meet, beyond the known positives; None filters nothing. They hold for every two rows of a cluster.
+
+    max_similarity: no query is more similar than this to another row's positive (a ceiling, `max_score` in
+        sentence-transformers' `mine_hard_negatives`).
+    positive_share: nor more than this share of its similarity to its own positive (TopK-PercPos of NV-Retriever,
+        arXiv 2407.15831, whose best value was 0.95).
+    positive_margin: nor more than its similarity to its own positive less this margin (TopK-MarginPos, there; 0.05).
+    min_teacher_score: rows whose query and positive score less by another model are doubtful pairs and in no cluster
+        (after the denoising of RocketQA, arXiv 2010.08191). The scores are a column of the data, `data.teacher_column`.
+    """
+
+    max_similarity: float | None = None
+    positive_share: float | None = None
+    positive_margin: float | None = None
+    min_teacher_score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.positive_share is not None and self.positive_share <= 0:
+            raise UserError(f"mining.positive_share is above 0; got {self.positive_share}")
+        if self.positive_margin is not None and self.positive_margin < 0:
+            raise UserError(f"mining.positive_margin is at least 0; got {self.positive_margin}")
+
+    def ceilings(self, subset: Subset) -> np.ndarray | None:
+        """(n,) how similar another row's positive may be to each query; None if there is no limit."""
+        if (self.max_similarity, self.positive_share, self.positive_margin) == (None, None, None):
+            return None
+        own = np.einsum("nd,nd->n", subset.queries, subset.candidates[subset.positive])
+        limit = np.full(len(own), np.inf if self.max_similarity is None else self.max_similarity)
+        if self.positive_share is not None:
+            limit = np.minimum(limit, self.positive_share * own)
+        if self.positive_margin is not None:
+            limit = np.minimum(limit, own - self.positive_margin)
+        return limit
+
+    def admitted(self, subset: Subset) -> np.ndarray:
+        """(n,) the rows that may be in a cluster at all."""
+        if self.min_teacher_score is None:
+            return np.ones(len(subset.queries), bool)
+        if subset.teacher is None:
+            raise UserError("mining.min_teacher_score needs scores: set data.teacher_column to the column of them")
+        return subset.teacher >= self.min_teacher_score
+
+
+class Apart:
+    """The rule of who may not meet: two rows of which one's positive is a known positive of the other's query.
+
+    So rows that share a positive and rows of one query stay apart. `Filters` add to it.
+    """
+
+    def __init__(self, subset: Subset, filters: Filters) -> None:
+        self.subset = subset
+        self.ceilings = filters.ceilings(subset)
+        _, self.ids = np.unique(subset.query_ids, return_inverse=True)
+        several = self.ids.max() + 1 < len(self.ids)  # a query with two positives: equal positives are not all
+        self.known = np.unique(self._key(self.ids, subset.positive)) if several else None
+
+    def __call__(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(r, o) whether two rows must not meet; symmetric."""
+        positive = self.subset.positive
+        apart = positive[rows][:, None] == positive[others]
+        if self.known is not None:
+            apart |= self._is_known(rows, others) | self._is_known(others, rows).T
+        if self.ceilings is not None:
+            apart |= self._too_similar(rows, others) | self._too_similar(others, rows).T
+        return apart
+
+    def _key(self, ids: np.ndarray, positive: np.ndarray) -> np.ndarray:
+        return ids.astype(np.int64) * len(self.subset.candidates) + positive
+
+    def _is_known(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        assert self.known is not None
+        keys = self._key(self.ids[rows][:, None], self.subset.positive[others])
+        return self.known[np.searchsorted(self.known, keys).clip(max=len(self.known) - 1)] == keys
+
+    def _too_similar(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        assert self.ceilings is not None
+        positives = self.subset.candidates[self.subset.positive[others]]
+        return self.subset.queries[rows] @ positives.T > self.ceilings[rows][:, None]

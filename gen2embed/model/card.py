@@ -1,0 +1,78 @@
+"""What lies beside saved weights, `gen2embed.json`: the prompt, the resolution, the base, and the weights' digests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gen2embed.data.pictures import Resolution
+from gen2embed.encoding.store import differences
+from gen2embed.model.prompts import Prompt
+from gen2embed.types import UserError
+from gen2embed.utils.facts import digest_of
+from gen2embed.utils.files import write_atomic
+from gen2embed.utils.redaction import expanded, redacted
+
+CARD = "gen2embed.json"
+
+
+def is_adapter(path: str | Path) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def base_of(folder: Path) -> tuple[str | None, str | None]:
+    """The base model that an adapter names, if it does, and its revision on the hub."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return expanded(config.get("base_model_name_or_path")), config.get("revision")
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter that `peft` saved, as those of `Lora`; raises `UserError` for one of another kind."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config.get("peft_type") != "LORA":
+        raise UserError(
+            f"the adapter {folder} is of kind {config.get('peft_type')}; only LoRA and DoRA are trained further"
+        )
+    targets = config["target_modules"]
+    return {
+        "r": config["r"],
+        "alpha": config["lora_alpha"],
+        "dropout": config["lora_dropout"],
+        "dora": bool(config.get("use_dora")),
+        "vision": config.get("exclude_modules") is None,
+        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+    }
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The card of a checkpoint; empty for one that was not made here."""
+    card = Path(folder) / CARD
+    return json.loads(card.read_text()) if card.is_file() else {}
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Leave a card, and in it the SHA-256 of every file of weights in the folder."""
+    weights = {path.name: digest_of(path, "sha256") for path in sorted(folder.glob("*.safetensors"))}
+    text = json.dumps({**redacted(card), "sha256": weights}, indent=2)
+    write_atomic(folder / CARD, lambda file: file.write(text.encode()))
+
+
+def check_weights(folder: Path) -> None:
+    """Raise `UserError` unless the weights are those that the card tells of; a card that tells of none is fine."""
+    for name, told in read_card(folder).get("sha256", {}).items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise UserError(f"{folder / CARD} tells of {name}, which is not there; copy the whole folder again")
+        if (found := digest_of(path, "sha256")) != told:
+            raise UserError(
+                f"the weights {path} are not those that were saved: their SHA-256 is {found[:12]}..., and "
+                f"{CARD} says {told[:12]}...; copy the folder again, or remove sha256 from the card if you changed them"
+            )
+
+
+def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolution) -> list[str]:
+    """In words, what differs between what a checkpoint was trained with and what is asked for."""
+    here = json.loads(json.dumps({"prompt": prompt.describe(), "resolution": resolution.describe()}))
+    return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})

@@ -1,0 +1,147 @@
+"""What a path or a hub id holds: a base, or an adapter and its base; and what it carries beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub as hub
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RevisionResolutionError,
+)
+
+from gen2embed.config.presets import load_preset
+from gen2embed.data.pictures import Resolution
+from gen2embed.model.card import CARD, base_of, card_differences, check_weights, is_adapter, read_card
+from gen2embed.model.prompts import Convention, Prompt
+from gen2embed.model.run_models import advice
+from gen2embed.types import UserError, first_line
+from gen2embed.utils.files import is_remote
+from gen2embed.utils.log import log
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an embedder is loaded from.
+
+    path, revision: of the base, a folder or a hub id. adapter: its folder here; None for none.
+    card: the prompt and the resolution that the checkpoint carries; empty for one that was not made here.
+    """
+
+    path: str | Path
+    adapter: Path | None
+    card: Mapping[str, Any]
+    revision: str | None = None
+
+    def choose(
+        self, prompt: str | Prompt | None, convention: Convention | None, resolution: str | Resolution | None
+    ) -> tuple[Prompt, Resolution]:
+        """What is asked for, else what the checkpoint carries, else hierarchical, native and clamp.
+
+        Another choice than what it carries is taken, with a warning that says what differs.
+        """
+        chosen, size = _prompt(prompt, self.card), _resolution(resolution, self.card)
+        if convention is not None:
+            chosen = replace(chosen, convention=convention)
+        if differing := card_differences(dict(self.card), chosen, size):
+            log.warning("not as the checkpoint %s was trained: %s", self.adapter or self.path, "; ".join(differing))
+        return chosen, size
+
+
+def find_source(
+    path: str | Path,
+    adapter: str | Path | None = None,
+    revision: str | None = None,
+    adapter_revision: str | None = None,
+) -> Source:
+    """The base and the adapter at `path`, a folder or a hub id, or of `adapter` onto `path`; loads no weights,
+    but compares a folder's with their digests.
+
+    revision, adapter_revision: of the hub's repositories `path` and `adapter`. The base that an adapter at `path` names
+    is taken in the revision that it names.
+
+    Raises `UserError` for an adapter that is none, or that does not name its base, and for weights that were changed.
+    """
+    if adapter is None:
+        if is_remote(path):
+            try:
+                revision = str(hub.HfApi().resolve_revision(str(path), revision=revision).resolved)
+            except (HfHubHTTPError, RevisionResolutionError) as error:
+                first = first_line(error)
+                log.warning("what %s carries could not be asked, and it is taken to be a base alone: %s", path, first)
+                return Source(path, None, {}, revision)
+        if (config := fetch_file(path, "adapter_config.json", revision)) is None:
+            card = fetch_file(path, CARD, revision)
+            if Path(path).is_dir():
+                check_weights(Path(path))
+            return Source(path, None, read_card(card.parent) if card else {}, revision)
+        adapter, adapter_revision = path, revision
+        base, revision = base_of(config.parent)
+        if not base:
+            raise UserError(f"the adapter {adapter} does not name its base; give the base as path, and it as adapter")
+        path = base
+    folder = find_adapter(adapter, adapter_revision)
+    if folder is None:
+        raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json{advice(adapter)}")
+    return Source(path, folder, read_card(folder), revision)
+
+
+def _prompt(asked: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
+    if isinstance(asked, Prompt):
+        return asked
+    if asked is None and "prompt" in card:
+        return Prompt(**card["prompt"])
+    return load_preset("prompt", asked or "hierarchical")
+
+
+def _resolution(asked: str | Resolution | None, card: Mapping[str, Any]) -> Resolution:
+    if isinstance(asked, Resolution):
+        return asked
+    return Resolution(**card.get("resolution", {})) if asked is None else load_preset("resolution", asked)
+
+
+def fetch_file(path: str | Path, name: str, revision: str | None) -> Path | None:
+    """A small file of a folder or a hub repository; None if it is not there, or, with a warning, out of reach."""
+    file = Path(path) / name
+    if not is_remote(path):
+        return file if file.is_file() else None
+    try:
+        return Path(hub.hf_hub_download(str(path), name, revision=revision))
+    except RemoteEntryNotFoundError:
+        return None
+    except OSError as error:
+        if hub.try_to_load_from_cache(str(path), name, revision=revision) is not hub._CACHED_NO_EXIST:
+            first = first_line(error)
+            log.warning("whether %s has a %s could not be asked, and it is taken to have none: %s", path, name, first)
+        return None
+
+
+def find_adapter(source: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of an adapter, downloaded if `source` is a hub id; None if `source` is something else.
+
+    revision: of the hub's repository.
+
+    Raises `UserError` if there is nothing at `source`.
+    """
+    folder = Path(source)
+    if not is_remote(source):
+        if not folder.is_dir():
+            state = "is a file" if folder.is_file() else "does not exist"
+            raise UserError(f"the checkpoint folder {source} {state}{advice(folder)}")
+        return folder if is_adapter(folder) else None
+    try:
+        hub.hf_hub_download(str(source), "adapter_config.json", revision=revision)
+        return Path(hub.snapshot_download(str(source), revision=revision, allow_patterns=["adapter_*", CARD]))
+    except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None  # the repository is there, and holds something else
+        first = first_line(error)
+        raise UserError(
+            f"{source} is no folder here, and could not be loaded from the hub: {first}{advice(source)}"
+        ) from error

@@ -1,0 +1,68 @@
+"""What our HTML pages share: the template's environment, thumbnails, and how a page is written.
+
+A page is one file: pictures are in it as thumbnails, and it asks no network. `base.html` has the style of them all.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from gen2embed.data import pictures
+from gen2embed.outputs.claims import of_run
+from gen2embed.outputs.paths import check_file, write_file
+from gen2embed.types import Picture
+
+WRITER = "report"  # of pages, in the record
+PAGE = "report.html"  # of a run
+
+
+def check_page(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
+    """Return the path of a page once it is known that it may be written; raises as `outputs.check_file` does."""
+    return check_file(path, WRITER, inputs, of_run(Path(path), PAGE))
+
+
+def write_page(path: Path, package: str, **values: Any) -> None:
+    """Render `page.html` of a package of ours, which extends `base.html`, and write it."""
+    page = _environment(package).get_template("page.html").render(values)
+    # A text may hold half of a surrogate pair, which no file can.
+    write_file(path, WRITER, lambda file: file.write(page.encode(errors="replace")), of_run(path, PAGE))
+
+
+def _environment(package: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, "gen2embed.reports")]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": "{:,}".format,
+        "cosine": "{:.3f}".format,
+        "percent": "{:.0%}".format,
+        "points": lambda share: f"{100 * share:.1f}",
+        "p": lambda p: "<0.001" if p < 0.001 else f"{p:.3f}",
+        "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−") if round(share, 3) else "0.0",
+    }
+    return environment
+
+
+def thumbnail(picture: Picture, side: int, quality: int = 80) -> str:
+    """A picture as a data URI. side: pixels of the longer side, at most. quality: of WebP, to 100."""
+    small = pictures.load(picture)
+    small.thumbnail((side, side))
+    file = io.BytesIO()
+    small.save(file, "webp", quality=quality)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def shortened(text: str, length: int) -> str:
+    """A text on one line, cut to a number of characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -1,0 +1,192 @@
+"""What a mining run left, in columns, and its figures: sizes, coverage, similarities, duplicates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gen2embed.encoding.store import digest
+from gen2embed.mining.clusters import read_table
+from gen2embed.types import Item, Pair, UserError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a file, by cluster and in it by position. pair: which of the run's pairs a row is; NaN is null."""
+
+    cluster: np.ndarray
+    pair: np.ndarray
+    similarity: np.ndarray
+    owner_similarity: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> Rows:
+        return Rows(*(column[chosen] for column in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One subset's rows, the clusters whose anchors are in it, and the owners that a sample of these skipped.
+
+    pairs: which of the run's pairs are its. covered: how many of them any cluster holds.
+    """
+
+    name: str
+    pairs: np.ndarray
+    covered: int
+    members: Rows
+    skipped: Rows
+
+    @cached_property
+    def anchors(self) -> np.ndarray:
+        """Where each cluster begins in `members`."""
+        return np.unique(self.members.cluster, return_index=True)[1]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.anchors, append=len(self.members.cluster))
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Which of `members` are no anchors."""
+        return np.isin(np.arange(len(self.members.cluster)), self.anchors, invert=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A mining run. sample: how skipped owners were sampled; None if they were not.
+
+    queries, positives: a number for each pair's side, equal where mining takes two for the same.
+    """
+
+    manifest: Mapping[str, Any]
+    sample: Mapping[str, Any] | None
+    pairs: Sequence[Pair]
+    queries: np.ndarray
+    positives: np.ndarray
+    subsets: Sequence[Subset]
+
+    @property
+    def embedded(self) -> bool:
+        return self.manifest["embedding"] is not None
+
+
+def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
+    """Read what mine.py left in `folder`; raises `UserError` for no clusters, or for those of other rows."""
+    table, manifest = read_table(folder / "clusters.parquet", pairs)
+    place = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
+    members = _columns(table, place)
+    skipped, sample = _read_skipped(folder / "skipped.parquet", manifest, place)
+    names = list(dict.fromkeys(pair.subset for pair in pairs))
+    code = {name: number for number, name in enumerate(names)}
+    of_pair = np.array([code[pair.subset] for pair in pairs])
+    clusters, first = np.unique(members.cluster, return_index=True)
+    of_cluster = of_pair[members.pair[first]]  # its anchor's subset
+    covered = np.bincount(of_pair[np.unique(members.pair)], minlength=len(names))
+    subsets = []
+    for number, name in enumerate(names):
+        its = clusters[of_cluster == number]
+        parts = (rows.where(np.isin(rows.cluster, its)) for rows in (members, skipped))
+        subsets.append(Subset(name, np.flatnonzero(of_pair == number), int(covered[number]), *parts))
+    queries, positives = (_numbered([getattr(pair, side) for pair in pairs]) for side in ("query", "positive"))
+    return Run(manifest, sample, pairs, queries, positives, subsets)
+
+
+def _columns(table: pa.Table, place: Mapping[tuple[str, int], int]) -> Rows:
+    if "position" in table.column_names:
+        table = table.sort_by([("cluster", "ascending"), ("position", "ascending")])
+    pair = [place[row] for row in zip(table["subset"].to_pylist(), table["row"].to_pylist(), strict=True)]
+    similarity = (table[name].to_numpy().astype(np.float32) for name in ("similarity", "owner_similarity"))
+    return Rows(table["cluster"].to_numpy(), np.array(pair, np.int64), *similarity)
+
+
+def _read_skipped(
+    path: Path, manifest: Mapping[str, Any], place: Mapping[tuple[str, int], int]
+) -> tuple[Rows, Mapping[str, Any] | None]:
+    if not path.is_file():
+        return Rows(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.float32))), None
+    table = pq.read_table(path)
+    sample = json.loads(table.schema.metadata[b"gen2embed"])
+    if sample["clusters"] != digest(manifest):
+        raise UserError(f"{path} was sampled from other clusters than those beside it; mine again, or remove it")
+    return _columns(table, place), sample
+
+
+def _numbered(items: Sequence[Item]) -> np.ndarray:
+    numbers: dict[tuple, int] = {}
+    return np.array([numbers.setdefault(_identity(item), len(numbers)) for item in items])
+
+
+def _identity(item: Item) -> tuple[tuple[str, str], ...]:
+    """Equal where `Item.key` is; a picture whose file is gone is known by its path."""
+
+    def named(part: Any) -> tuple[str, str]:
+        if isinstance(part, str):
+            return "text", part
+        try:
+            return "picture", part.key
+        except UserError:
+            return "picture", str(part)
+
+    return ("instruction", item.instruction or ""), *map(named, item.parts)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def values(subsets: Sequence[Subset], column: str) -> dict[str, np.ndarray]:
+    """A similarity of the owners that anchors kept and skipped, and of the anchors' own positives."""
+    groups = {
+        "kept": [getattr(subset.members, column)[subset.owners] for subset in subsets],
+        "skipped": [getattr(subset.skipped, column) for subset in subsets],
+    }
+    if column == "similarity":
+        groups["own positive"] = [subset.members.similarity[subset.anchors] for subset in subsets]
+    joined = {name: np.concatenate(parts) for name, parts in groups.items()}
+    return {name: its[~np.isnan(its)] for name, its in joined.items()}
+
+
+def duplicates(run: Run, subset: Subset) -> dict[str, int]:
+    """How many rows have a query, a positive, or both that another row of the subset has, too."""
+    queries, positives = run.queries[subset.pairs], run.positives[subset.pairs]
+    both = queries * len(run.pairs) + positives
+    counts = {
+        name: np.unique(its, return_counts=True)[1]
+        for name, its in (("query", queries), ("positive", positives), ("both", both))
+    }
+    return {name: int(its[its > 1].sum()) for name, its in counts.items()}
+
+
+def clashes(run: Run, subset: Subset) -> int:
+    """How many clusters hold two rows of one query or of one positive: certain false negatives."""
+    number = np.repeat(np.arange(len(subset.sizes)), subset.sizes)
+    clash = np.zeros(len(subset.sizes), bool)
+    for side in (run.queries, run.positives):
+        distinct = np.unique(number * len(run.pairs) + side[subset.members.pair]) // len(run.pairs)
+        clash |= np.bincount(distinct, minlength=len(clash)) < subset.sizes
+    return int(clash.sum())
+
+
+def facts(run: Run, subset: Subset) -> dict[str, Any]:
+    """The figures of one subset."""
+    top_k, sizes = run.manifest["settings"].get("top_k"), subset.sizes
+    most = len(np.unique(run.positives[subset.pairs]))  # rows of one positive do not meet
+    kept = {column: values([subset], column)["kept"] for column in ("similarity", "owner_similarity")}
+    return {
+        "name": subset.name,
+        "rows": len(subset.pairs),
+        "clusters": len(sizes),
+        "sizes": (int(sizes.min()), float(sizes.mean()), int(sizes.max())) if len(sizes) else None,
+        "full": int((sizes >= min(top_k + 1, most)).sum()) if top_k else None,
+        "covered": subset.covered,
+        **{column: float(its.mean()) if len(its) else None for column, its in kept.items()},
+        "duplicates": duplicates(run, subset),
+        "clashes": clashes(run, subset),
+    }

@@ -1,0 +1,156 @@
+"""The page and the picture of a mining run: `report.html` and `mining.png`.
+
+The page is one file: pictures are in it as thumbnails, and it asks no network.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from gen2embed.data import pictures as images
+from gen2embed.outputs.claims import of_run
+from gen2embed.outputs.paths import write_file
+from gen2embed.reports.html import PAGE, WRITER, shortened, thumbnail, write_page
+from gen2embed.reports.mining import charts
+from gen2embed.reports.mining.figures import Run, Subset, facts, read_run, values
+from gen2embed.reports.svg import svg
+from gen2embed.types import Pair, Picture
+from gen2embed.utils.log import progress
+
+CHART = "mining.png"
+GALLERY = 3  # clusters shown of each subset
+MEMBERS, CLOSEST = 16, 4  # rows shown of a cluster, and owners shown of those that its anchor skipped
+TEXT = 180  # characters shown of a text
+THUMBNAIL = 128  # pixels of a picture's longer side
+
+HISTOGRAMS = {
+    "similarity": ("Anchor to candidate", "similarity of the anchor's query\nto an owner's positive"),
+    "owner_similarity": ("Anchor to owner", "similarity of the anchor's query\nto an owner's query"),
+}
+
+
+def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = (), seed: int = 0) -> None:
+    """Leave `report.html` and `mining.png` beside a run's clusters.
+
+    roots: the folders that pictures were looked for in, for the message. seed: of the choice of clusters shown.
+    Raises `UserError` for no clusters, for those of other rows, and for pictures that cannot be opened.
+    """
+    run = read_run(folder, pairs)
+    shown = [list(gallery(run, subset, seed)) for subset in run.subsets]
+    images.check((picture for its in shown for rows in its for picture in _pictures(run, rows)), roots)
+    sections = []
+    with progress("drawing the report", len(run.subsets)) as advance:
+        for subset, its in zip(run.subsets, shown, strict=True):
+            cards, drawn = [_card(run, rows) for rows in its], _drawn([subset], f"subset {subset.name}")
+            sections.append({"facts": facts(run, subset), "charts": drawn, "cards": cards})
+            advance()
+    chart = folder / CHART
+    write_file(chart, WRITER, lambda file: file.write(_overview(run)), of_run(chart, CHART))
+    write_page(
+        folder / PAGE,
+        "gen2embed.reports.mining",
+        run=run,
+        seed=seed,
+        members=MEMBERS,
+        gallery=GALLERY,
+        facts=[section["facts"] for section in sections],
+        charts=_drawn(run.subsets, "all subsets"),
+        sections=sections,
+    )
+
+
+# --- the gallery ----------------------------------------------------------------------------------------------------
+
+
+def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
+    """Some clusters of a subset, of those that skipped owners were sampled of, if any were."""
+    sampled = np.unique(subset.skipped.cluster)
+    every = sampled if len(sampled) else np.unique(subset.members.cluster)
+    random = np.random.default_rng([seed, *subset.name.encode()])
+    for cluster in sorted(random.choice(every, min(GALLERY, len(every)), replace=False).tolist()):
+        rows = subset.members.where(subset.members.cluster == cluster)
+        skipped = subset.skipped.where(subset.skipped.cluster == cluster)
+        closest = skipped.where(np.argsort(-skipped.owner_similarity, kind="stable")[:CLOSEST])
+        yield {
+            "number": cluster,
+            "size": len(rows.pair),
+            "members": rows.where(np.arange(len(rows.pair)) < MEMBERS),
+            "skipped": closest,
+            "skipped_count": len(skipped.pair),
+        }
+
+
+def _pictures(run: Run, rows: Mapping[str, Any]) -> Iterator[Picture]:
+    for part in (rows["members"], rows["skipped"]):
+        for pair in part.pair:
+            yield from run.pairs[pair].pictures
+
+
+def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """A cluster as the template shows it."""
+    members = rows["members"]
+    anchor, own = members.pair[0], float(members.similarity[0])
+
+    def shown(pair: int, similarity: float, owner_similarity: float) -> dict[str, Any]:
+        given = run.pairs[pair]
+        sides = {"query": run.queries, "positive": run.positives}
+        marks = [f"equal {side}" for side, numbers in sides.items() if numbers[pair] == numbers[anchor]]
+        if not marks and similarity > own:
+            marks = ["closer than the anchor's positive"]
+        return {
+            "pair": given,
+            "query": list(map(_part, given.query.parts)),
+            "positive": list(map(_part, given.positive.parts)),
+            "similarities": None if np.isnan(similarity) else (float(similarity), float(owner_similarity)),
+            "marks": marks if pair != anchor else [],
+        }
+
+    columns = ("pair", "similarity", "owner_similarity")
+    sides = {
+        side: [shown(*row) for row in zip(*(getattr(rows[side], name) for name in columns), strict=True)]
+        for side in ("members", "skipped")
+    }
+    return {**rows, **sides}
+
+
+def _part(part: str | Picture) -> dict[str, str]:
+    if isinstance(part, str):
+        return {"text": shortened(part, TEXT)}
+    return {"picture": thumbnail(part, THUMBNAIL), "name": str(part).rpartition("/")[2]}
+
+
+# --- charts and page ------------------------------------------------------------------------------------------------
+
+
+def _draws(subsets: Sequence[Subset]) -> dict[str, charts.Draw]:
+    """The charts of one subset, or of several together: those that there is something to draw for."""
+    sizes = np.concatenate([subset.sizes for subset in subsets])
+    out = {"Cluster sizes": charts.sizes(sizes)} if len(sizes) else {}
+    for column, (title, label) in HISTOGRAMS.items():
+        groups = values(subsets, column)
+        if any(map(len, groups.values())):
+            out[title] = charts.similarities(groups, label)
+    return out
+
+
+def _drawn(subsets: Sequence[Subset], of: str) -> dict[str, Markup]:
+    return {title: svg(draw, f"{title}, {of}: histogram") for title, draw in _draws(subsets).items()}
+
+
+def _overview(run: Run) -> bytes:
+    """`mining.png`."""
+    shares = {subset.name: subset.covered / len(subset.pairs) for subset in run.subsets}
+    draws = [charts.coverage(shares), *_draws(run.subsets).values()]
+    clusters, rows = sum(len(subset.sizes) for subset in run.subsets), len(run.pairs)
+    title = f"{run.manifest['kind']}: {clusters:,} clusters of {rows:,} rows"
+    if not run.embedded:
+        title += "; nothing was embedded, so there are no similarities"
+    file = io.BytesIO()
+    charts.overview(draws, len(shares), title).savefig(file, dpi=150)
+    return file.getvalue()

@@ -1,0 +1,140 @@
+"""What a run leaves for people and programs: results, predictions, manifest and charts, from results alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
+
+from gen2embed import __version__
+from gen2embed.encoding.engine import Encoded
+from gen2embed.encoding.truncation import Cut
+from gen2embed.outputs.paths import write_file
+from gen2embed.utils.commit import git_commit
+from gen2embed.utils.files import write_atomic
+from gen2embed.utils.redaction import redacted
+
+LIBRARIES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "pillow")
+
+
+def manifest(config: Mapping[str, Any], fingerprint: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a result reproducible."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "config": config,
+        "fingerprint": fingerprint,
+        "seed": config.get("seed"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": {
+            "gen2embed": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+        **timing,
+    }
+
+
+def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
+    """Wall time, and the encoding's rate over the items that were computed."""
+    computed, seconds = sum(part.computed for part in encoded), sum(part.seconds for part in encoded)
+    return {
+        "wall_seconds": wall_seconds,
+        "items_computed": computed,
+        "items_reused": sum(part.reused for part in encoded),
+        "items_per_second": computed / seconds if computed else None,
+        "items_cut": sum((part.cut for part in encoded), Cut()).describe(),
+    }
+
+
+def write_json(path: Path, value: Any, by: str | None = None) -> None:
+    """Leave a value for people and programs, redacted.
+
+    Args:
+        path: The file.
+        value: What JSON can hold; all else as text.
+        by: The command that writes an output of its own (`outputs.write_file`); None is a run, in its folder.
+    """
+    text = json.dumps(redacted(value), indent=2, default=str)
+    write = write_atomic if by is None else partial(write_file, by=by)
+    write(path, write=lambda file: file.write(text.encode()))
+
+
+def redact_yaml(file: Path) -> None:
+    """Redact a small file that another library has written; one that is gone, or as it should be, is left alone."""
+    if not file.is_file():
+        return
+    there = yaml.safe_load(file.read_text())
+    if (wanted := redacted(there)) != there:
+        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+        write_atomic(file, lambda opened: opened.write(text.encode()))
+
+
+def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table, run: Mapping[str, Any]) -> None:
+    """Leave `results.json`, `manifest.json`, `predictions.parquet` and `scores.png` in `folder`."""
+    write_atomic(folder / "predictions.parquet", lambda file: pq.write_table(predictions, file))
+    write_json(folder / "manifest.json", run)
+    write_atomic(folder / "scores.png", lambda file: chart(scores).savefig(file, dpi=150))
+    write_json(folder / "results.json", {**scores, "manifest": run})
+
+
+def log_scores(loggers: Sequence[Logger], scores: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
+    log_values(loggers, {name: value for its in scores for name, value in flat(its).items()}, config)
+
+
+def log_values(loggers: Sequence[Logger], values: Mapping[str, float | None], config: Mapping[str, Any]) -> None:
+    """Log the configuration and the values of a run at its end; None is left out."""
+    for logger in loggers:
+        logger.log_hyperparams(redacted(config))
+        logger.log_metrics({name: value for name, value in values.items() if value is not None})
+        logger.finalize("success")
+
+
+def flat(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Scores as a logger takes them: `world/shape`, `world/vqa`, `world/overall`."""
+    named = {**scores["tasks"], **scores["groups"], **scores["averages"], "overall": scores["overall"]}
+    return {f"{scores['benchmark']}/{name}": score["precision@1"] for name, score in named.items() if score}
+
+
+def chart(scores: Mapping[str, Any]) -> Figure:
+    """Horizontal bars: each task's score with its interval, coloured by group, chance marked."""
+    tasks = scores["tasks"]
+    colours = dict(zip(scores["groups"], mpl.color_sequences["tab10"], strict=False))
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(tasks)), layout="constrained")
+    axes = figure.subplots()
+    for row, (name, task) in enumerate(tasks.items()):
+        score, (low, high) = task["precision@1"], task["ci95"]
+        errors = [[max(0, score - low)], [max(0, high - score)]]
+        axes.barh(row, score, xerr=errors, color=colours[task["group"]], ecolor="0.3", capsize=2, label=name)
+        axes.plot([task["chance"]] * 2, [row - 0.4, row + 0.4], color="black", linestyle=":")
+    axes.set_yticks(range(len(tasks)), list(tasks))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("precision@1 (bars: 95 % interval; dotted: chance)")
+    overall = scores["overall"]
+    axes.set_title(f"{scores['benchmark']}" + (f", overall {overall['precision@1']:.3f}" if overall else ""))
+    present = dict.fromkeys(task["group"] for task in tasks.values())
+    handles = [mpl.patches.Patch(color=colours[group], label=group) for group in present]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,75 @@
+"""A multirun that was cut off goes on: a job that is finished is not run again, unless its inputs have changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gen2embed.encoding.store import differences, flat, without
+from gen2embed.model.identity import adapter_identity, digest_value, file_digests
+from gen2embed.model.run_models import is_model
+from gen2embed.types import UserError
+from gen2embed.utils.facts import digest_of, keep_facts
+from gen2embed.utils.log import log
+from gen2embed.utils.redaction import redacted
+
+LAST = "report.html"  # is what a job leaves at its very end
+FREE = ("output_dir", "paths", "logger", "callbacks", "resume", "engine", "search")  # do not decide a result
+INPUTS = ("model", "checkpoint", "data", "benchmark", "validation")  # settings that may name files
+NOT_READ = ("image_dir", "folder")
+ROWS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")  # of files in a folder that hold rows
+
+
+def finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the job of a configuration has ended in its folder, with inputs as they are now.
+
+    Raises `UserError` if another job has.
+    """
+    manifest = folder / "manifest.json"
+    if not (folder / LAST).is_file() or not manifest.is_file():
+        return False
+    there = json.loads(manifest.read_text())
+    if differing := differences(without(there["config"], FREE), without(redacted(config), FREE)):
+        raise UserError(
+            f"{folder} holds a finished run with other settings: {'; '.join(differing)}; choose another output_dir"
+        )
+    if "inputs" in there and (changed := differences(there["inputs"], input_digests(config))):
+        names = ", ".join(line.partition(" is ")[0] for line in changed)
+        log.info("%s was finished with other content of %s, and runs again", folder, names)
+        return False
+    return True
+
+
+def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of each local model, adapter and file or folder of rows, by the setting that names it.
+
+    Pictures are not read, and neither is what a run draws for itself.
+    """
+    named = {key: value for key, value in flat(config) if key.partition(".")[0] in INPUTS and isinstance(value, str)}
+    found = {key: _digest(Path(value)) for key, value in named.items() if not key.endswith(NOT_READ)}
+    keep_facts()
+    return {key: digest for key, digest in found.items() if digest is not None}
+
+
+def _digest(path: Path) -> str | None:
+    """Return what a model, a file or a folder of rows is known by; None for what is none of them."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not every text is a path
+        return None
+    if not stat.S_ISDIR(mode):
+        return digest_of(path) if stat.S_ISREG(mode) else None
+    if (path / "adapter_config.json").is_file():
+        return adapter_identity(path)
+    files = file_digests(path) if is_model(path) else {str(file): digest_of(file) for file in _rows(path)}
+    return digest_value(list(files.values())) if files else None
+
+
+def _rows(folder: Path) -> Iterator[Path]:
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        yield from (Path(at, name) for name in sorted(names) if name.endswith(ROWS) and not name.startswith("."))

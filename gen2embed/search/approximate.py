@@ -1,0 +1,92 @@
+"""Approximate neighbours for numbers of candidates that an exact search cannot serve: an inverted file of faiss.
+
+Candidates lie in about 4 sqrt(m) cells around centroids; a query looks at the nearest `probes` cells alone. What it
+finds is ranked by the exact search's float64 scores.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gen2embed.search.exact import Exact, Search, check_vectors
+from gen2embed.search.products import exact_scores
+from gen2embed.types import UserError
+from gen2embed.utils.files import put_in_place, temporary_name
+from gen2embed.utils.log import progress
+from gen2embed.utils.rank_group import Peers
+
+BLOCK = 65536  # candidates added to the index, and queries searched, at a time
+A_CELL = 64  # candidates that a centroid is trained on
+
+
+class Approximate:
+    """An approximate search among candidates; where too few are found, the exact one answers."""
+
+    def __init__(self, candidates: Float[np.ndarray, "m d"], search: Search, path: Path | None, peers: Peers) -> None:
+        """path: where `build_index` of rank 0 leaves the index; None builds one for this process alone."""
+        self.candidates, self.search = candidates, search
+        self._exact: Exact | None = None
+        if path is not None:
+            peers.wait([path])
+        self._index = _build(candidates) if path is None else _faiss().read_index(str(path))
+
+    def __call__(self, queries: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, "n k"]:
+        """About the `count` nearest candidates of each query, ranked as the exact search ranks."""
+        self._index.nprobe = min(self.search.probes, self._index.nlist)
+        found = np.empty((len(queries), count), np.int64)
+        for start in range(0, len(queries), BLOCK):
+            block = np.array(queries[start : start + BLOCK], np.float32)
+            found[start : start + BLOCK] = self._index.search(block, count)[1]
+        short = (found < 0).any(axis=1)
+        if short.any():
+            self._exact = self._exact or Exact(self.candidates, self.search)
+            found[short] = self._exact(queries[short], count)
+        for row in np.flatnonzero(~short):
+            scores = exact_scores(queries[row], self.candidates[found[row]])
+            found[row] = found[row][np.lexsort((found[row], -scores))]
+        return found
+
+
+def build_index(candidates: Float[np.ndarray, "m d"], path: Path) -> None:
+    """Leave the index at `path`, unless it is there."""
+    if not path.is_file():
+        unfinished = temporary_name(path)
+        try:
+            _faiss().write_index(_build(candidates), str(unfinished))
+            put_in_place(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def _build(candidates: np.ndarray) -> Any:
+    faiss = _faiss()
+    check_vectors(candidates, "candidates")
+    many, width = candidates.shape
+    cells = max(1, min(round(4 * math.sqrt(many)), many // A_CELL))
+    index = faiss.index_factory(width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    sample = np.unique(np.linspace(0, many - 1, min(many, A_CELL * cells)).astype(int))
+    with progress(f"training an index of {cells:,} cells", many) as advance:
+        index.train(np.array(candidates[sample], np.float32))
+        advance(0, "indexing candidates")
+        for start in range(0, many, BLOCK):
+            block = np.array(candidates[start : start + BLOCK], np.float32)
+            index.add(block)
+            advance(len(block))
+    return index
+
+
+def _faiss() -> Any:
+    try:
+        return importlib.import_module("faiss")
+    except ImportError as error:
+        raise UserError(
+            "an approximate search needs faiss, which is not installed: pip install 'gen2embed[approximate]', or "
+            "search exactly (search.approximate_above=null)"
+        ) from error

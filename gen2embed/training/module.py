@@ -1,0 +1,219 @@
+"""The LightningModule: one manually optimised, gradient-cached, contrastive step on any number of ranks.
+
+    1. Embed every chunk of this rank's pairs (`gradcache`, step 1), what a frozen vision tower makes of pictures once.
+    2. Gather the embeddings of all ranks, of which the own ones carry a gradient (`sync`).
+    3. Compute the loss of the whole batch, and its gradient with respect to the own embeddings (`gradcache`, step 2).
+    4. Embed every chunk again, and back-propagate its part of that gradient (`gradcache`, step 3).
+    5. Reduce the gradients of all ranks, once: they are those of the whole batch (`sync`).
+    6. Clip their norm, step the optimiser, and step the schedule; a norm that is not finite ends the run.
+
+Random numbers depend on seed, step and rank alone, so a step is the same in a run that was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from gen2embed.encoding.truncation import NAMED as NAMED_CUT
+from gen2embed.encoding.truncation import Cut
+from gen2embed.model.dora import norms_once
+from gen2embed.model.embedder import Embedder
+from gen2embed.model.packing import Limit
+from gen2embed.training.datamodule import TrainingBatch
+from gen2embed.training.gradcache import backward_cached
+from gen2embed.training.losses import Answers, InfoNCE, describe
+from gen2embed.training.sync import Sync
+from gen2embed.types import NO_SHORTCUTS, Shortcuts, UserError
+
+REMEDY = "look at these rows, lower optim.optimizer.lr, or train in higher precision"
+NAMED = 256  # rows in a message
+SHOWN = ("loss", "accuracy")  # beside the progress bar
+
+
+class ContrastiveModule(LightningModule):
+    """Trains what of the embedder's backbone requires a gradient, and what the loss learns.
+
+    optimizer: takes the parameters. scheduler: takes the optimizer and `num_training_steps`; steps once a batch.
+    gradient_clip: largest norm of the gradient; None does not clip.
+    sync: how the ranks train together; what is logged is of the global batch, the same on every rank.
+    seed: of the ranks' random streams.
+    shortcuts: those to take (`shortcuts.take`).
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        loss: InfoNCE,
+        sync: Sync,
+        seed: int,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        gradient_clip: float | None = 1.0,
+        shortcuts: Shortcuts = NO_SHORTCUTS,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint has what is trained, not the base
+        self.model, self.loss = embedder.backbone.full, loss
+        self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.embedder, self.gradient_clip = embedder, gradient_clip
+        self.sync, self.seed, self.shortcuts = sync, seed, shortcuts
+        self.cut = Cut()
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+
+    def transfer_batch_to_device(
+        self, batch: TrainingBatch | UserError, device: torch.device, dataloader_idx: int
+    ) -> TrainingBatch:
+        """All but the chunks, of which one at a time is on the device. What a loader's worker met is raised here."""
+        if isinstance(batch, UserError):
+            raise batch
+        moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        return replace(batch, **moved)  # type: ignore[arg-type]
+
+    def on_train_start(self) -> None:
+        self.train()  # Lightning leaves the mode as it is, and models are loaded for inference
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LambdaLR):  # as all are that take a number of steps
+            _follow(scheduler)
+
+    def training_step(self, batch: TrainingBatch, _: int) -> None:
+        self.sync.seed(self.seed, self.global_step)
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        self._count_cut(batch)
+        metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
+        norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
+        if not torch.isfinite(norm):
+            rows = self._named(batch.rows)
+            raise UserError(f"the gradient's norm is {norm.item()} at step {self.global_step - 1}, of {rows}; {REMEDY}")
+        scheduler.step()  # type: ignore[union-attr]
+        metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
+        if self.loss.log_scale is not None:
+            metrics["temperature"] = 1 / self.loss.scale().detach()
+        for name, value in {**metrics, "step": float(self.global_step)}.items():
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(batch))
+
+    def _count_cut(self, batch: TrainingBatch) -> None:
+        """Count the inputs of all ranks that were cut at `max_length`, and warn of the first ones."""
+        counts = torch.tensor([[len(batch.cut), 2 * len(batch) + len(batch.negatives)]], device=batch.order.device)
+        count, total = self.sync.gather(counts).sum(dim=0).tolist()
+        first = count and not self.cut.count
+        sides = [f"{row}, {side}" for side in ("query", "positive") for row in batch.rows]
+        sides += ["an explicit negative"] * len(batch.negatives)
+        names = [f"{sides[at]} ({tokens} tokens)" for at, tokens in batch.cut.items()]
+        names = self.sync.gather_texts(names) if first else []
+        self.cut += Cut(count, total, self.embedder.build.max_length, tuple(names[:NAMED_CUT]))
+        if first and self.global_rank == 0:
+            self.cut.warn("inputs of the first such step")
+
+    def on_train_end(self) -> None:
+        if self.global_rank == 0:
+            self.cut.warn("inputs of training")
+
+    def accumulate(self, batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
+        """Accumulate the gradient of the global batch, of which `batch` is this rank's share: steps 1 to 5.
+
+        Returns its loss and what `describe` tells.
+        Raises `UserError`, with the rows that it comes from, if the loss is not finite.
+        """
+        embedder, shortcuts = self.embedder, self.shortcuts
+        batch = self.sync.align(batch, partial(embedder.prepare, limit=Limit(embedder.budget)))
+        pairs, metrics = len(batch), dict[str, Tensor]()
+        positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
+        answers = Answers(torch.cat([positives, negatives]), known)
+
+        def loss(own: Float[Tensor, "r d"], scale: Tensor | None = None) -> Float[Tensor, ""]:
+            sides = own[batch.order].split([pairs, pairs, len(batch.negatives)])
+            queries, *candidates = (self.sync.gather(side) for side in sides)
+            both = queries, torch.cat(candidates)
+            metrics.update(describe(*both, answers, self.loss))
+            value = self.loss(*both, answers, scale)
+            if not torch.isfinite(value):
+                self._complain(batch, own, value)
+            return value
+
+        learned = None if self.loss.log_scale is None else lambda: self.sync.shared(self.loss.scale())
+        once = norms_once(self.model) if shortcuts.norms_once else nullcontext()
+        with self.sync.whole_gradient(self.trained), once:
+            features = None
+            if shortcuts.vision_once:
+                features = embedder.see(batch.pictures)
+                batch.pictures.clear()  # whoever holds the batch need not hold its pixels any longer
+            value = backward_cached(
+                batch.chunks,
+                lambda chunk: embedder.embed_chunk(chunk, batch.pictures, features),
+                loss,
+                lambda scalar: self.manual_backward(scalar * self.sync.factor),
+                learned,
+                shortcuts.keep_graphs or 0,
+            )
+        return {"loss": value, **metrics}
+
+    def _complain(self, batch: TrainingBatch, own: Float[Tensor, "r d"], value: Tensor) -> None:
+        """Raise `UserError`: which rows of any rank made the loss what it is."""
+        broken = ~torch.isfinite(own.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
+        bad = self._named([row for row, its in zip(batch.rows, broken.tolist(), strict=True) if its])
+        every = self._named(batch.rows)
+        said = f"the embeddings of {bad} are not finite" if bad else f"all embeddings are finite, of {every}"
+        raise UserError(f"the loss is {value.item()} at step {self.global_step}: {said}; {REMEDY}")
+
+    def _named(self, own: list[str]) -> str:
+        """Rows of all ranks, for a message; every rank calls this."""
+        rows = self.sync.gather_texts(own)
+        return ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained alone: the base is where it was loaded from."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in self._trained_names()}
+        checkpoint["inputs_cut"] = self.cut.describe()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise `UserError` unless the checkpoint has what is trained here, and nothing else."""
+        self.cut = Cut.read(checkpoint.get("inputs_cut"))
+        if "state_dict" not in checkpoint:  # the strategy has loaded it
+            return
+        there, here = set(checkpoint["state_dict"]), set(self._trained_names())
+        if there != here:
+            raise UserError(
+                f"the checkpoint does not fit: {len(here - there)} trained weights are missing in it and "
+                f"{len(there - here)} are left over, such as {min(there ^ here)}; choose another output_dir, or "
+                "resume=never to start over"
+            )
+
+    def _trained_names(self) -> list[str]:
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer(self.trained)
+        scheduler = self._make_scheduler(optimizer, num_training_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
+    """Convert weights as the trainer will when it begins; returns what it runs a step in, such as autocast."""
+    plugin = trainer.precision_plugin
+    if plugin.precision == "bf16-mixed":  # of DeepSpeed, too, whose engine would enter it
+        kind = trainer.strategy.root_device.type
+        return partial(torch.autocast, kind, dtype=torch.bfloat16, cache_enabled=False)
+    if plugin.precision != "32-true":  # which leaves weights as they were loaded
+        plugin.convert_module(model)
+    return plugin.train_step_context
+
+
+def _follow(scheduler: LambdaLR) -> None:
+    """Set the rate of the step that comes next, which a checkpoint has from the schedule of its own number of steps."""
+    rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    scheduler._last_lr = [base * rate(scheduler.last_epoch) for base, rate in rates]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate

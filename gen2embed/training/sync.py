@@ -1,0 +1,250 @@
+"""Ranks that train together: one global batch, one gradient.
+
+Every rank embeds its own pairs. The loss couples all of them, but it depends on a rank's parameters through the rank's
+own embeddings alone. So each rank
+
+    1. gathers the embeddings of all ranks, of which only its own carry a gradient;
+    2. computes the loss of the whole global batch, and back-propagates it into its own copy of the model;
+    3. adds up the gradients of all ranks: the sum is the gradient of the global batch, exactly, on any number of ranks.
+
+Nothing is averaged, and nothing is reduced while the chunks are back-propagated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
+from lightning import Trainer
+from lightning.pytorch.overrides.distributed import _sync_module_states
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import Tensor
+from torch.nn import Parameter
+
+from gen2embed.training.datamodule import TrainingBatch
+from gen2embed.types import Prepare, UserError
+from gen2embed.utils.log import log
+from gen2embed.utils.rank_group import ALONE, Peers
+
+
+class Sync(Protocol):
+    """What a training step asks of the other ranks.
+
+    factor: what a rank multiplies a scalar by before it back-propagates it, where the reduction takes a mean.
+    lockstep: ranks share weights, so that all run the same modules in the same order.
+    """
+
+    factor: float
+    lockstep: bool
+
+    def gather(self, own: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
+        """The rows of all ranks, rank by rank; the own ones are the tensor itself, in the graph."""
+
+    def gather_texts(self, own: list[str]) -> list[str]:
+        """The texts of all ranks, rank by rank."""
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        """What this rank accumulates inside, from no gradient, is the sum over all ranks afterwards."""
+
+    def shared(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The value, which every rank has; its gradient is a rank's part, so that all add up to the whole."""
+
+    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+        """The batch in chunks that all ranks can run side by side."""
+
+    def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
+        """Bound the norm of the gradient, unless `largest` is None, step and forget it; returns what the norm was."""
+
+    @contextmanager
+    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        """Inside, every rank can read all of the parameters; all ranks enter together."""
+
+    def seed(self, seed: int, step: int) -> None:
+        """Start this rank's own random stream of a step."""
+
+
+class OneRank:
+    """A single process: there is nothing to wait for."""
+
+    factor = 1.0
+    lockstep = False
+
+    def gather(self, own: Tensor) -> Tensor:
+        return own
+
+    def gather_texts(self, own: list[str]) -> list[str]:
+        return own
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        yield
+
+    def shared(self, value: Tensor) -> Tensor:
+        return value
+
+    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+        return batch
+
+    def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if largest is None else largest)
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    @contextmanager
+    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        yield
+
+    def seed(self, seed: int, step: int) -> None:
+        _seed(seed, step, 0)
+
+
+class Replicas(OneRank):
+    """Ranks that each hold the whole model, over torch's process group."""
+
+    def gather(self, own: Tensor) -> Tensor:
+        size = torch.tensor([len(own)], device=own.device)
+        sizes = torch.cat(_all_gather(size)).tolist()
+        if not any(sizes):
+            return own
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = [part[:size] for part, size in zip(_all_gather(padded), sizes, strict=True)]
+        parts[dist.get_rank()] = own
+        return torch.cat(parts)
+
+    def gather_texts(self, own: list[str]) -> list[str]:
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, own)
+        return list(itertools.chain.from_iterable(everyone))
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        yield
+        trained = list(parameters)
+        present = trained[0].new_tensor([p.grad is not None for p in trained])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = torch.cat([present, *(gradient.flatten() for gradient in gradients)])
+        dist.all_reduce(flat)
+        present, *sums = flat.split([len(trained), *(p.numel() for p in trained)])
+        for parameter, anywhere, total in zip(trained, present.tolist(), sums, strict=True):
+            # an optimiser decays a weight whose gradient is zero, and leaves one alone that has none
+            parameter.grad = total.view_as(parameter).to(parameter.dtype) if anywhere else None
+
+    def shared(self, value: Tensor) -> Tensor:
+        part = value / dist.get_world_size()
+        return part + (value - part).detach()
+
+    def seed(self, seed: int, step: int) -> None:
+        _seed(seed, step, dist.get_rank())
+
+
+class Ranks(DDPStrategy):
+    """Lightning's launcher and process group; one rank's failure ends all, and no wait is endless.
+
+    timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
+    """
+
+    def __init__(self, timeout_seconds: float, **options: Any) -> None:
+        if timeout_seconds <= 0:
+            raise UserError(f"trainer.strategy.timeout_seconds is above 0; got {timeout_seconds}")
+        super().__init__(timeout=timedelta(seconds=timeout_seconds), **options)
+        self.timeout_seconds = timeout_seconds
+
+    def sync(self) -> Sync:
+        """How its ranks train together; raises `UserError` where they cannot."""
+        raise NotImplementedError
+
+    def setup_distributed(self) -> None:
+        try:
+            super().setup_distributed()
+        except dist.DistStoreError as error:
+            raise UserError(
+                f"not every rank was there after {self.timeout_seconds:g} seconds; see what the others say, or raise "
+                "trainer.strategy.timeout_seconds"
+            ) from error
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the ranks that this one started, which would wait for it until their timeout, and name what ended one."""
+        super().on_exception(exception)
+        for rank, process in enumerate(self.launcher.procs, 1):  # type: ignore[union-attr]
+            if (code := process.poll()) is not None and code < 0:
+                log.error(
+                    "rank %d was ended by %s, as the system does where memory is short",
+                    rank,
+                    signal.Signals(-code).name,
+                )
+        self.launcher.kill(signal.SIGKILL)  # type: ignore[union-attr]
+
+
+class Replicated(Ranks):
+    """A copy of the model on every device.
+
+    The copies are not wrapped in `DistributedDataParallel`, whose buckets would only take memory: `Replicas` adds the
+    gradients up, once a step.
+    """
+
+    def __init__(self, timeout_seconds: float = 1800) -> None:
+        super().__init__(timeout_seconds)
+
+    def sync(self) -> Sync:
+        return Replicas()
+
+    def configure_ddp(self) -> None:
+        _sync_module_states(self.model)  # type: ignore[arg-type]
+
+
+def sync_of(strategy: Strategy) -> Sync:
+    """How the ranks of a trainer's strategy train together; raises `UserError` for a strategy without a way."""
+    if isinstance(strategy, Ranks):
+        return strategy.sync()
+    if isinstance(strategy, SingleDeviceStrategy):
+        return OneRank()
+    raise UserError(
+        f"training cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, else strategy=single"
+    )
+
+
+@contextmanager
+def gathered(trainer: Trainer) -> Iterator[Peers]:
+    """The trainer's ranks, for work that Lightning does not run: started, unless `torchrun` did, and connected.
+
+    If this rank fails, those that it started end.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, SingleDeviceStrategy):
+        yield ALONE
+        return
+    if not isinstance(strategy, Replicated):
+        raise UserError(
+            f"mining and evaluation cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, "
+            "else strategy=single"
+        )
+    assert strategy.launcher is not None
+    try:
+        strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
+        yield Peers(trainer.global_rank, trainer.world_size, strategy.barrier, strategy.timeout_seconds)
+    except BaseException as error:
+        strategy.on_exception(error)
+        raise
+    dist.destroy_process_group()
+
+
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
+def _seed(*key: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))

@@ -1,0 +1,172 @@
+"""DeepSpeed's ZeRO (Rajbhandari et al., 2019, arXiv 1910.02054): ranks that divide what is trained among themselves.
+
+Stage 1 divides the optimiser's state, 2 the reduced gradients, too, and 3 the parameters, too. The gradient is that of
+`sync.Replicas`, and each of these four is wrong in silence, or hangs, if it is left out:
+
+    1. DeepSpeed reduces to a mean over ranks, so a rank multiplies what it back-propagates by their number.
+    2. It reduces once, after a step's last chunk; by itself it reduces after every chunk, and adds some up twice.
+    3. In stage 3 all ranks gather the weights of a module whenever one runs it. So all run as many chunks of texts, and
+       then as many of pictures; a rank that has fewer runs fillers, whose rows no loss sees.
+    4. A parameter that no chunk reached has a gradient of zero. In stage 3 it would have that of the step before.
+
+An optimiser with momentum goes on moving a parameter whose gradient is zero, where `Replicas` leaves one alone that no
+rank reached: the vision tower, in a batch without a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from lightning import Trainer
+from lightning.pytorch.accelerators import Accelerator, CUDAAccelerator
+from lightning.pytorch.plugins import DeepSpeedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from PIL import Image
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from gen2embed.training.datamodule import TrainingBatch
+from gen2embed.training.sync import Ranks, Replicas, Sync
+from gen2embed.types import Chunk, Item, Prepare, UserError
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
+
+class AsLoaded(DeepSpeedPrecision):
+    """Weights in the types that they were loaded in: frozen ones may be bfloat16 under an adapter in float32."""
+
+    def convert_module(self, module: Module) -> Module:
+        return module
+
+
+class Zero(Ranks, DeepSpeedStrategy):
+    """Lightning's DeepSpeed, for the step of `lit`, one gradient of one global batch.
+
+    bf16-mixed is autocast over float32 weights, as without DeepSpeed; in bf16-true, weights and what chunks add up to
+    are bfloat16, and the optimiser steps on float32 copies. float16 would skip steps, and is refused.
+    """
+
+    runs_on: ClassVar[type[Accelerator]] = CUDAAccelerator
+
+    def __init__(self, stage: Literal[1, 2, 3], timeout_seconds: float = 1800) -> None:
+        self.choice, self.stage = f"strategy=deepspeed_zero{stage}", stage
+        if find_spec("deepspeed") is None:
+            needed = "pip install 'gen2embed[deepspeed]'"
+            raise UserError(f"{self.choice} needs deepspeed, which is not installed: {needed}")
+        super().__init__(timeout_seconds, stage=stage, exclude_frozen_parameters=True, logging_batch_size_per_gpu=1)
+
+    def sync(self) -> Sync:
+        if not isinstance(self.accelerator, self.runs_on):
+            raise UserError(
+                f"{self.choice} cannot run on {type(self.accelerator).__name__}: DeepSpeed needs CUDA GPUs; choose "
+                "strategy=ddp"
+            )
+        if self.precision_plugin.precision not in PRECISIONS:
+            raise UserError(
+                f"{self.choice} cannot train in {self.precision_plugin.precision}; set trainer.precision to one of "
+                f"{', '.join(PRECISIONS)}"
+            )
+        return Sharded(self)
+
+    def setup(self, trainer: Trainer) -> None:
+        if self.precision_plugin.precision == "32-true":
+            self.precision_plugin = AsLoaded("32-true")
+        super().setup(trainer)
+
+    def _format_config(self) -> None:
+        config, module = self.config, self.lightning_module
+        assert config is not None and module is not None
+        config["gradient_clipping"] = module.gradient_clip or 0.0
+        if self.precision_plugin.precision == "bf16-mixed":
+            config["bf16"] = {"enabled": False}  # which is Lightning's choice, and rounds the weights
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+        super()._format_config()
+
+    def on_train_end(self) -> None:
+        """Leave every rank a whole, plain model, as it was loaded."""
+        if self.zero_stage_3:
+            parameters: list[Any] = list(self.lightning_module.parameters())  # type: ignore[union-attr]
+            parameters[0].all_gather(parameters)
+            self.deepspeed_engine.destroy()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """A folder with a shard of each rank's, whole on every rank when this returns."""
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+        self.barrier()
+
+
+class Sharded(Replicas):
+    """How the ranks of `Zero` make one gradient."""
+
+    def __init__(self, strategy: Zero) -> None:
+        self.strategy, self.factor, self.lockstep = strategy, float(strategy.world_size), strategy.zero_stage_3
+
+    @contextmanager
+    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        trained, engine = list(parameters), self.strategy.deepspeed_engine
+        if self.strategy.zero_stage_3:
+            _forget_trace(engine.optimizer.parameter_offload.get_param_coordinator())
+        with engine.coalesce_grad_reduction():
+            try:
+                yield
+            except BaseException:
+                for parameter in trained:  # they would be reduced, with ranks that may never come
+                    parameter.grad = None
+                raise
+            idle = [parameter for parameter in trained if parameter.grad is None]
+            with self.whole(idle):
+                for parameter in idle:
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+        """Chunks of texts, then chunks of pictures, as many as the rank has that has most of each."""
+        kinds = [[at for at, its in enumerate(batch.chunks) if its.pictured == pictured] for pictured in (False, True)]
+        most = torch.tensor([len(its) for its in kinds], device=batch.order.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        sizes = [chunk.rows for chunk in batch.chunks]
+        numbered = torch.arange(sum(sizes)).split(sizes)
+        chunks, rows, pictures = list[Chunk](), list[Tensor](), dict(batch.pictures)
+        for its, count, item in zip(kinds, most.tolist(), fillers(), strict=True):
+            chunks += [batch.chunks[at] for at in its]
+            rows += [numbered[at] for at in its]
+            if missing := count - len(its):
+                filler = prepare([(item, "candidate")])
+                chunks += filler.chunks * missing
+                rows += [torch.tensor([-1])] * missing
+                pictures |= filler.pictures
+        before = torch.cat(rows)  # what each row was
+        order = before.argsort(stable=True)[(before < 0).sum() :].to(batch.order.device)[batch.order]
+        return replace(batch, chunks=chunks, order=order, pictures=pictures)
+
+    def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
+        optimizer.step()  # bounds the norm, as configured, and forgets the gradient
+        return torch.as_tensor(self.strategy.deepspeed_engine.get_global_grad_norm())
+
+    @contextmanager
+    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+        from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415  # where it is not installed, the others work
+
+        there = list(parameters)
+        with GatheredParameters(there, enabled=self.strategy.zero_stage_3 and bool(there)):
+            yield
+
+
+def _forget_trace(coordinator: Any) -> None:
+    """Make DeepSpeed gather each module's weights when it runs.
+
+    It would record which modules a step runs, all chunks of it, and then look through what is left of the record
+    whenever a module has run: in time that grows with the square of the number of chunks.
+    """
+    if not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
+
+
+def fillers() -> tuple[Item, Item]:
+    """A text and a picture that cost little."""
+    return Item.of("text"), Item.of("", Image.new("RGB", (56, 56)))
