@@ -6,10 +6,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from gen2embed.runs import console
-from gen2embed.runs.entry import check_sources, entry_point, make_benchmarks, make_embedder, make_trainer, start
+from gen2embed.runs.build import check_sources, make_benchmarks, make_embedder, make_trainer
+from gen2embed.runs.entry import entry_point, start
 from gen2embed.runs.score import evaluate_and_report
-from gen2embed.training.sync import gathered
-from gen2embed.types import UserError
+from gen2embed.training.strategies import gathered
+from gen2embed.utils.errors import UserError
 
 
 @entry_point("eval")

@@ -9,12 +9,14 @@ from gen2embed.config.schema import plain
 from gen2embed.mining.clusters import write_clusters
 from gen2embed.mining.mine import mine_pairs
 from gen2embed.mining.skipped import skipped_owners, write_skipped
+from gen2embed.outputs import redacted
 from gen2embed.reports.mining.page import write_report
 from gen2embed.runs import console, results
-from gen2embed.runs.entry import check_sources, entry_point, make_embedder, make_search, make_trainer, read_pairs, start
+from gen2embed.runs.build import check_sources, make_embedder, make_search, make_trainer, read_pairs
+from gen2embed.runs.entry import entry_point, start
 from gen2embed.runs.sweeps import input_digests
-from gen2embed.training.sync import gathered
-from gen2embed.types import UserError
+from gen2embed.training.strategies import gathered
+from gen2embed.utils.errors import UserError
 
 
 @entry_point("mine")
@@ -37,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         write_skipped(folder / "skipped.parquet", skipped_owners(mined, pairs, miner, cfg.seed))
         timing = results.timing(mined.encoded, time.perf_counter() - started)
         more = {**timing, "inputs": input_digests(plain(cfg))}
-        results.write_json(folder / "manifest.json", results.manifest(plain(cfg), embedder.fingerprint, more))
+        redacted.write_json(folder / "manifest.json", results.manifest(plain(cfg), embedder.fingerprint, more))
         results.log_values(trainer.loggers, {"clusters": mined.table.num_rows, **timing}, plain(cfg))
         console.print_table(console.cluster_table(mined.table, pairs))
         write_report(folder, pairs)

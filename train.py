@@ -18,28 +18,18 @@ from gen2embed.config.schema import plain
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
+from gen2embed.encoding.batch import Limit
 from gen2embed.encoding.engine import Engine
 from gen2embed.encoding.truncation import Cut
-from gen2embed.encoding.workers import Ahead, explained
 from gen2embed.mining.clusters import Clusters, check_miner, read_clusters, warn_of_other_pictures
 from gen2embed.mining.mine import await_mined, mine_once
 from gen2embed.model.adapter import save
 from gen2embed.model.embedder import Embedder
-from gen2embed.model.packing import Limit
 from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.outputs.record import RUN
 from gen2embed.runs import console
-from gen2embed.runs.entry import (
-    check_sources,
-    entry_point,
-    leave_config,
-    make_benchmarks,
-    make_embedder,
-    make_search,
-    make_trainer,
-    read_pairs,
-    start,
-)
+from gen2embed.runs.build import check_sources, make_benchmarks, make_embedder, make_search, make_trainer, read_pairs
+from gen2embed.runs.entry import entry_point, leave_config, start
 from gen2embed.runs.score import evaluate_and_report
 from gen2embed.search.products import allow_tf32
 from gen2embed.training.batches import BatchPlan, Share, check_sizes
@@ -54,12 +44,14 @@ from gen2embed.training.datamodule import (
 from gen2embed.training.module import ContrastiveModule, as_in_training
 from gen2embed.training.resume import Resume
 from gen2embed.training.shortcuts import keep, predict_step, sample_chunks, take
-from gen2embed.training.sync import sync_of
+from gen2embed.training.strategies import sync_of
 from gen2embed.training.weights import tempered
 from gen2embed.training.zero import Zero
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Pair
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.log import log
+from gen2embed.utils.workers import Ahead, explained
 
 SAMPLED = 32  # pairs whose chunks are looked at before training
 MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it

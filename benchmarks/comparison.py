@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 from yardstick import REFERENCE, RIVAL, console, over, spread
 
-from gen2embed.runs.results import write_json
+from gen2embed.outputs.redacted import write_json
 from gen2embed.utils.commit import git_commit
 
 COMMIT = git_commit()  # of the code that was loaded: the checkout may change during a run

@@ -50,7 +50,7 @@ from gen2embed import Embedder
 from gen2embed.model.adapter import merge
 from gen2embed.model.dora import CachingDoraLayer
 from gen2embed.outputs.paths import check_file
-from gen2embed.runs.results import write_json
+from gen2embed.outputs.redacted import write_json
 
 WORKS = ("pictures", "texts", "labels", "mix")
 DORA = "dora"

@@ -24,7 +24,7 @@ from gen2embed.mining.b3 import B3
 from gen2embed.mining.base import Miner
 from gen2embed.mining.mine import mine_pairs
 from gen2embed.mining.random import Random
-from gen2embed.mining.saha_miner import SaHa, SaHaPaper, TopK
+from gen2embed.mining.saha import SaHa, SaHaPaper, TopK
 from gen2embed.utils.commit import git_commit
 from gen2embed.world.data import World
 from gen2embed.world.tasks import TASKS

@@ -35,7 +35,7 @@ from yardstick import OURS, REFERENCE, RIVAL, SHAPES, console, draw_pairs, save_
 
 from gen2embed import Embedder
 from gen2embed.outputs.paths import check_file
-from gen2embed.runs.results import write_json
+from gen2embed.outputs.redacted import write_json
 from gen2embed.types import Pair
 
 PLAIN = "plain"

@@ -14,15 +14,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from yardstick import TEMPERATURE
 
 from gen2embed import Embedder, Item
+from gen2embed.encoding.batch import Limit
 from gen2embed.encoding.engine import Engine
-from gen2embed.model.packing import Limit
 from gen2embed.model.vision import Seen
 from gen2embed.training.datamodule import Collate, TrainingBatch
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.training.shortcuts import take
+from gen2embed.training.shortcuts import Shortcuts, take
 from gen2embed.training.sync import OneRank
-from gen2embed.types import Pair, Role, Shortcuts
+from gen2embed.types import Pair
+from gen2embed.utils.choices import Role
 
 ALL = 10**6  # chunks
 Drawn = tuple[list[Item], Role]

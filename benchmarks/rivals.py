@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from yardstick import TEMPERATURE
 
 from gen2embed import Item
-from gen2embed.data.pictures import Resolution
+from gen2embed.encoding.batch import Inputs
 from gen2embed.model.adapter import Lora
 from gen2embed.model.backbone import Backbone, Dtype, load_backbone
 from gen2embed.model.prompts import Prompt
-from gen2embed.types import Inputs, Pair, Role
+from gen2embed.model.resolution import Resolution
+from gen2embed.types import Pair
+from gen2embed.utils.choices import Role
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")  # of conf/adapter/paper.yaml those that Qwen2-VL has
 ORIGINAL = Resolution(policy="original")

@@ -24,7 +24,8 @@ from gen2embed import Item
 from gen2embed.model.backbone import Backbone, Dtype
 from gen2embed.model.processor import load_processor
 from gen2embed.model.prompts import Prompt
-from gen2embed.types import Pair, Role
+from gen2embed.types import Pair
+from gen2embed.utils.choices import Role
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from yardstick import console
 
 from gen2embed.outputs.claims import is_run
 from gen2embed.outputs.paths import check_file, write_file
-from gen2embed.runs.results import write_json
+from gen2embed.outputs.redacted import write_json
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 SETTINGS = [

@@ -44,8 +44,8 @@ from yardstick import (
 
 from gen2embed import Embedder, Item
 from gen2embed.outputs.paths import check_file
-from gen2embed.runs.results import write_json
-from gen2embed.types import Role
+from gen2embed.outputs.redacted import write_json
+from gen2embed.utils.choices import Role
 
 KEPT = f"{OURS}, graphs kept"
 WORKS = {"step_pictures": ("pictures", 0.0), "step_texts": ("texts", 0.0), "step_recipe": ("pictures", 0.1)}

@@ -38,7 +38,8 @@ from examples.rehearsal.shapes import PUBLISHED, Qwen2VLShape, qwen2_vl
 from gen2embed import Item
 from gen2embed.config.presets import PACKAGE
 from gen2embed.model.inputs import InputBuilder
-from gen2embed.types import Pair, Role
+from gen2embed.types import Pair
+from gen2embed.utils.choices import Role
 
 CHECKPOINT = PACKAGE / "tiny" / "checkpoint"
 TEMPERATURE = 0.02

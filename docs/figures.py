@@ -18,7 +18,7 @@ from gen2embed.config.presets import PACKAGE
 from gen2embed.data import pictures as images
 from gen2embed.mining.base import Subset
 from gen2embed.mining.mine import make_subset
-from gen2embed.mining.saha import Lists, nearest_owners
+from gen2embed.mining.owners import Lists, nearest_owners
 from gen2embed.outputs.paths import write_file
 from gen2embed.types import Pair, RankingTask
 from gen2embed.world.data import World, read_world

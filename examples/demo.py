@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from gen2embed.outputs.paths import check_file, write_file
+from gen2embed.outputs.redacted import write_json
 from gen2embed.runs.console import print_table
-from gen2embed.runs.results import write_json
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 WRITER = "demo"  # in the record
 ARMS = {  # key in the results: (label, run's folder)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from gen2embed.utils.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
+from gen2embed.utils.choices import Role
 from gen2embed.utils.content import not_a_file, orientation, shown, wrong_with
-from gen2embed.utils.errors import UserError, did_you_mean, first_line  # noqa: F401
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.picture_facts import PictureFacts, known_picture
 
-Inputs = dict[str, Tensor]  # of a model, as a batch
 Advance = Callable[[int], object]  # is told how many steps of long work were done
 
 IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
@@ -179,71 +176,4 @@ class RankingTask:
         yield from self.candidates
 
 
-@dataclass
-class Chunk:
-    """What a model embeds in one pass.
-
-    rows: vectors that come out. pictured: whether its items have pictures, as all or none have.
-    pictures: the digests of those that `inputs` refer to, in the order in which their tokens stand.
-    """
-
-    inputs: Inputs
-    rows: int
-    pictured: bool
-    pictures: tuple[str, ...] = ()
-
-
-@dataclass
-class Prepared:
-    """Items made ready for a model.
-
-    order: everything[order] puts the chunks' rows in the order of the items; equal items may share a row.
-    pictures: by digest, each distinct picture as the model's vision tower takes it.
-    cut: by its number, the tokens that an item needs, of those that lost the end of their text at `max_length`.
-    """
-
-    chunks: list[Chunk]
-    order: Tensor
-    pictures: dict[str, Inputs]
-    cut: dict[int, int] = field(default_factory=dict, kw_only=True)
-
-    def pin_memory(self) -> Self:
-        """For the loader: in memory that a GPU reads while it computes."""
-        chunks = [replace(chunk, inputs=_pinned(chunk.inputs)) for chunk in self.chunks]
-        pictures = {digest: _pinned(inputs) for digest, inputs in self.pictures.items()}
-        return replace(self, chunks=chunks, pictures=pictures)
-
-
-Prepare = Callable[[Sequence[tuple[Item, Role]]], Prepared]
-
-
-def moved(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """On a device, and what is floating-point in a model's type; pinned memory is copied while the device computes."""
-    return {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
-        for name, tensor in inputs.items()
-    }
-
-
-def _pinned(inputs: Inputs) -> Inputs:
-    return {name: tensor.pin_memory() for name, tensor in inputs.items()}
-
-
-@dataclass(frozen=True)
-class Shortcuts:
-    """What a training step need not do twice (`gen2embed.training.shortcuts`), as it is wanted, or taken.
-
-    keep_graphs: of how many chunks; None is as many as there is memory for.
-    """
-
-    share: bool = True
-    vision_once: bool = True
-    norms_once: bool = True
-    keep_graphs: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.keep_graphs is not None and self.keep_graphs < 0:
-            raise UserError(f"shortcuts.keep_graphs is a number of chunks, or null; got {self.keep_graphs}")
-
-
-NO_SHORTCUTS = Shortcuts(share=False, vision_once=False, norms_once=False, keep_graphs=0)
+Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "random", "original"]

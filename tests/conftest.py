@@ -24,7 +24,7 @@ from PIL import Image
 
 from gen2embed import Embedder
 from gen2embed.config.presets import PACKAGE
-from gen2embed.types import Chunk, Prepared
+from gen2embed.encoding.batch import Chunk, Prepared
 from gen2embed.world.data import World
 
 hypothesis.settings.register_profile("untimed", deadline=None)

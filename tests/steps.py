@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 
 from gen2embed import Embedder, Item
+from gen2embed.encoding.batch import Limit
 from gen2embed.model.adapter import Lora
-from gen2embed.model.packing import Limit
 from gen2embed.training.batches import BatchPlan, Share
 from gen2embed.training.datamodule import Collate, several_positives
 from gen2embed.training.losses import Answers, InfoNCE, describe
 from gen2embed.training.module import ContrastiveModule
+from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import OneRank
-from gen2embed.types import NO_SHORTCUTS, Shortcuts
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = Lora(TARGETS, r=4, dropout=0.0)

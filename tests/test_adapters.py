@@ -16,7 +16,7 @@ from transformers.models.smolvlm import processing_smolvlm
 from gen2embed import Embedder, Item, UserError
 from gen2embed.config.presets import load_preset
 from gen2embed.model.adapter import Full, Lora, matched, save
-from gen2embed.model.source import find_adapter
+from gen2embed.model.pretrained import find_adapter
 
 ADAPTER = GOLDEN / "adapter"  # DoRA, saved by peft 0.13 under transformers 4.46: `model.layers`, no `language_model`
 

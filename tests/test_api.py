@@ -24,8 +24,8 @@ from gen2embed.encoding.compression import BLOCK, PRECISIONS, Compression, compr
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.model.adapter import Lora
+from gen2embed.model.pretrained import find_source
 from gen2embed.model.prompts import Prompt
-from gen2embed.model.source import find_source
 from gen2embed.runs.console import compression_table, print_table
 from gen2embed.types import Picture
 

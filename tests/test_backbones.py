@@ -21,9 +21,9 @@ from transformers.models.smolvlm import processing_smolvlm
 from gen2embed import Embedder, Item, UserError
 from gen2embed.config.presets import load_preset
 from gen2embed.data.items import as_item
-from gen2embed.data.pictures import Resolution
+from gen2embed.encoding.batch import Limit
 from gen2embed.model.backbone import Backbone, _attention
-from gen2embed.model.packing import Limit
+from gen2embed.model.resolution import Resolution
 from gen2embed.model.tokens import PromptTokenizer
 
 

@@ -20,10 +20,10 @@ from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
 from gen2embed.data.quarantine import FILE, sound_pairs
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.workers import Ahead
 from gen2embed.training.batches import BatchPlan, Share
 from gen2embed.training.datamodule import PairDataModule
 from gen2embed.types import Picture
+from gen2embed.utils.workers import Ahead
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from gen2embed import UserError
 from gen2embed.config import schema
 from gen2embed.config.overrides import read_experiment
 from gen2embed.config.presets import compose_shipped, conf_dir
-from gen2embed.data.pictures import Resolution
 from gen2embed.model.adapter import Full, Lora, save
 from gen2embed.model.prompts import Prompt
+from gen2embed.model.resolution import Resolution
 from gen2embed.runs.composition import adopt_checkpoint, drop_foreign
 
 schema.register_resolvers()

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from gen2embed import UserError
 from gen2embed.config import schema
 from gen2embed.config.presets import compose_shipped, conf_dir
-from gen2embed.runs.entry import make_trainer
+from gen2embed.runs.build import make_trainer
 
 ENTRIES = ("eval", "mine", "train")
 GROUPS = {  # of each entry point, in the order of its defaults
@@ -124,7 +124,7 @@ def test_mistakes_in_a_composed_config(overrides, message):
 
 def test_a_class_of_the_wrong_kind():
     cfg = composed()
-    cfg.benchmark.folder = OmegaConf.create({"_target_": "gen2embed.data.pictures.Resolution"})
+    cfg.benchmark.folder = OmegaConf.create({"_target_": "gen2embed.model.resolution.Resolution"})
     with pytest.raises(UserError, match=r"benchmark\.folder must be a Path; got a Resolution"):
         schema.check(cfg, "eval", [])
 

@@ -33,11 +33,12 @@ from gen2embed.mining.random import Random
 from gen2embed.model.adapter import Lora
 from gen2embed.outputs.paths import replace_folder
 from gen2embed.outputs.record import RECORD
-from gen2embed.runs.entry import make_trainer
+from gen2embed.runs.build import make_trainer
 from gen2embed.training.callbacks import Agree, SaveSteps
 from gen2embed.training.datamodule import several_positives
 from gen2embed.training.losses import Answers
-from gen2embed.training.sync import OneRank, Replicas, Replicated, sync_of
+from gen2embed.training.strategies import Replicated, sync_of
+from gen2embed.training.sync import OneRank, Replicas
 from gen2embed.training.sync import _seed as seed_of
 from gen2embed.world.data import World
 

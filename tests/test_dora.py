@@ -14,7 +14,8 @@ from torch import nn
 from gen2embed.model.adapter import Lora
 from gen2embed.model.dora import CachingDoraLayer, keep_norms, norms_once
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.types import Item, Shortcuts
+from gen2embed.training.shortcuts import Shortcuts
+from gen2embed.types import Item
 
 DORA = replace(LORA, dora=True)
 

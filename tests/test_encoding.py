@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.data.items import as_item
-from gen2embed.data.pictures import Resolution
 from gen2embed.model.pooling import last_token
+from gen2embed.model.resolution import Resolution
 
 
 def load_golden(prompt, **options):

@@ -17,6 +17,7 @@ from gen2embed.data.mmeb import read_custom
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.evaluation.significance import holm, mcnemar
+from gen2embed.outputs import redacted
 from gen2embed.reports.evaluation import explorer
 from gen2embed.reports.evaluation.page import write_report
 from gen2embed.reports.evaluation.results import read_runs
@@ -368,7 +369,7 @@ def test_several_benchmarks(left, tmp_path):
     benchmarks = [leave_run(folder / name, left / "tasks", name=name) for name in ("one", "<b>two")]
     for benchmark in benchmarks:
         every[benchmark.name] = {"overall": None}
-    report.write_json(folder / "results.json", {"benchmarks": every})
+    redacted.write_json(folder / "results.json", {"benchmarks": every})
     write_report([folder], folder / "report.html", 4, benchmarks=benchmarks)
     page = Page((folder / "report.html").read_text())
     assert [task["benchmark"] for task in shown(page)["tasks"]] == ["one", "one", "<b>two", "<b>two"]

@@ -34,9 +34,10 @@ from gen2embed.export import kinds, sentences, write
 from gen2embed.export.sentences import lent_processor
 from gen2embed.export.write import KINDS, Source, export
 from gen2embed.model.adapter import Lora, save
+from gen2embed.outputs import redacted
 from gen2embed.runs import results
-from gen2embed.types import ROLES, Item
-from gen2embed.utils.choices import EXPORT_KINDS
+from gen2embed.types import Item
+from gen2embed.utils.choices import EXPORT_KINDS, ROLES
 from gen2embed.world.data import read_world
 
 MARKED = "<|image_1|>"  # what other libraries do not know
@@ -353,8 +354,8 @@ def test_rounded_weights_are_said_to_be(trained, tmp_path, capsys):
 def test_scores_on_several_benchmarks(trained, tmp_path):
     scores = json.loads((trained / "results.json").read_text())
     manifest = scores.pop("manifest")
-    results.write_json(tmp_path / "run/results.json", {"benchmarks": {"world": scores, "again": scores}})
-    results.write_json(tmp_path / "run/manifest.json", manifest)
+    redacted.write_json(tmp_path / "run/results.json", {"benchmarks": {"world": scores, "again": scores}})
+    redacted.write_json(tmp_path / "run/manifest.json", manifest)
     run("adapter", "--model", trained / "adapter", "--run", tmp_path / "run", "--output", tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
     assert text.count("| shape | 2 |") == 2
@@ -368,8 +369,8 @@ def test_a_fully_tuned_model_and_its_scores(trained, tmp_path):
     tuned = save(model.backbone, model.build.prompt, model.build.resolution, tmp_path / "tuned")
     scores = json.loads((trained / "results.json").read_text())
     manifest = {**scores["manifest"], "fingerprint": replace(model, backbone=tuned).fingerprint}
-    results.write_json(tmp_path / "run/results.json", scores)
-    results.write_json(tmp_path / "run/manifest.json", manifest)
+    redacted.write_json(tmp_path / "run/results.json", scores)
+    redacted.write_json(tmp_path / "run/manifest.json", manifest)
     run("merged", "--model", tmp_path / "tuned", "--run", tmp_path / "run", "--output", tmp_path / "out")
     assert same(Embedder.from_pretrained(tmp_path / "out", device="cpu").encode(GIVEN), model.encode(GIVEN))
     with pytest.raises(UserError, match="are not of this model: adapter"):
@@ -461,7 +462,7 @@ def test_scores_of_another_model_are_refused(trained, tmp_path):
 
 def test_results_of_no_run_are_refused(trained, tmp_path):
     for name in ("results", "manifest"):
-        results.write_json(tmp_path / f"demo/{name}.json", {"arm": {}})
+        redacted.write_json(tmp_path / f"demo/{name}.json", {"arm": {}})
     with pytest.raises(UserError, match="is not of one run"):
         export("merged", Source(str(trained / "adapter"), run=tmp_path / "demo"), tmp_path / "out")
 

@@ -15,7 +15,8 @@ from torch.autograd.profiler_util import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from gen2embed import Embedder, Item
-from gen2embed.model.packing import Limit, visible
+from gen2embed.encoding.batch import Limit
+from gen2embed.model.packing import visible
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
 

@@ -13,8 +13,8 @@ from gen2embed.model.adapter import Full, Lora
 from gen2embed.training import gradcache
 from gen2embed.training.gradcache import backward_cached
 from gen2embed.training.losses import Answers, InfoNCE
-from gen2embed.training.shortcuts import take
-from gen2embed.types import NO_SHORTCUTS, Pair
+from gen2embed.training.shortcuts import NO_SHORTCUTS, take
+from gen2embed.types import Pair
 
 ROWS = 10
 OWN = Answers(torch.arange(ROWS // 2), torch.arange(ROWS // 2)[:, None])

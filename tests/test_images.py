@@ -8,7 +8,8 @@ from PIL import Image
 
 from gen2embed import UserError
 from gen2embed.data import pictures as images
-from gen2embed.data.pictures import Resolution
+from gen2embed.model import resolution
+from gen2embed.model.resolution import Resolution
 from gen2embed.types import Picture
 
 CASES = json.loads((GOLDEN / "resolutions.json").read_text())
@@ -17,27 +18,29 @@ CASES = json.loads((GOLDEN / "resolutions.json").read_text())
 def test_golden_sizes():
     assert len(CASES) == 280
     for case in CASES:
-        resized = images.resize(Image.new("RGB", case["size"]), policy=case["policy"])
+        resized = resolution.resize(Image.new("RGB", case["size"]), policy=case["policy"])
         assert list(resized.size) == case["resized"], case
 
 
 def test_original_and_alias():
     picture = Image.effect_noise((301, 77), 50).convert("RGB")
-    assert images.resize(picture, "original") is picture
-    assert images.resize(picture, "random").tobytes() == images.resize(picture, "clamp").tobytes()
+    assert resolution.resize(picture, "original") is picture
+    assert resolution.resize(picture, "random").tobytes() == resolution.resize(picture, "clamp").tobytes()
     assert Resolution("random") == Resolution("clamp")
 
 
 def test_resampling_filters():
     picture = Image.effect_noise((1200, 500), 50).convert("RGB")
-    size = images.target_size(1200, 500, "clamp")
-    assert images.resize(picture, "clamp").tobytes() == picture.resize(size, Image.Resampling.LANCZOS).tobytes()
-    assert images.resize(picture, "clip").tobytes() == picture.resize((336, 336), Image.Resampling.BICUBIC).tobytes()
+    size = resolution.target_size(1200, 500, "clamp")
+    assert resolution.resize(picture, "clamp").tobytes() == picture.resize(size, Image.Resampling.LANCZOS).tobytes()
+    assert (
+        resolution.resize(picture, "clip").tobytes() == picture.resize((336, 336), Image.Resampling.BICUBIC).tobytes()
+    )
 
 
 def test_unknown_policy_lists_all():
     message = "resolution 'tiny' is unknown; choose one of low, clip, mid_low, mid, mid_high, high, clamp, original"
-    for call in (lambda: images.resize(Image.new("RGB", (9, 9)), "tiny"), lambda: Resolution("tiny")):
+    for call in (lambda: resolution.resize(Image.new("RGB", (9, 9)), "tiny"), lambda: Resolution("tiny")):
         with pytest.raises(UserError) as error:
             call()
         assert str(error.value) == message

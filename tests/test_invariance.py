@@ -13,10 +13,10 @@ from conftest import SIZE
 from steps import LORA, attached, cached, collating, error, make_module, varied_pairs
 
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.workers import Ahead
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.training.batches import BatchPlan, Share
 from gen2embed.training.datamodule import PairDataModule
+from gen2embed.utils.workers import Ahead
 from gen2embed.world.data import read_world
 
 GROUPS = {"all": ["shape", "vqa_count", "t2i", "change"]}

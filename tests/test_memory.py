@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from gen2embed.training.memory import ChunkMemory, LiveBytes, graph_bytes, measure_chunk, peak_gib, predict, readable
+from gen2embed.training.memory import ChunkMemory, LiveBytes, graph_bytes, measure_chunk, predict
+from gen2embed.utils.memory import peak_gib, readable
 
 
 def test_the_state_of_what_is_trained():

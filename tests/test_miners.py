@@ -10,7 +10,7 @@ from hypothesis import given
 from gen2embed import UserError
 from gen2embed.mining.b3 import B3, mutual
 from gen2embed.mining.base import Subset
-from gen2embed.mining.saha_miner import SaHa, SaHaPaper, TopK
+from gen2embed.mining.saha import SaHa, SaHaPaper, TopK
 
 MINERS = [SaHa, TopK, B3]
 

@@ -14,8 +14,9 @@ from conftest import noise
 from pages import Page
 
 from gen2embed import Item, UserError
+from gen2embed.data.pairs import data_fingerprint
 from gen2embed.mining import skipped as skipping
-from gen2embed.mining.clusters import SCHEMA, data_fingerprint, write_clusters
+from gen2embed.mining.clusters import SCHEMA, write_clusters
 from gen2embed.mining.mine import Mined
 from gen2embed.mining.skipped import skipped_owners, write_skipped
 from gen2embed.reports.mining import __main__ as command

@@ -16,7 +16,7 @@ from gen2embed import UserError
 from gen2embed.encoding.engine import Engine
 from gen2embed.encoding.store import EmbeddingStore
 from gen2embed.mining.mine import mine_pairs
-from gen2embed.mining.saha_miner import SaHa, SaHaPaper
+from gen2embed.mining.saha import SaHa, SaHaPaper
 from gen2embed.search import approximate
 from gen2embed.search.exact import Search, nearest
 from gen2embed.search.neighbours import find_neighbours

@@ -13,13 +13,12 @@ from steps import LORA, attached, cached, load, make_module, varied_pairs
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoding.collapse import COLLAPSED, FEWEST, warn_if_collapsed
+from gen2embed.encoding.collapse import COLLAPSED, FEWEST, similarity, warn_if_collapsed
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import ENOUGH, evaluate
-from gen2embed.evaluation.metrics import similarity
 from gen2embed.evaluation.significance import is_below
 from gen2embed.mining.mine import mine_pairs
-from gen2embed.mining.saha_miner import SaHaPaper
+from gen2embed.mining.saha import SaHaPaper
 from gen2embed.model.adapter import save
 from gen2embed.training.checkpoint import DIGEST, CheckpointFiles
 from gen2embed.training.sync import OneRank

@@ -13,9 +13,10 @@ from steps import load
 
 from gen2embed import Item, UserError
 from gen2embed.data.items import as_item
+from gen2embed.encoding.batch import Limit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.chunks import rows_and_columns
-from gen2embed.model.packing import Limit, Sample, pack, visible
+from gen2embed.model.packing import Sample, pack, visible
 from gen2embed.model.vision import Features, Seen
 
 ITEMS = [as_item(value) for value in INPUTS]

@@ -7,7 +7,8 @@ from PIL import Image
 
 from gen2embed.config.presets import load_preset
 from gen2embed.model.prompts import Prompt, as_text, chat_template, reference_template, render
-from gen2embed.types import Item, UserError
+from gen2embed.types import Item
+from gen2embed.utils.errors import UserError
 
 SYSTEM = "Given an image, summarize the provided image in one word. Given only text, describe the text in one word."
 PICTURE = Image.new("RGB", (28, 28))

@@ -16,7 +16,7 @@ from examples.rehearsal import estimate
 from examples.rehearsal import rehearse as rehearsal
 from gen2embed.config import schema
 from gen2embed.config.presets import compose_shipped, conf_dir
-from gen2embed.encoding.store import differences
+from gen2embed.utils.fingerprints import differences
 
 NAMES = [name for _, name in rehearsal.experiments()]
 REPLACED = {

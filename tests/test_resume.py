@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from test_training import TARGETS, attached
 
 from gen2embed import UserError
-from gen2embed.mining.clusters import data_fingerprint
+from gen2embed.data.pairs import data_fingerprint
 from gen2embed.model.adapter import Lora
 from gen2embed.training.batches import BatchPlan
 from gen2embed.training.checkpoint import CheckpointFiles, Checkpoints, remove, steps, sweep

@@ -4,8 +4,8 @@ import pytest
 
 from gen2embed import Embedder, UserError
 from gen2embed.model.backbone import check_path
+from gen2embed.model.pretrained import find_adapter
 from gen2embed.model.run_models import models_of
-from gen2embed.model.source import find_adapter
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from gen2embed.mining.mine import mine_pairs
 from gen2embed.mining.random import Random
 from gen2embed.reports.evaluation.page import write_report as write_eval_report
 from gen2embed.reports.mining.page import write_report as write_mining_report
+from gen2embed.reports.mining.rows import read_data
 from gen2embed.runs import results
 from gen2embed.runs.console import print_table
-from gen2embed.runs.entry import read_data
 from gen2embed.types import Pair
 from gen2embed.utils.redaction import expanded, redacted, visible
 
@@ -50,8 +50,8 @@ FOREIGN = [
     "os.system", "builtins.eval", "builtins.exec", "torch.load", "pickle.loads", "hydra.utils.instantiate",
     "hydra.utils.get_method", "subprocess.Popen", "numpy.load", "yaml.load", "gen2embed", "gen2embed.", "",
     None, 3, {}, ["os.system"],
-    "gen2embed.data.pictures.Resolution.__init__", "gen2embed.data.pictures..Resolution",
-    "gen2embed.data.pictures.Resolution ",
+    "gen2embed.model.resolution.Resolution.__init__", "gen2embed.data.pictures..Resolution",
+    "gen2embed.model.resolution.Resolution ",
 ]  # fmt: skip
 
 
@@ -143,10 +143,10 @@ SAVED = [
         "from_pretrai",
     ),
     (
-        {**WORLD, "folder": {"_target_": "gen2embed.data.pictures.Resolution"}},
+        {**WORLD, "folder": {"_target_": "gen2embed.model.resolution.Resolution"}},
         "benchmark.folder._target_=.*makes nothing else",
     ),
-    ({**WORLD, "subsets": [{"_target_": "gen2embed.data.pictures.Resolution"}]}, r"benchmark.subsets\[0\]._target_"),
+    ({**WORLD, "subsets": [{"_target_": "gen2embed.model.resolution.Resolution"}]}, r"benchmark.subsets\[0\]._target_"),
     ({**WORLD, "_partial_": True}, "benchmark._partial_ is not allowed"),
     ({**WORLD, "folder": "${oc.env:HOME}"}, "benchmark refers to other values"),
     ({**WORLD, "folders": "x"}, "benchmark.folders is unknown"),

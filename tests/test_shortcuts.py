@@ -14,8 +14,7 @@ from gen2embed.config.presets import load_preset
 from gen2embed.model.adapter import Full, Lora
 from gen2embed.training import shortcuts
 from gen2embed.training.memory import ChunkMemory, StepMemory
-from gen2embed.training.shortcuts import Sampled, keep, take
-from gen2embed.types import NO_SHORTCUTS, Shortcuts
+from gen2embed.training.shortcuts import NO_SHORTCUTS, Sampled, Shortcuts, keep, take
 
 DORA = replace(LORA, dora=True)
 

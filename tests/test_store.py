@@ -10,7 +10,8 @@ from conftest import Fake
 from gen2embed import Embedder, Item, UserError
 from gen2embed.config.presets import PACKAGE
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.store import EmbeddingStore, differences, digest
+from gen2embed.encoding.store import EmbeddingStore
+from gen2embed.utils.fingerprints import differences, digest
 
 TINY = PACKAGE / "tiny" / "checkpoint"
 THINGS = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "moon")]

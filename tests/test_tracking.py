@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning_utilities.core.imports import RequirementCache
 
 from gen2embed.runs import tracking
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.preemption import Preempted
 
 OFFLINE = ("logger=wandb", "logger.offline=true")

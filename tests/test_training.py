@@ -18,11 +18,12 @@ from steps import TARGETS, attached, cached, collating, load, make_module
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, Item, UserError
+from gen2embed.data.pairs import data_fingerprint
 from gen2embed.encoding.engine import Engine
-from gen2embed.mining.clusters import SCHEMA, check_miner, data_fingerprint, read_clusters, write_clusters
+from gen2embed.mining.clusters import SCHEMA, check_miner, read_clusters, write_clusters
 from gen2embed.mining.mine import mine_pairs
 from gen2embed.mining.random import Random
-from gen2embed.mining.saha_miner import SaHaPaper
+from gen2embed.mining.saha import SaHaPaper
 from gen2embed.model.adapter import Full, Lora, save
 
 

@@ -17,14 +17,15 @@ from steps import collating
 
 from gen2embed import UserError
 from gen2embed.cli.checks.environment import check_shared_memory
-from gen2embed.config.schema import explain
-from gen2embed.encoding import engine, workers
+from gen2embed.config.messages import explain
+from gen2embed.encoding import engine
+from gen2embed.encoding.batch import Chunk, Limit, Prepared, shared, tensors_of
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.workers import TAKEN, Ahead, bytes_of, explained, make_loader, shared, tensors_of
-from gen2embed.model.packing import Limit
 from gen2embed.training.batches import BatchPlan, Share
 from gen2embed.training.datamodule import Collate, PairDataModule, largest_batch
-from gen2embed.types import Chunk, Item, Pair, Prepared
+from gen2embed.types import Item, Pair
+from gen2embed.utils import workers
+from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, explained, make_loader
 
 GIB = 2**30
 

@@ -29,15 +29,15 @@ from torch import Tensor
 from examples.rehearsal.shapes import PUBLISHED, qwen2_vl
 from gen2embed import Embedder, Item
 from gen2embed.config.presets import PACKAGE, load_preset
-from gen2embed.data.pictures import Resolution
-from gen2embed.model.packing import Limit
+from gen2embed.encoding.batch import Limit
+from gen2embed.model.resolution import Resolution
 from gen2embed.model.vision import Seen
 from gen2embed.training.datamodule import Collate
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.training.shortcuts import predict_step, sample_chunks, take
+from gen2embed.training.shortcuts import Shortcuts, predict_step, sample_chunks, take
 from gen2embed.training.sync import OneRank
-from gen2embed.types import Pair, Shortcuts
+from gen2embed.types import Pair
 
 CHUNK = 4  # items, as in the paper's settings
 LIBC = ctypes.CDLL(None)

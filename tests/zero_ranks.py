@@ -24,9 +24,9 @@ from gen2embed.model.adapter import Full, Lora
 from gen2embed.training.checkpoint import step_of, steps
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.training.shortcuts import take
+from gen2embed.training.shortcuts import Shortcuts, take
 from gen2embed.training.zero import Zero
-from gen2embed.types import Pair, Shortcuts
+from gen2embed.types import Pair
 from gen2embed.world.data import World
 
 STAGES = (1, 2, 3)

@@ -14,8 +14,8 @@ from torch import Tensor
 from yardstick import OURS, REFERENCE, RIVAL, over
 
 from gen2embed import Embedder
+from gen2embed.encoding.batch import Inputs, Prepared
 from gen2embed.model.vision import Seen
-from gen2embed.types import Inputs, Prepared
 from gpu_rows.bench import make_embedder
 from gpu_rows.clock import measure_peak, repeat, take_turns
 from gpu_rows.operations import count_operations

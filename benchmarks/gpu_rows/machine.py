@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import torch
 
-from gen2embed.training.memory import readable
 from gen2embed.utils.commit import git_commit
+from gen2embed.utils.memory import readable
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "lightning", "accelerate", "numpy", "pillow")
 OPTIONAL = ("sentence-transformers", "flash-attn", "torchvision")

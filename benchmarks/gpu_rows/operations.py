@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from yardstick import Shape
 
-from gen2embed.types import Chunk, Prepared
+from gen2embed.encoding.batch import Chunk, Prepared
 
 
 @dataclass(frozen=True)

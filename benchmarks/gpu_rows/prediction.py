@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from gen2embed import Embedder
 from gen2embed.model.vision import Seen
 from gen2embed.training.datamodule import Collate
-from gen2embed.training.shortcuts import Sampled, keep, predict_step, sample_chunks, take
-from gen2embed.types import Pair, Shortcuts
+from gen2embed.training.shortcuts import Sampled, Shortcuts, keep, predict_step, sample_chunks, take
+from gen2embed.types import Pair
 from gpu_rows.recorder import free_memory
 
 

@@ -15,8 +15,9 @@ from torch.optim import AdamW
 from yardstick import OURS, REFERENCE, draw_pairs
 
 from gen2embed import Embedder
+from gen2embed.encoding.batch import Inputs
 from gen2embed.training.datamodule import Collate, TrainingBatch
-from gen2embed.types import Inputs, Pair
+from gen2embed.types import Pair
 from gpu_rows.bench import adapt, make_embedder, set_dropout
 from gpu_rows.clock import Peak, measure_peak, take_turns
 from gpu_rows.gradients import mixed

@@ -15,7 +15,7 @@ from yardstick import Drawn
 
 from gen2embed import Embedder, Item
 from gen2embed.model.backbone import Attention
-from gen2embed.types import ROLES
+from gen2embed.utils.choices import ROLES
 from gpu_rows.bench import make_embedder
 from gpu_rows.clock import exact_float32
 

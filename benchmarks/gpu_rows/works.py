@@ -14,8 +14,9 @@ from torch import Tensor
 from yardstick import Drawn, draw_items
 
 from gen2embed import Embedder, Item
-from gen2embed.model.packing import Limit
-from gen2embed.types import Pair, Prepared, Role
+from gen2embed.encoding.batch import Limit, Prepared
+from gen2embed.types import Pair
+from gen2embed.utils.choices import Role
 from gpu_rows.bench import LABELS, ONCE, PICTURES, TEXTS
 
 Part = TypeVar("Part")

@@ -24,12 +24,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from examples.rehearsal.shapes import PUBLISHED, Qwen2VLShape, qwen2_vl
 from gen2embed.config.presets import PACKAGE, compose_shipped, conf_dir
+from gen2embed.encoding.batch import Chunk
 from gen2embed.model.dora import norms_once
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.vision import Features
 from gen2embed.shipped.resizing import size_after
-from gen2embed.training.memory import LiveBytes, StepMemory, measure_chunk, predict, readable
-from gen2embed.types import Chunk
+from gen2embed.training.memory import LiveBytes, StepMemory, measure_chunk, predict
+from gen2embed.utils.memory import readable
 
 CARDS = (24, 40, 48, 80, 96, 141)  # GB, as they are sold
 USABLE = 0.9  # of a card: the rest is CUDA's own, and what its allocator cannot fill

@@ -28,7 +28,7 @@ from gen2embed.config.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.config.schema import check, register_resolvers
 from gen2embed.outputs.paths import check_folder, record_folder, remove_folder
 from gen2embed.runs.console import print_table
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 WRITER = "rehearsal"  # in the record of outputs
 SCRIPTS = ("mine.py", "train.py", "eval.py")  # in the order in which one needs what another leaves

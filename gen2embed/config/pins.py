@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import huggingface_hub as hub
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError, RevisionResolutionError
 
-from gen2embed.types import UserError, first_line
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
 

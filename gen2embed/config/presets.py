@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 

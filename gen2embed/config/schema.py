@@ -11,24 +11,21 @@ import hashlib
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from gen2embed.config.presets import PACKAGE, compose_shipped, conf_dir
-from gen2embed.config.quoting import as_texts, explain_setting
+from gen2embed.config.messages import _defaults, _join, _unknown, explain
+from gen2embed.config.presets import PACKAGE, compose_shipped
+from gen2embed.config.quoting import as_texts
 from gen2embed.config.targets import check_calls, check_saved, find_target
-from gen2embed.encoding.workers import why_ended
-from gen2embed.types import UserError, did_you_mean, first_line
-from gen2embed.utils.content import shown
-from gen2embed.utils.files import refusal
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.redaction import expanded
 
 FREE = {"batch.weights"}  # mappings whose keys are the user's
@@ -166,74 +163,3 @@ def _is_valid(adapter: TypeAdapter, value: Any) -> bool:
     except ValidationError:
         return False
     return True
-
-
-# --- messages -------------------------------------------------------------------------------------------------------
-
-
-def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str | None:
-    """One clear message for an error that the user can mend; None for any other."""
-    if reason := next(filter(None, map(_reason, _chain(error))), None):
-        return reason
-    if found := re.search(r"Could not override '([^']+)'", str(error)):
-        key = found[1]
-        return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
-    if absent := next((cause for cause in _chain(error) if isinstance(cause, InterpolationKeyError)), None):
-        return _no_such_setting(str(absent).partition("\n")[0], overrides)
-    if isinstance(error, hydra.errors.InstantiationException):
-        return str(error.__cause__ or error)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
-    return next((reason for cause in _chain(error) if (reason := refusal(cause) or why_ended(cause))), None)
-
-
-def _no_such_setting(missing: str, overrides: Iterable[str]) -> str:
-    """Return the message for a `${...}` that names no setting. missing: what OmegaConf says of it."""
-    named = re.search(r"'(.*)'", missing)
-    whose = next((shown(text) for text in overrides if named and "${" in text and named[1] in text), "a setting")
-    return f"{whose}: {missing}; ${{...}} stands for another setting, and is not for texts"
-
-
-def _reason(cause: BaseException) -> str | None:
-    if isinstance(cause, UserError):
-        return str(cause)
-    if isinstance(cause, MissingConfigException) and cause.options is not None:
-        group, _, choice = str(cause.missing_cfg_file).rpartition("/")
-        names = ", ".join(sorted(cause.options))
-        return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
-    return explain_setting(cause)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _unknown(path: str, valid: Iterable[str]) -> str:
-    parent, _, key = path.rpartition(".")
-    names = sorted(set(valid) - SPECIAL_KEYS)
-    where = parent or "the configuration"
-    return f"{path} is unknown; {where} has {', '.join(names) or 'no keys'}" + did_you_mean(key, names)
-
-
-def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
-    node: Any = defaults
-    for part in key.split(".")[:-1]:
-        node = node.get(part, {}) if isinstance(node, dict) else {}
-    return node if isinstance(node, dict) else {}
-
-
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _defaults(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
-    """The config with the same choices of groups, and no other override."""
-    groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
-    choices = [override for override in groups if "," not in override]
-    try:
-        cfg = compose_shipped(config_name, choices, folders)
-    except HydraException:
-        cfg = compose_shipped(config_name)
-    return plain(cfg, resolve=False)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gen2embed.config.presets import conf_dir
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 OURS, USERS = "gen2embed.", "gen2embed_"
 KINDS: dict[str, tuple[type, ...]] = {

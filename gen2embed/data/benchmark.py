@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gen2embed.data.pictures import Policy
 from gen2embed.data.rows import known_names
-from gen2embed.types import Picture, RankingTask, UserError
+from gen2embed.types import Picture, Policy, RankingTask
+from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True)

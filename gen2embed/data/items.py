@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from gen2embed.data import pictures as images
-from gen2embed.types import Item, UserError
+from gen2embed.types import Item
 from gen2embed.utils.content import shown, wrong_with_picture
+from gen2embed.utils.errors import UserError
 
 Input = str | Mapping[str, Any] | Item
 

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from gen2embed.data.row_files import visible
-from gen2embed.types import UserError
 from gen2embed.utils.content import not_a_file, shown
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 from gen2embed.utils.path_names import entries, folded
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.pictures import Policy
 from gen2embed.data.row_files import data_files, home_of
 from gen2embed.data.rows import Rows, make_item, read_file, read_subset
-from gen2embed.types import Item, RankingTask, Role, UserError
+from gen2embed.types import Item, Policy, RankingTask
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 
 COLUMNS = {"qry_text": str, "qry_img_path": str, "tgt_text": list, "tgt_img_path": list}

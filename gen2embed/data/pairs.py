@@ -5,17 +5,21 @@ qry, qry_image_path, pos_text, pos_image_path, and where they are asked for neg_
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from gen2embed.data import pictures as images
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.reading import Refused
 from gen2embed.data.row_files import data_files, home_of
 from gen2embed.data.rows import Columns, Rows, known_names, make_item, read_file, read_subset
-from gen2embed.types import Item, Pair, UserError
+from gen2embed.types import Item, Pair
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 
 COLUMNS = {"qry": str, "qry_image_path": str, "pos_text": str, "pos_image_path": str}
@@ -176,3 +180,31 @@ def _negatives(
         )
     sides = (its if len(its) == count else [*its, ""][:1] * count for its in (texts, images))
     return tuple(make_item(text, image, locate, where) for text, image in zip(*sides, strict=True) if text or image)
+
+
+def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
+    """A digest of the rows: subset, number, texts, and the pictures' names below any root.
+
+    negatives: with their explicit negatives, which decide a loss, but no cluster.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        row = [pair.subset, pair.row, pair.query.portable, pair.positive.portable]
+        row += [item.portable for item in pair.negatives] if negatives else []
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def items_digest(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
+    """Return a digest of the rows by the content of their pictures, whose files are read once.
+
+    Args:
+        pairs: The rows.
+        negatives: Whether their explicit negatives count.
+    """
+    images.read_facts(picture for pair in pairs for picture in pair.pictures)
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        for item in (pair.query, pair.positive, *(pair.negatives if negatives else ())):
+            digest.update(item.key.encode())
+    return digest.hexdigest()

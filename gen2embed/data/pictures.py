@@ -10,16 +10,14 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from gen2embed.shipped.resizing import POLICIES, resized, size_after
-from gen2embed.types import Picture, UserError
+from gen2embed.types import Picture
 from gen2embed.utils.content import (
     LFS_REMEDY,
     MOST_PIXELS,
@@ -30,14 +28,11 @@ from gen2embed.utils.content import (
     wrong_with_mode,
     wrong_with_picture,
 )
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.facts import keep_facts
 from gen2embed.utils.log import progress
 from gen2embed.utils.path_names import similar_file
 from gen2embed.utils.picture_facts import PictureFacts, picture_facts
-
-Policy = Literal["low", "clip", "mid_low", "mid", "mid_high", "high", "clamp", "random", "original"]
-
-ALIASES = {"random": "clamp"}  # the reference's name
 
 HEADERS_FROM = 5000  # pictures; fewer are read without a bar
 READERS = 16  # threads that read pictures' files
@@ -54,44 +49,6 @@ REMEDIES = {
     LONG: "crop or remove them",
     POINTER: LFS_REMEDY,
 }
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """The policy, and the image processor's pixel budget and backend.
-
-    min_pixels, max_pixels: bounds on a picture's area; None leaves the checkpoint's own.
-    backend: of the image processor; `pil` and `torchvision` resize slightly differently.
-    """
-
-    policy: Policy = "clamp"
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    backend: Literal["pil", "torchvision"] = "pil"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "policy", canonical(self.policy))
-
-    def describe(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def canonical(policy: str) -> str:
-    """The policy's own name; raises `UserError` for an unknown one."""
-    name = ALIASES.get(policy, policy)
-    if name not in POLICIES:
-        raise UserError(f"resolution {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
-    return name
-
-
-def target_size(width: int, height: int, policy: str) -> tuple[int, int]:
-    """Width and height in pixels after `policy`."""
-    return size_after(width, height, canonical(policy))
-
-
-def resize(picture: Image.Image, policy: str) -> Image.Image:
-    """Resize a picture by a policy: Lanczos for `clamp`, bicubic for the squares, as the reference does."""
-    return resized(picture, canonical(policy))
 
 
 def load(picture: Picture) -> Image.Image:

@@ -11,7 +11,8 @@ from typing import Any
 
 from gen2embed.data import pictures as images
 from gen2embed.data.pairs import PairSource
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Pair
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.log import log
 

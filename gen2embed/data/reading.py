@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen2embed.data.text_files import BYTE_ORDER_MARK, open_text, parse_json
-from gen2embed.types import UserError, first_line
 from gen2embed.utils.content import LFS_REMEDY, is_lfs_pointer, wrong_with
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
 
 Refused = dict[int, str]  # rows that are left out, by their number: what is wrong with them

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 
 SUFFIXES = (".parquet", ".jsonl", ".csv")

@@ -17,7 +17,8 @@ from datasets.packaged_modules.cache.cache import Cache  # what datasets reads w
 
 from gen2embed.data.reading import SEPARATORS, Refused, Table, checked_value, read, refuse
 from gen2embed.data.row_files import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible
-from gen2embed.types import Item, UserError, did_you_mean, first_line
+from gen2embed.types import Item
+from gen2embed.utils.errors import UserError, did_you_mean, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
 

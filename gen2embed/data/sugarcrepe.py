@@ -19,12 +19,13 @@ from typing import Any
 
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.pictures import Policy
 from gen2embed.data.row_files import visible
 from gen2embed.data.rows import known_names, make_item
 from gen2embed.data.text_files import parse_json, read_text
-from gen2embed.types import Item, RankingTask, Role, UserError, did_you_mean
+from gen2embed.types import Item, Policy, RankingTask
+from gen2embed.utils.choices import Role
 from gen2embed.utils.content import wrong_with
+from gen2embed.utils.errors import UserError, did_you_mean
 
 CAPTION = "Find me an image that matches the given caption: {}"
 KEYS = ("filename", "caption", "negative_caption")

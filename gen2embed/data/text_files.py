@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from gen2embed.types import UserError
 from gen2embed.utils.content import LFS_REMEDY, is_lfs_pointer, shown
+from gen2embed.utils.errors import UserError
 
 SAMPLE = 4096  # bytes at the beginning of a file that tell its encoding
 BYTE_ORDER_MARK = "\ufeff"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gen2embed.evaluation.metrics import similarity
-from gen2embed.types import Role
+from gen2embed.utils.choices import Role
 from gen2embed.utils.log import log
 
 COLLAPSED = 0.99  # mean cosine of different items; untrained models with a prompt are well below it
@@ -26,3 +25,10 @@ def warn_if_collapsed(vectors: np.ndarray, role: Role) -> bool:
         COLLAPSED,
     )
     return True
+
+
+def similarity(vectors: np.ndarray) -> float:
+    """Mean cosine of distinct rows; vectors: unit vectors (n, d), at least two."""
+    n, total = len(vectors), vectors.sum(axis=0, dtype=np.float64)
+    own = np.square(vectors).sum(dtype=np.float64)
+    return float((total @ total - own) / (n * (n - 1)))

@@ -19,13 +19,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gen2embed.data.pictures import read_facts
-from gen2embed.encoding.store import EmbeddingStore, Fingerprint
+from gen2embed.encoding.batch import Chunk, Inputs, Limit, Prepared, shared, tensors_of
+from gen2embed.encoding.store import EmbeddingStore
 from gen2embed.encoding.truncation import Cut
-from gen2embed.encoding.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room, shared, tensors_of
-from gen2embed.model.packing import Limit
-from gen2embed.types import Advance, Chunk, Inputs, Item, Prepared, Role, UserError
+from gen2embed.types import Advance, Item
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import Fingerprint
 from gen2embed.utils.log import log, progress
 from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room
 
 PROGRESS_FROM = 256  # items; fewer are embedded without a bar
 TEXT_PART, PICTURED_PART = 512, 32  # items that are prepared, and share what they begin alike, at a time

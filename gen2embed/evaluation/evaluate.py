@@ -17,7 +17,8 @@ from gen2embed.encoding.compression import Compression, Precision, compress, dec
 from gen2embed.encoding.engine import Encoded, Engine, Model
 from gen2embed.evaluation import metrics
 from gen2embed.evaluation.significance import is_below
-from gen2embed.types import ROLES, Item, RankingTask, Role
+from gen2embed.types import Item, RankingTask
+from gen2embed.utils.choices import ROLES, Role
 from gen2embed.utils.log import log
 from gen2embed.utils.rank_group import ALONE, Peers
 

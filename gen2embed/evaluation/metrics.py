@@ -45,13 +45,6 @@ def mean(values: Sequence[float] | np.ndarray) -> float:
     return float(metric.compute())
 
 
-def similarity(vectors: np.ndarray) -> float:
-    """Mean cosine of distinct rows; vectors: unit vectors (n, d), at least two."""
-    n, total = len(vectors), vectors.sum(axis=0, dtype=np.float64)
-    own = np.square(vectors).sum(dtype=np.float64)
-    return float((total @ total - own) / (n * (n - 1)))
-
-
 def chance(relevance: Sequence[Sequence[float] | np.ndarray]) -> float:
     """Expected precision@1 of a random ranking: the mean share of relevant choices."""
     return mean([(np.asarray(grades) > 0).mean() for grades in relevance])

@@ -11,11 +11,11 @@ from typing import Any
 import jinja2
 
 from gen2embed import __version__
-from gen2embed.encoding.store import differences
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.identity import earlier_adapter_identity, is_local
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import digest_files, is_hub_id, write_atomic
+from gen2embed.utils.fingerprints import differences
 
 TRAINED = ("data", "mining", "adapter", "loss", "optim", "batch", "trainer", "seed")  # of a run's settings
 

@@ -14,12 +14,12 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor
 
 from gen2embed.data.items import Input
-from gen2embed.data.pictures import Resolution
 from gen2embed.model.adapter import save
 from gen2embed.model.card import read_card
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.prompts import Prompt
-from gen2embed.types import Role
+from gen2embed.model.resolution import Resolution
+from gen2embed.utils.choices import Role
 
 VIDEO = "video_preprocessor_config.json"
 Encode = Callable[[Sequence[Input], Role], Tensor]  # float32 unit vectors (n, d), on the CPU

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen2embed.encoding.store import digest
 from gen2embed.model.embedder import Embedder
-from gen2embed.types import Item, Role, UserError
+from gen2embed.types import Item
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import digest
 from gen2embed.utils.log import progress
 
 ROLES: Mapping[str | None, Role] = {"query": "query", "document": "candidate", None: "candidate"}  # by prompt type

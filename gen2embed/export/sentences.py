@@ -19,14 +19,15 @@ from transformers.utils import is_torchvision_available
 
 from gen2embed.config.presets import PACKAGE
 from gen2embed.data.items import Input
-from gen2embed.data.pictures import Resolution
 from gen2embed.export.kinds import Encode, Merged, Place
 from gen2embed.export.template import chat_template
 from gen2embed.model.card import read_card
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.processor import LEFT_OUT, load_processor
-from gen2embed.runs.results import write_json
-from gen2embed.types import Role, UserError
+from gen2embed.model.resolution import Resolution
+from gen2embed.outputs.redacted import write_json
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 
 SHIPPED = PACKAGE / "shipped"

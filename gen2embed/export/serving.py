@@ -9,7 +9,7 @@ from gen2embed.export.kinds import Encode, Merged, Place
 from gen2embed.export.sentences import SHIPPED
 from gen2embed.export.template import chat_template
 from gen2embed.model.embedder import Embedder
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 TEMPLATE = "embedding.jinja"
 

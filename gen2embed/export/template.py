@@ -8,7 +8,8 @@ from typing import Any
 
 from gen2embed.model.backbone import Backbone
 from gen2embed.model.prompts import REFERENCE_TEMPLATES, Prompt
-from gen2embed.types import ROLES, UserError
+from gen2embed.utils.choices import ROLES
+from gen2embed.utils.errors import UserError
 
 ITEMS = Path(__file__).with_name("items.jinja")  # messages as our items
 REFERENCE = Path(__file__).with_name("reference.jinja")  # what the reference convention makes of them

@@ -19,8 +19,8 @@ from gen2embed.export.serving import Vllm
 from gen2embed.model.adapter import merge
 from gen2embed.model.embedder import Embedder
 from gen2embed.outputs.paths import check_folder, replace_folder
-from gen2embed.types import ROLES, Role, UserError, did_you_mean
-from gen2embed.utils.choices import Convention, ExportDtype
+from gen2embed.utils.choices import ROLES, Convention, ExportDtype, Role
+from gen2embed.utils.errors import UserError, did_you_mean
 from gen2embed.utils.files import is_hub_id
 from gen2embed.utils.redaction import redacted_text
 

@@ -23,8 +23,9 @@ import numpy as np
 from gen2embed.mining.base import Subset
 from gen2embed.mining.filters import Filters
 from gen2embed.mining.grouping import Grouping
-from gen2embed.mining.saha import Lists
-from gen2embed.types import Advance, UserError, unseen
+from gen2embed.mining.owners import Lists
+from gen2embed.types import Advance, unseen
+from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

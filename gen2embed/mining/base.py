@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from gen2embed.mining.saha import check_rows
 from gen2embed.search.exact import nearest
 from gen2embed.types import Advance, unseen
+from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,25 @@ class Miner(Protocol):
 
     def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
         """Clusters of rows, the anchor first. advance: is told of each row of the subset once, when it is done with."""
+
+
+def check_rows(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    positive: Sequence[int] | np.ndarray,
+    query_ids: Sequence[int] | np.ndarray | None,
+    top_k: int,
+) -> None:
+    """Raise `UserError` for rows that cannot be mined. What vectors hold is checked where they are searched."""
+    lengths = {"queries": len(queries), "positive": len(positive)}
+    if query_ids is not None:
+        lengths["query_ids"] = len(query_ids)
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"as many of each are needed; got {', '.join(f'{n} {name}' for name, n in lengths.items())}")
+    if len(queries) == 1:
+        raise UserError("one row cannot be mined: a cluster needs two")
+    if top_k >= len(queries):
+        most = len(queries) - 1
+        raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
+    if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
+        raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")

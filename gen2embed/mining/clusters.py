@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gen2embed.data import pictures as images
-from gen2embed.types import Pair, UserError
+from gen2embed.data.pairs import data_fingerprint, items_digest
+from gen2embed.types import Pair
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.log import log
 
@@ -42,34 +42,6 @@ class Clusters:
     def largest(self) -> int:
         """Rows of a full cluster."""
         return self.manifest["settings"]["top_k"] + 1
-
-
-def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
-    """A digest of the rows: subset, number, texts, and the pictures' names below any root.
-
-    negatives: with their explicit negatives, which decide a loss, but no cluster.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for pair in pairs:
-        row = [pair.subset, pair.row, pair.query.portable, pair.positive.portable]
-        row += [item.portable for item in pair.negatives] if negatives else []
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
-
-
-def items_digest(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
-    """Return a digest of the rows by the content of their pictures, whose files are read once.
-
-    Args:
-        pairs: The rows.
-        negatives: Whether their explicit negatives count.
-    """
-    images.read_facts(picture for pair in pairs for picture in pair.pictures)
-    digest = hashlib.blake2b(digest_size=16)
-    for pair in pairs:
-        for item in (pair.query, pair.positive, *(pair.negatives if negatives else ())):
-            digest.update(item.key.encode())
-    return digest.hexdigest()
 
 
 def warn_of_other_pictures(clusters: Clusters, pairs: Sequence[Pair]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gen2embed.mining.base import Subset
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

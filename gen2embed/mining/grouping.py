@@ -18,7 +18,7 @@ import numpy as np
 
 from gen2embed.mining.base import Subset
 from gen2embed.mining.filters import Apart, Filters
-from gen2embed.mining.saha import Lists, nearest_owners
+from gen2embed.mining.owners import Lists, nearest_owners
 from gen2embed.search.exact import nearest
 from gen2embed.types import Advance, unseen
 

@@ -15,15 +15,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from gen2embed.data.pairs import data_fingerprint, items_digest
 from gen2embed.data.positives import Positives
 from gen2embed.encoding.collapse import warn_if_collapsed
 from gen2embed.encoding.engine import Encoded, Engine, Model
-from gen2embed.encoding.store import digest
 from gen2embed.mining.base import Miner, Subset
-from gen2embed.mining.clusters import SCHEMA, data_fingerprint, items_digest, write_clusters
+from gen2embed.mining.clusters import SCHEMA, write_clusters
 from gen2embed.search.exact import Search
 from gen2embed.search.neighbours import find_neighbours
-from gen2embed.types import Item, Pair, UserError
+from gen2embed.types import Item, Pair
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import digest
 from gen2embed.utils.log import log, progress
 from gen2embed.utils.rank_group import ALONE, Peers
 

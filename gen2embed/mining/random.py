@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from gen2embed.mining.base import Subset
-from gen2embed.types import Advance, UserError, unseen
+from gen2embed.types import Advance, unseen
+from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -17,74 +17,19 @@ Nothing here depends on the order of a set: ties go to the lower index.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
+from gen2embed.mining.base import Subset, check_rows
+from gen2embed.mining.filters import Filters
+from gen2embed.mining.grouping import Grouping
+from gen2embed.mining.owners import Lists, nearest_owners
 from gen2embed.search.exact import check_vectors, nearest
-from gen2embed.types import Advance, UserError, unseen
-
-
-class Lists:
-    """The rows of each label, ascending, in one array: those of label g are `rows[starts[g] : starts[g + 1]]`."""
-
-    def __init__(self, labels: Int[np.ndarray, " n"], count: int) -> None:
-        self.rows = np.argsort(labels, kind="stable")
-        self.starts = np.searchsorted(labels[self.rows], np.arange(count + 1))
-
-    def __getitem__(self, label: int) -> Int[np.ndarray, " r"]:
-        return self.rows[self.starts[label] : self.starts[label + 1]]
-
-    def of(self, labels: Int[np.ndarray, " k"]) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]:
-        """The rows of several labels, one label after the other, and which of them each row belongs to."""
-        first = self.starts[labels]
-        counts = self.starts[labels + 1] - first
-        ends = counts.cumsum()
-        total = int(ends[-1]) if len(ends) else 0
-        return self.rows[np.arange(total) + (first - ends + counts).repeat(counts)], np.arange(len(labels)).repeat(
-            counts
-        )
-
-
-def similarity(queries: Float[np.ndarray, "n d"], anchor: int, rows: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
-    """Of the queries of rows to the anchor's; equal queries tie exactly, which a matrix product does not promise."""
-    return np.einsum("rd,d->r", queries[rows], queries[anchor])
-
-
-def nearest_owners(
-    queries: Float[np.ndarray, "n d"],
-    anchor: int,
-    rows: Int[np.ndarray, " r"],
-    places: Int[np.ndarray, " r"],
-    limit: int,
-    ids: Shaped[np.ndarray, " n"] | None = None,
-) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """One owner of each of the first `limit` candidates: the most similar to the anchor query; and how similar it is.
-
-    rows, places: owners as `Lists.of` gives them. ids: an owner whose id was chosen already is passed over.
-    """
-    if not len(rows):
-        return rows, np.empty(0)
-    if ids is None:
-        ordinal = np.concatenate(([True], places[1:] != places[:-1])).cumsum()
-        kept = int(ordinal.searchsorted(limit, "right"))
-        rows, places = rows[:kept], places[:kept]
-    near = similarity(queries, anchor, rows)
-    if ids is None:
-        if ordinal[kept - 1] == kept:  # every candidate has one owner
-            return rows, near
-        order = np.lexsort((-near, places))
-        chosen = order[np.concatenate(([True], np.diff(places[order]) != 0))]
-        return rows[chosen], near[chosen]
-    found: list[int] = []
-    seen: set[int] = set()
-    served = -1
-    for index in np.lexsort((-near, places)).tolist():
-        if places[index] != served and ids[rows[index]] not in seen and len(found) < limit:
-            found.append(index)
-            seen.add(ids[rows[index]])
-            served = places[index]
-    return rows[found], near[found]
+from gen2embed.types import Advance, unseen
+from gen2embed.utils.errors import UserError
 
 
 def mine_clusters(
@@ -162,23 +107,90 @@ def group(
     return clusters
 
 
-def check_rows(
-    queries: np.ndarray,
-    candidates: np.ndarray,
-    positive: Sequence[int] | np.ndarray,
-    query_ids: Sequence[int] | np.ndarray | None,
-    top_k: int,
-) -> None:
-    """Raise `UserError` for rows that cannot be mined. What vectors hold is checked where they are searched."""
-    lengths = {"queries": len(queries), "positive": len(positive)}
-    if query_ids is not None:
-        lengths["query_ids"] = len(query_ids)
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"as many of each are needed; got {', '.join(f'{n} {name}' for name, n in lengths.items())}")
-    if len(queries) == 1:
-        raise UserError("one row cannot be mined: a cluster needs two")
-    if top_k >= len(queries):
-        most = len(queries) - 1
-        raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
-    if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
-        raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")
+@dataclass(frozen=True)
+class SaHaPaper:
+    """The paper's algorithm (`gen2embed.mining.saha`). top_k: K; a full cluster has K + 1 pairs. pool_multiplier: m."""
+
+    embeds: ClassVar[bool] = True
+    top_k: int = 15
+    pool_multiplier: int = 3
+
+    def __post_init__(self) -> None:
+        _check_pool(self.top_k, self.pool_multiplier)
+
+    @property
+    def neighbours(self) -> int:
+        return 2 * self.top_k * self.pool_multiplier
+
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        subset.check(self.top_k)
+        return group(
+            subset.top(self.neighbours), subset.queries, subset.positive,
+            self.top_k, self.pool_multiplier, subset.classification, subset.query_ids, advance,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk(Filters):
+    """Anchors in the order of the data, each with owners of its top candidates; then `Grouping`'s steps 2 to 4.
+
+    top_k: K. pool_multiplier: m; an anchor looks at 2*K*m candidates and takes at most K*m owners, to choose K from.
+    skip_ranks: owners of an anchor's first candidates are not taken (the rank window of sentence-transformers'
+        `range_min`; its own positive counts as a rank).
+    min_similarity: an owner's positive is at least so similar to the anchor query (its `min_score`).
+    """
+
+    embeds: ClassVar[bool] = True
+    safest_first: ClassVar[bool]
+    top_k: int = 15
+    pool_multiplier: int = 3
+    skip_ranks: int = 0
+    min_similarity: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_pool(self.top_k, self.pool_multiplier)
+        if self.skip_ranks < 0:
+            raise UserError(f"mining.skip_ranks is at least 0; got {self.skip_ranks}")
+
+    @property
+    def neighbours(self) -> int:
+        return self.skip_ranks + 2 * self.top_k * self.pool_multiplier
+
+    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+        subset.check(self.top_k)
+        most = self.top_k * self.pool_multiplier
+        found = subset.top(self.neighbours)
+        barred = found[:, : self.skip_ranks] if self.skip_ranks else None
+        grouping = Grouping(subset, self.top_k, self, advance, barred, self.min_similarity)
+        for anchor in range(len(subset.queries)):
+            if grouping.free[anchor]:
+                rows, near = grouping.owners([anchor], found[anchor], most)
+                if self.safest_first and not subset.classification:
+                    rows = rows[np.argsort(near, kind="stable")]
+                grouping.start(anchor, rows)
+        return grouping.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaHa(_Walk):
+    """SaHa (arXiv 2508.00955) without its false negatives, in clusters of equal size.
+
+    As in the paper, the least similar of an anchor's K*m owners come first, and a classification subset keeps the
+    candidates' order. Other than in the paper, known positives never meet (`Apart`), every row is in at most one
+    cluster, and there is no second phase: `Grouping` completes and merges what is not full.
+    """
+
+    safest_first = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(_Walk):
+    """Owners of each anchor's top candidates, the hardest first (top-k mining, as in ANCE, arXiv 2007.00808)."""
+
+    safest_first = False
+
+
+def _check_pool(top_k: int, pool_multiplier: int) -> None:
+    if top_k < 1 or pool_multiplier < 1:
+        raise UserError(f"mining.top_k and pool_multiplier are at least 1; got {top_k} and {pool_multiplier}")

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gen2embed.encoding.store import digest
 from gen2embed.mining.base import Miner, Subset
 from gen2embed.mining.mine import Mined, make_subset
 from gen2embed.search.exact import nearest
 from gen2embed.types import Pair
 from gen2embed.utils.files import write_atomic
+from gen2embed.utils.fingerprints import digest
 from gen2embed.utils.log import progress
 
 ANCHORS = 200  # a subset

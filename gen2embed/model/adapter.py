@@ -15,13 +15,13 @@ import peft
 from safetensors import SafetensorError
 from torch import nn
 
-from gen2embed.data.pictures import Resolution
 from gen2embed.model.backbone import Backbone
 from gen2embed.model.card import base_of, check_weights, read_card, write_card
 from gen2embed.model.dora import keep_norms
 from gen2embed.model.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
 from gen2embed.model.prompts import Prompt
-from gen2embed.types import UserError, first_line
+from gen2embed.model.resolution import Resolution
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted_text
 

@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_flash_attn_2_available
 
-from gen2embed.data.pictures import Resolution
 from gen2embed.model.identity import (
     EARLIER,
     WEIGHTS,
@@ -32,9 +31,10 @@ from gen2embed.model.identity import (
     remote_code_digest,
 )
 from gen2embed.model.processor import load_processor
+from gen2embed.model.resolution import Resolution
 from gen2embed.model.run_models import advice
-from gen2embed.types import UserError, first_line
 from gen2embed.utils.choices import Attention, Dtype
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_hub_id
 from gen2embed.utils.log import log
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.data.pictures import Resolution
-from gen2embed.encoding.store import differences
 from gen2embed.model.prompts import Prompt
-from gen2embed.types import UserError
+from gen2embed.model.resolution import Resolution
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.facts import digest_of
 from gen2embed.utils.files import write_atomic
+from gen2embed.utils.fingerprints import differences
 from gen2embed.utils.redaction import expanded, redacted
 
 CARD = "gen2embed.json"

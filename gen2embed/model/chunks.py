@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gen2embed.encoding.batch import Chunk, Inputs, Limit, Prepared
 from gen2embed.model.inputs import InputBuilder
-from gen2embed.model.packing import Limit, Sample, pack
-from gen2embed.types import Chunk, Inputs, Item, Picture, Prepared, Role, UserError
+from gen2embed.model.packing import Sample, pack
+from gen2embed.types import Item, Picture
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
 
 ROWS_AND_COLUMNS = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}  # model types that rotate by both within a picture
 

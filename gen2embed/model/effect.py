@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from gen2embed.types import Item, UserError
+from gen2embed.types import Item
+from gen2embed.utils.errors import UserError
 
 if TYPE_CHECKING:
     from gen2embed.model.embedder import Embedder

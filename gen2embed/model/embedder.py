@@ -12,8 +12,8 @@ from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
 from gen2embed.data.items import Input, as_items
-from gen2embed.data.pictures import Policy, Resolution
 from gen2embed.encoding import compression
+from gen2embed.encoding.batch import Chunk, Inputs, moved
 from gen2embed.encoding.engine import Engine
 from gen2embed.model import vision
 from gen2embed.model.chunks import Preparer
@@ -23,9 +23,11 @@ from gen2embed.model.inputs import InputBuilder
 from gen2embed.model.packing import lengths, visible
 from gen2embed.model.pooling import last_token, unit_vectors
 from gen2embed.model.prompts import Prompt
+from gen2embed.model.resolution import Resolution
 from gen2embed.model.vision import Features, Seen
-from gen2embed.types import Chunk, Inputs, Item, UserError, moved
+from gen2embed.types import Item, Policy
 from gen2embed.utils.choices import ROLES, Attention, Convention, Dtype, Precision, Role
+from gen2embed.utils.errors import UserError
 
 if TYPE_CHECKING:
     from gen2embed.model.backbone import Backbone
@@ -83,7 +85,7 @@ class Embedder:
         # transformers' models and peft take seconds to import, and only loading and saving need them
         from gen2embed.model.adapter import load, merge  # noqa: PLC0415
         from gen2embed.model.backbone import load_backbone  # noqa: PLC0415
-        from gen2embed.model.source import find_source  # noqa: PLC0415
+        from gen2embed.model.pretrained import find_source  # noqa: PLC0415
 
         source = find_source(path, adapter, revision, adapter_revision)
         chosen, resolution = source.choose(prompt, convention, resolution)
@@ -135,9 +137,9 @@ class Embedder:
 
         Either has its prompt and resolution beside it; see `gen2embed.model.saving`.
         """
-        from gen2embed.model import saving  # noqa: PLC0415
+        from gen2embed.model import pretrained  # noqa: PLC0415
 
-        saving.save_pretrained(self.backbone, self.build.prompt, self.build.resolution, Path(folder))
+        pretrained.save_pretrained(self.backbone, self.build.prompt, self.build.resolution, Path(folder))
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
@@ -147,10 +149,10 @@ class Embedder:
         private: of a new repository; None is the account's default. token: None is that of `hf auth login`.
         Returns the address of the commit. Raises `UserError` for what the hub refuses.
         """
-        from gen2embed.model import saving  # noqa: PLC0415
+        from gen2embed.model import pretrained  # noqa: PLC0415
 
         prompt, resolution = self.build.prompt, self.build.resolution
-        return saving.push_to_hub(self.backbone, prompt, resolution, repo_id, private, revision, token)
+        return pretrained.push_to_hub(self.backbone, prompt, resolution, repo_id, private, revision, token)
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.facts import digest_of, keep_facts
 from gen2embed.utils.files import digest_files
 

@@ -13,10 +13,13 @@ import torch
 from PIL import Image
 
 from gen2embed.data import pictures as images
-from gen2embed.data.pictures import Resolution
+from gen2embed.encoding.batch import Inputs
 from gen2embed.model.prompts import Piece, Prompt, Template, chat_template, reference_template, render
+from gen2embed.model.resolution import Resolution, resize
 from gen2embed.model.tokens import PromptTokenizer
-from gen2embed.types import Inputs, Item, Role, UserError
+from gen2embed.types import Item
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers.processing_utils import ProcessorMixin
@@ -54,7 +57,7 @@ class InputBuilder:
 
     def open(self, item: Item) -> list[Image.Image]:
         """An item's pictures in their size."""
-        return [images.resize(images.load(picture), self.resolution.policy) for picture in item.pictures]
+        return [resize(images.load(picture), self.resolution.policy) for picture in item.pictures]
 
     def process(self, pictures: Sequence[Sequence[Image.Image]]) -> tuple[Inputs, list[str]]:
         """The pictures of each item as the family takes them, and what it puts into the slot of each."""

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gen2embed.types import Chunk
+from gen2embed.encoding.batch import Chunk, Limit
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,6 @@ class Sample:
     positions: Int[np.ndarray, "p l"]
     pictures: tuple[str, ...]
     visual: Int[np.ndarray, " l"]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """How large a chunk may be. tokens: but for a single sample that is longer. rows: samples; None for no limit."""
-
-    tokens: int
-    rows: int | None = None
 
 
 def pack(samples: Sequence[Sample], limit: Limit, share: bool = True) -> tuple[list[Chunk], Int[Tensor, " n"]]:

@@ -11,8 +11,8 @@ from transformers.image_processing_backends import PilBackend
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
-from gen2embed.data.pictures import Resolution
-from gen2embed.types import UserError
+from gen2embed.model.resolution import Resolution
+from gen2embed.utils.errors import UserError
 
 LEFT_OUT = "video_processor"  # it would need torchvision
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from gen2embed.types import IMAGE_MARKER, Item, Role, UserError
-from gen2embed.utils.choices import Convention
+from gen2embed.types import IMAGE_MARKER, Item
+from gen2embed.utils.choices import Convention, Role
+from gen2embed.utils.errors import UserError
 
 Modality = Literal["text", "image"]
 Kind = Literal["template", "prompt", "text", "image", "marker"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gen2embed.types import Inputs, moved
+from gen2embed.encoding.batch import Inputs, moved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,10 +13,10 @@ from gen2embed.config.overrides import Experiment
 from gen2embed.config.presets import compose_shipped
 from gen2embed.config.schema import plain
 from gen2embed.config.targets import find_target
-from gen2embed.encoding.store import differences, flat
 from gen2embed.model.card import CARD, read_card, saved_settings
-from gen2embed.model.source import Source, fetch_file, find_adapter
-from gen2embed.types import UserError
+from gen2embed.model.pretrained import Source, fetch_file, find_adapter
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import differences, flat
 from gen2embed.utils.log import log
 
 PLACES = {"strategy": "trainer.strategy"}  # of groups whose settings do not lie below their name

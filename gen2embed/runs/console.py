@@ -14,14 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gen2embed.data.benchmark import Benchmark
+from gen2embed.encoding.batch import Limit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.adapter import matched
 from gen2embed.model.embedder import Embedder
-from gen2embed.model.packing import Limit
 from gen2embed.training.batches import Share
-from gen2embed.training.memory import StepMemory, readable
+from gen2embed.training.memory import StepMemory
 from gen2embed.training.shortcuts import Sampled
 from gen2embed.types import Pair
+from gen2embed.utils.memory import readable
 from gen2embed.utils.redaction import visible
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,13 @@ import matplotlib as mpl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import yaml
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from gen2embed import __version__
 from gen2embed.encoding.engine import Encoded
 from gen2embed.encoding.truncation import Cut
-from gen2embed.outputs.paths import write_file
+from gen2embed.outputs.redacted import write_json
 from gen2embed.utils.commit import git_commit
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.redaction import redacted
@@ -65,29 +62,6 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
         "items_per_second": computed / seconds if computed else None,
         "items_cut": sum((part.cut for part in encoded), Cut()).describe(),
     }
-
-
-def write_json(path: Path, value: Any, by: str | None = None) -> None:
-    """Leave a value for people and programs, redacted.
-
-    Args:
-        path: The file.
-        value: What JSON can hold; all else as text.
-        by: The command that writes an output of its own (`outputs.write_file`); None is a run, in its folder.
-    """
-    text = json.dumps(redacted(value), indent=2, default=str)
-    write = write_atomic if by is None else partial(write_file, by=by)
-    write(path, write=lambda file: file.write(text.encode()))
-
-
-def redact_yaml(file: Path) -> None:
-    """Redact a small file that another library has written; one that is gone, or as it should be, is left alone."""
-    if not file.is_file():
-        return
-    there = yaml.safe_load(file.read_text())
-    if (wanted := redacted(there)) != there:
-        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-        write_atomic(file, lambda opened: opened.write(text.encode()))
 
 
 def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table, run: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from gen2embed.config.schema import explain
+from gen2embed.config.messages import explain
 from gen2embed.outputs.claims import claim
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.redaction import visible

@@ -17,6 +17,7 @@ from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.evaluation.leaderboard import leaderboard
 from gen2embed.model.embedder import Embedder
+from gen2embed.outputs import redacted
 from gen2embed.reports.evaluation.page import write_report
 from gen2embed.runs import console, results
 from gen2embed.runs.sweeps import input_digests
@@ -57,7 +58,7 @@ def evaluate_and_report(
         its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
         results.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
         if benchmark.name == "mmeb":
-            results.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
+            redacted.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
         console.print_table(console.score_table(evaluation.scores))
         if compression is not None:
             console.print_table(console.compression_table(evaluation.scores))
@@ -66,10 +67,10 @@ def evaluate_and_report(
         return
     results.log_scores(trainer.loggers, list(every.values()), config)
     if len(benchmarks) > 1:
-        results.write_json(folder / "results.json", {"benchmarks": every})
+        redacted.write_json(folder / "results.json", {"benchmarks": every})
     if len(benchmarks) != 1:
         timing = results.timing((), time.perf_counter() - started)
         run = results.manifest(config, embedder.fingerprint, {**timing, **more})
-        results.write_json(folder / "manifest.json", run)
+        redacted.write_json(folder / "manifest.json", run)
     if benchmarks:
         write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)

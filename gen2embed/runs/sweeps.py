@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.encoding.store import differences, flat, without
 from gen2embed.model.identity import adapter_identity, digest_value, file_digests
 from gen2embed.model.run_models import is_model
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.facts import digest_of, keep_facts
+from gen2embed.utils.fingerprints import differences, flat, without
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted
 

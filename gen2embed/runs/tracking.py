@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import CSVLogger
 
 from gen2embed.outputs.paths import check_writable
-from gen2embed.types import UserError, first_line
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import named
 from gen2embed.utils.log import log
 

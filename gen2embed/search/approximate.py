@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from gen2embed.search.exact import Exact, Search, check_vectors
 from gen2embed.search.products import exact_scores
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import put_in_place, temporary_name
 from gen2embed.utils.log import progress
 from gen2embed.utils.rank_group import Peers

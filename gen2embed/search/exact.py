@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gen2embed.search.products import PARTS, error_bounds, exact_scores, short_sums
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 SPARE = 64  # candidates beyond the cut that are kept for near-ties
 CHECKED = 4096  # vectors looked at together for values that cannot be searched

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gen2embed.encoding.store import Fingerprint, claim, digest, say_what_differs
 from gen2embed.search.approximate import Approximate, build_index
 from gen2embed.search.exact import Exact, Search, check_vectors
-from gen2embed.types import Advance, UserError, unseen
+from gen2embed.types import Advance, unseen
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
+from gen2embed.utils.fingerprints import Fingerprint, claim, digest, say_what_differs
 from gen2embed.utils.log import progress
 from gen2embed.utils.rank_group import ALONE, Peers
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gen2embed.data.positives import Cluster, Parts, Positives
 from gen2embed.training.weights import check_weights
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 Batch = list[list[int]]  # the rows of each rank
 

@@ -13,15 +13,15 @@ from lightning import Callback, LightningModule, Trainer
 
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.store import differences
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.model.adapter import save, saved_parameters
 from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.outputs.record import RUN
-from gen2embed.training.memory import peak_gib
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import differences
 from gen2embed.utils.log import log
+from gen2embed.utils.memory import peak_gib
 
 RESAMPLES = 200  # of a validation, whose interval only says whether it is at chance
 

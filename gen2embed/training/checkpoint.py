@@ -22,8 +22,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from gen2embed.training.logger import CSVLogger
-from gen2embed.types import UserError, first_line
 from gen2embed.utils import preemption
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import put_in_place, write_atomic
 from gen2embed.utils.log import log
 

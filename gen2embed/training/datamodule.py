@@ -15,10 +15,13 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gen2embed.encoding.workers import Ahead, bytes_of, make_loader, shared, tensors_of
+from gen2embed.encoding.batch import Prepare, Prepared, shared, tensors_of
 from gen2embed.training.batches import BatchPlan, Share
-from gen2embed.types import Item, Pair, Prepare, Prepared, Role, UserError
+from gen2embed.types import Item, Pair
+from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
+from gen2embed.utils.workers import Ahead, bytes_of, make_loader
 
 SAMPLED = 16  # pairs of the first batch, and as many with pictures, whose size is looked at before training
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gen2embed.outputs.claims import is_run
 from gen2embed.outputs.record import RUN, append, read_record
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import named, write_atomic
 
 HPARAMS = csv_logs.ExperimentWriter.NAME_HPARAMS_FILE

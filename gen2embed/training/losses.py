@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 LARGEST_SCALE = 100.0  # of a learned 1 / T, as in CLIP (arXiv 2103.00020, section 2.5)
 BLOCK = 2**18  # similarities at a time; those of a whole batch would grow with its square

@@ -25,16 +25,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from gen2embed.encoding.batch import Limit
 from gen2embed.encoding.truncation import NAMED as NAMED_CUT
 from gen2embed.encoding.truncation import Cut
 from gen2embed.model.dora import norms_once
 from gen2embed.model.embedder import Embedder
-from gen2embed.model.packing import Limit
 from gen2embed.training.datamodule import TrainingBatch
 from gen2embed.training.gradcache import backward_cached
 from gen2embed.training.losses import Answers, InfoNCE, describe
+from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import Sync
-from gen2embed.types import NO_SHORTCUTS, Shortcuts, UserError
+from gen2embed.utils.errors import UserError
 
 REMEDY = "look at these rows, lower optim.optimizer.lr, or train in higher precision"
 NAMED = 256  # rows in a message

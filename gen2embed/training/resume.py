@@ -18,15 +18,16 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from gen2embed.encoding.store import differences, without
-from gen2embed.mining.clusters import data_fingerprint, items_digest
+from gen2embed.data.pairs import data_fingerprint, items_digest
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.run_models import models_of
 from gen2embed.training.batches import BatchPlan
 from gen2embed.training.checkpoint import Checkpoints, is_own, remove, step_of, steps, sweep
 from gen2embed.training.logger import CSVLogger
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Pair
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
+from gen2embed.utils.fingerprints import differences, without
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted
 

@@ -19,13 +19,17 @@ from functools import partial
 import torch
 from peft.tuners.lora.dora import DoraLinearLayer
 
+from gen2embed.encoding.batch import Chunk
 from gen2embed.model.backbone import has_dropout
 from gen2embed.model.dora import norms_once
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import Collate
 from gen2embed.training.gradcache import unchanged_random_state
-from gen2embed.training.memory import ChunkMemory, LiveBytes, StepMemory, free_bytes, measure_chunk, predict, readable
-from gen2embed.types import Chunk, Pair, Shortcuts
+from gen2embed.training.memory import ChunkMemory, LiveBytes, StepMemory, measure_chunk, predict
+from gen2embed.types import Pair
+from gen2embed.utils.choices import ROLES, Role  # noqa: F401  (others take both, and the errors, from here)
+from gen2embed.utils.errors import UserError, did_you_mean, first_line  # noqa: F401
+from gen2embed.utils.memory import free_bytes, readable
 
 ROOM = 0.5  # of the memory that a step leaves free, for graphs
 
@@ -158,3 +162,23 @@ def keep(
     room = max(0, int(ROOM * (free_bytes(device) / sharing - (needed.total - needed.weights))))
     count = room // max(1, *(kind.graph for kind in sampled.kinds))
     return count, f"of up to {count:,} chunks: there is room for {readable(room)}"
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What a training step need not do twice (`gen2embed.training.shortcuts`), as it is wanted, or taken.
+
+    keep_graphs: of how many chunks; None is as many as there is memory for.
+    """
+
+    share: bool = True
+    vision_once: bool = True
+    norms_once: bool = True
+    keep_graphs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep_graphs is not None and self.keep_graphs < 0:
+            raise UserError(f"shortcuts.keep_graphs is a number of chunks, or null; got {self.keep_graphs}")
+
+
+NO_SHORTCUTS = Shortcuts(share=False, vision_once=False, norms_once=False, keep_graphs=0)

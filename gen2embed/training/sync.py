@@ -14,26 +14,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
-from lightning import Trainer
-from lightning.pytorch.overrides.distributed import _sync_module_states
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.nn import Parameter
 
+from gen2embed.encoding.batch import Prepare
 from gen2embed.training.datamodule import TrainingBatch
-from gen2embed.types import Prepare, UserError
-from gen2embed.utils.log import log
-from gen2embed.utils.rank_group import ALONE, Peers
 
 
 class Sync(Protocol):
@@ -147,97 +140,6 @@ class Replicas(OneRank):
 
     def seed(self, seed: int, step: int) -> None:
         _seed(seed, step, dist.get_rank())
-
-
-class Ranks(DDPStrategy):
-    """Lightning's launcher and process group; one rank's failure ends all, and no wait is endless.
-
-    timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
-    """
-
-    def __init__(self, timeout_seconds: float, **options: Any) -> None:
-        if timeout_seconds <= 0:
-            raise UserError(f"trainer.strategy.timeout_seconds is above 0; got {timeout_seconds}")
-        super().__init__(timeout=timedelta(seconds=timeout_seconds), **options)
-        self.timeout_seconds = timeout_seconds
-
-    def sync(self) -> Sync:
-        """How its ranks train together; raises `UserError` where they cannot."""
-        raise NotImplementedError
-
-    def setup_distributed(self) -> None:
-        try:
-            super().setup_distributed()
-        except dist.DistStoreError as error:
-            raise UserError(
-                f"not every rank was there after {self.timeout_seconds:g} seconds; see what the others say, or raise "
-                "trainer.strategy.timeout_seconds"
-            ) from error
-
-    def on_exception(self, exception: BaseException) -> None:
-        """End the ranks that this one started, which would wait for it until their timeout, and name what ended one."""
-        super().on_exception(exception)
-        for rank, process in enumerate(self.launcher.procs, 1):  # type: ignore[union-attr]
-            if (code := process.poll()) is not None and code < 0:
-                log.error(
-                    "rank %d was ended by %s, as the system does where memory is short",
-                    rank,
-                    signal.Signals(-code).name,
-                )
-        self.launcher.kill(signal.SIGKILL)  # type: ignore[union-attr]
-
-
-class Replicated(Ranks):
-    """A copy of the model on every device.
-
-    The copies are not wrapped in `DistributedDataParallel`, whose buckets would only take memory: `Replicas` adds the
-    gradients up, once a step.
-    """
-
-    def __init__(self, timeout_seconds: float = 1800) -> None:
-        super().__init__(timeout_seconds)
-
-    def sync(self) -> Sync:
-        return Replicas()
-
-    def configure_ddp(self) -> None:
-        _sync_module_states(self.model)  # type: ignore[arg-type]
-
-
-def sync_of(strategy: Strategy) -> Sync:
-    """How the ranks of a trainer's strategy train together; raises `UserError` for a strategy without a way."""
-    if isinstance(strategy, Ranks):
-        return strategy.sync()
-    if isinstance(strategy, SingleDeviceStrategy):
-        return OneRank()
-    raise UserError(
-        f"training cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, else strategy=single"
-    )
-
-
-@contextmanager
-def gathered(trainer: Trainer) -> Iterator[Peers]:
-    """The trainer's ranks, for work that Lightning does not run: started, unless `torchrun` did, and connected.
-
-    If this rank fails, those that it started end.
-    """
-    strategy = trainer.strategy
-    if isinstance(strategy, SingleDeviceStrategy):
-        yield ALONE
-        return
-    if not isinstance(strategy, Replicated):
-        raise UserError(
-            f"mining and evaluation cannot use {type(strategy).__name__}; choose strategy=ddp for several devices, "
-            "else strategy=single"
-        )
-    assert strategy.launcher is not None
-    try:
-        strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
-        yield Peers(trainer.global_rank, trainer.world_size, strategy.barrier, strategy.timeout_seconds)
-    except BaseException as error:
-        strategy.on_exception(error)
-        raise
-    dist.destroy_process_group()
 
 
 def _all_gather(tensor: Tensor) -> list[Tensor]:

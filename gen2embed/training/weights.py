@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gen2embed.data.rows import known_names
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 
 def check_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:

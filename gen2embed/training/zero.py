@@ -31,9 +31,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from gen2embed.encoding.batch import Chunk, Prepare
 from gen2embed.training.datamodule import TrainingBatch
-from gen2embed.training.sync import Ranks, Replicas, Sync
-from gen2embed.types import Chunk, Item, Prepare, UserError
+from gen2embed.training.strategies import Ranks
+from gen2embed.training.sync import Replicas, Sync
+from gen2embed.types import Item
+from gen2embed.utils.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 Part = TypeVar("Part")
 LOOK = 0.1  # seconds between two looks for a file

@@ -25,7 +25,8 @@ from gen2embed.data.mmeb import read_mmeb
 from gen2embed.data.pairs import Mmeb, PairSource
 from gen2embed.data.reading import Refused
 from gen2embed.data.rows import known_names
-from gen2embed.types import Pair, UserError
+from gen2embed.types import Pair
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 from gen2embed.world.drawn import Saver, eval_columns, train_columns
 from gen2embed.world.tasks import TASKS

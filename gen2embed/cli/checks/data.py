@@ -11,7 +11,8 @@ from gen2embed.config.schema import make
 from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import several
 from gen2embed.data.pairs import PairSource
-from gen2embed.types import Item, Picture, UserError
+from gen2embed.types import Item, Picture
+from gen2embed.utils.errors import UserError
 
 GROUPS = ("data", "benchmark")
 DECODED = 64  # pictures, spread over all of them, that are opened whole

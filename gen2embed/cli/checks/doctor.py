@@ -16,7 +16,8 @@ from gen2embed.cli.checks.findings import Finding, announce, guarded
 from gen2embed.cli.checks.threads import check_threads
 from gen2embed.cli.checks.weights import check_files, check_loaded, check_speed
 from gen2embed.cli.commands.inputs import load_model
-from gen2embed.types import Item, UserError
+from gen2embed.types import Item
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.redaction import visible
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}

@@ -16,8 +16,8 @@ from packaging.specifiers import SpecifierSet
 
 from gen2embed.cli.checks.findings import Finding, State
 from gen2embed.config.presets import PACKAGE
-from gen2embed.encoding.workers import LARGER, SHARED
-from gen2embed.training.memory import free_bytes, readable
+from gen2embed.utils.memory import free_bytes, readable
+from gen2embed.utils.workers import LARGER, SHARED
 
 LITTLE_DISK, NO_DISK = 5 * 2**30, 100 * 2**20  # bytes: embeddings and checkpoints soon fill it; nothing can be left
 

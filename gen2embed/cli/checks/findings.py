@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import console
 from gen2embed.utils.redaction import visible
 

@@ -19,9 +19,9 @@ from gen2embed.cli.checks.findings import Finding, announce
 from gen2embed.model.adapter import matched
 from gen2embed.model.backbone import check_path
 from gen2embed.model.embedder import Embedder
-from gen2embed.model.source import find_source
-from gen2embed.training.memory import free_bytes, peak_gib, readable
+from gen2embed.model.pretrained import find_source
 from gen2embed.types import Item
+from gen2embed.utils.memory import free_bytes, peak_gib, readable
 
 POINTER = b"version https://git-lfs"  # what git leaves in place of a large file
 TIMED = {"texts": 32, "pictures": 4}  # items

@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from gen2embed.encoding.store import differences, without
 from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.runs.console import print_table
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import differences, without
 
 WRITER = "compare"  # in the record
 FILES = ("scores.csv", "scores.png", "curves.png")

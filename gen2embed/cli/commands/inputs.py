@@ -14,7 +14,8 @@ from gen2embed.data.row_files import SUFFIXES, is_table
 from gen2embed.data.rows import make_item, read_file
 from gen2embed.data.text_files import read_lines
 from gen2embed.model.embedder import Embedder
-from gen2embed.types import Item, UserError
+from gen2embed.types import Item
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.path_names import similar_file
 
 COLUMNS = {"text": str, "image": str}

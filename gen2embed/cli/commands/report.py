@@ -6,7 +6,7 @@ import argparse
 
 from gen2embed.reports.evaluation.page import write_report
 from gen2embed.reports.html import PAGE, check_page
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,8 +19,9 @@ from gen2embed.outputs.paths import check_store
 from gen2embed.runs.console import print_table
 from gen2embed.search.approximate import Approximate
 from gen2embed.search.exact import Exact, Search
-from gen2embed.types import Picture, UserError
+from gen2embed.types import Picture
 from gen2embed.utils.content import not_a_file, shown
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.path_names import similar_file
 from gen2embed.utils.rank_group import ALONE
 from gen2embed.utils.redaction import visible

@@ -11,7 +11,8 @@ from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.reports.evaluation.results import Result, Run
 from gen2embed.reports.html import shortened, thumbnail
-from gen2embed.types import Item, Picture, RankingTask, UserError
+from gen2embed.types import Item, Picture, RankingTask
+from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import progress
 
 WRONG = 0.75  # share of the queries shown, if there are as many wrong ones and as many right ones

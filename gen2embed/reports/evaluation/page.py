@@ -15,13 +15,13 @@ from markupsafe import Markup
 
 from gen2embed.config.schema import make_saved
 from gen2embed.data.benchmark import Benchmark, several
-from gen2embed.encoding.store import flat, without
 from gen2embed.reports.evaluation import charts
 from gen2embed.reports.evaluation.explorer import RIGHT_ANSWERS, TEXT, WRONG, explore
 from gen2embed.reports.evaluation.results import Result, Run, read_runs
 from gen2embed.reports.evaluation.tables import RESAMPLES, make_table
 from gen2embed.reports.html import write_page
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import flat, without
 
 IGNORED = ("output_dir", "paths", "logger", "callbacks", "report_queries")  # settings that decide no score
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gen2embed.evaluation.metrics import rows_right
-from gen2embed.types import UserError
+from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def main() -> None:
     from gen2embed.data.quarantine import sound_pairs
     from gen2embed.reports.html import PAGE, check_page
     from gen2embed.reports.mining.page import write_report
-    from gen2embed.runs.entry import read_data
+    from gen2embed.reports.mining.rows import read_data
 
     folder = arguments.folder
     try:

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gen2embed.encoding.store import digest
 from gen2embed.mining.clusters import read_table
-from gen2embed.types import Item, Pair, UserError
+from gen2embed.types import Item, Pair
+from gen2embed.utils.errors import UserError
+from gen2embed.utils.fingerprints import digest
 
 
 @dataclass(frozen=True)

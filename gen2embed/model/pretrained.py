@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub as hub
+import peft
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -17,11 +19,14 @@ from huggingface_hub.errors import (
 )
 
 from gen2embed.config.presets import load_preset
-from gen2embed.data.pictures import Resolution
+from gen2embed.model.adapter import save
+from gen2embed.model.backbone import Backbone
 from gen2embed.model.card import CARD, base_of, card_differences, check_weights, is_adapter, read_card
 from gen2embed.model.prompts import Convention, Prompt
+from gen2embed.model.resolution import Resolution
 from gen2embed.model.run_models import advice
-from gen2embed.types import UserError, first_line
+from gen2embed.outputs.paths import check_folder, replace_folder
+from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
 
@@ -145,3 +150,49 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
         raise UserError(
             f"{source} is no folder here, and could not be loaded from the hub: {first}{advice(source)}"
         ) from error
+
+
+def save_pretrained(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Path) -> None:
+    """Save to a new or an empty folder; it is there as a whole, or not at all.
+
+    Raises `UserError` for a folder that holds something, as what was there could be taken for a part of it, and for one
+    in that of the model.
+    """
+    output = check_folder(folder, inputs=[Path(backbone.name)])
+    replace_folder(output, lambda unfinished: save(backbone, prompt, resolution, unfinished), by=None)
+
+
+def push_to_hub(
+    backbone: Backbone,
+    prompt: Prompt,
+    resolution: Resolution,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload what `save_pretrained` saves; returns the address of the commit. Raises `UserError` for a refusal.
+
+    revision: a branch, which is made from main if it is not there.
+    """
+    if isinstance(backbone.full, peft.PeftModel) and Path(backbone.name).is_dir():
+        log.warning(
+            "the adapter names its base %s, a folder of this machine: who loads %s gives a base as path, and it as "
+            "adapter",
+            backbone.name,
+            repo_id,
+        )
+    api = hub.HfApi(token=token)
+    with tempfile.TemporaryDirectory(prefix="gen2embed-") as folder:
+        save(backbone, prompt, resolution, Path(folder))
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, commit_message="Upload an embedder"
+            )
+        except (OSError, ValueError) as error:  # of the connection, of the hub's answer, or for the name
+            first = first_line(error)
+            raise UserError(f"the model could not be uploaded to {repo_id}: {first}; see `hf auth login`") from error
+    return commit.commit_url

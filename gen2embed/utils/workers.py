@@ -15,17 +15,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from gen2embed.training.memory import free_bytes, readable
-from gen2embed.types import Prepared, UserError, first_line
+from gen2embed.utils.errors import UserError, first_line
+from gen2embed.utils.memory import free_bytes, readable
 from gen2embed.utils.preemption import survive_once
 
-Ready = TypeVar("Ready", bound=Prepared)
 SHARED = Path("/dev/shm")  # where Linux keeps shared memory
 HEADER, PAGE = 64, mmap.PAGESIZE  # bytes that torch puts before a tensor; of the system
 TAKEN = 2  # batches that left the loader: the one in use, and the next, which Lightning takes early
@@ -119,31 +118,6 @@ def start_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it is one of several, and was forked
     signal.signal(signal.SIGTERM, survive_once)
     torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many
-
-
-def shared(prepared: Ready) -> Ready:
-    """Move what a worker prepared to shared memory; raises `UserError` if there is none.
-
-    The queue to the loader would do it as well, but in a thread whose error nobody sees: the loader waits for ever.
-    """
-    if get_worker_info() is not None:
-        try:
-            for tensor in tensors_of(prepared):
-                tensor.share_memory_()
-        except RuntimeError as error:
-            where, free = room()
-            raise UserError(
-                f"a loader's worker got no shared memory ({first_line(error)}); {readable(free)} are free in {where}: "
-                f"lower batch.prefetch or engine.prefetch, set batch.workers=0 or engine.workers=0, or {LARGER}"
-            ) from None
-    return prepared
-
-
-def tensors_of(prepared: Prepared) -> Iterator[Tensor]:
-    """Yield all tensors of prepared items."""
-    inputs = [*(chunk.inputs for chunk in prepared.chunks), *prepared.pictures.values()]
-    values = [*vars(prepared).values(), *(value for its in inputs for value in its.values())]
-    yield from (value for value in values if isinstance(value, Tensor))
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
