@@ -5,7 +5,7 @@ import time
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from gen2embed.config.schema import plain
+from gen2embed.config.values import plain
 from gen2embed.mining.clusters import write_clusters
 from gen2embed.mining.mine import mine_pairs
 from gen2embed.mining.skipped import skipped_owners, write_skipped

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from gen2embed.config.schema import plain
+from gen2embed.config.values import plain
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives

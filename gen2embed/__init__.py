@@ -6,15 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gen2embed.mining.saha import mine_clusters
     from gen2embed.model.embedder import Embedder
+    from gen2embed.model.resolution import resize
     from gen2embed.types import Item
     from gen2embed.utils.errors import UserError
 
 __version__ = "0.1.0"
 
-__all__ = ["Embedder", "Item", "UserError", "__version__"]
+__all__ = ["Embedder", "Item", "UserError", "__version__", "mine_clusters", "resize"]
 
-_MODULES = {"Embedder": "encoder.embedder", "Item": "types", "UserError": "errors"}
+_MODULES = {
+    "Embedder": "model.embedder",
+    "Item": "types",
+    "UserError": "utils.errors",
+    "mine_clusters": "mining.saha",
+    "resize": "model.resolution",
+}
 
 
 def __getattr__(name: str) -> Any:

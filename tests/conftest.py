@@ -23,14 +23,15 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from gen2embed import Embedder
-from gen2embed.config.presets import PACKAGE
+from gen2embed.config.presets import PACKAGE, conf_dir
 from gen2embed.encoding.batch import Chunk, Prepared
 from gen2embed.world.data import World
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-REPOSITORY = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+REPOSITORY = TESTS.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = PACKAGE / "tiny" / "checkpoint"
+EXPERIMENTS = {  # which script runs them, as the command in their second line says
+    file.stem: file.read_text().splitlines()[1].split()[2].removesuffix(".py")
+    for file in (conf_dir() / "experiment").glob("*.yaml")
+}
 SIZE = {"rows": 24, "queries": 8}  # of the small world
 
 
@@ -147,8 +152,12 @@ def forked():
 
     Returns the exit code of each rank; what it prints is in `<log>.<rank>`. See `forks.py`.
     """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "tests/forks.py")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": ":".join(map(str, (REPOSITORY, TESTS, TESTS / "helpers", TESTS / "training"))),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(REPOSITORY / "tests/helpers/forks.py")]
     program = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert json.loads(program.stdout.readline()) == "ready"
 

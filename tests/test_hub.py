@@ -39,7 +39,7 @@ def client(folder, address, **more):
         "PYTHONPATH": str(REPOSITORY),
         **more,
     }
-    command = [sys.executable, str(REPOSITORY / "tests/hub_client.py")]
+    command = [sys.executable, str(REPOSITORY / "tests/helpers/hub_client.py")]
     program = subprocess.Popen(
         command, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

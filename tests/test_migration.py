@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 from gen2embed import UserError
-from gen2embed.config import schema
+from gen2embed.config import schema, values
 from gen2embed.config.presets import compose_shipped
 
 PAGE = (REPOSITORY / "docs/migration.md").read_text()
@@ -24,7 +24,7 @@ FLAGS = {  # of the reference's README, and of src/arguments.py and cli/ at 3ea7
     "MTEBArguments": "task_types tasks",
     "cli": "apply_represent_prompt in_one_word_D in_one_word_Q top_k pool_mult",
 }
-schema.register_resolvers()
+values.register_resolvers()
 
 
 def rows():

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.__main__ import main
-from gen2embed.config import schema
+from gen2embed.config import schema, values
 from gen2embed.config.presets import PACKAGE, compose_shipped
 from gen2embed.config.schema import make_saved
 from gen2embed.config.targets import find_target, shipped_targets
@@ -35,7 +35,7 @@ from gen2embed.runs.console import print_table
 from gen2embed.types import Pair
 from gen2embed.utils.redaction import expanded, redacted, visible
 
-schema.register_resolvers()
+values.register_resolvers()
 
 REACHED = [  # each of them was importable under a prefix that was allowed
     "gen2embed.utils.files.os.system", "gen2embed.utils.files.shutil.rmtree", "gen2embed.utils.files.replace_folder",

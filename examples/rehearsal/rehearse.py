@@ -25,7 +25,8 @@ from rich.table import Table
 from examples.rehearsal.estimate import memory_table
 from examples.rehearsal.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed.config.presets import PACKAGE, compose_shipped, conf_dir
-from gen2embed.config.schema import check, register_resolvers
+from gen2embed.config.schema import check
+from gen2embed.config.values import register_resolvers
 from gen2embed.outputs.paths import check_folder, record_folder, remove_folder
 from gen2embed.runs.console import print_table
 from gen2embed.utils.errors import UserError

@@ -1,7 +1,8 @@
 """What the tiny model is taught: short dialogues about scenes, as a chat model of real size has seen them.
 
 The curriculum decides whether it learns at all: dense captions of single cells, then of whole pictures, then a ramp
-to the mix. The strings of the hierarchical prompt never occur (`tests/test_tiny.py` holds that); paraphrases do.
+to the mix. The strings of the hierarchical prompt never occur (`tests/examples/test_tiny.py` holds that); paraphrases
+do.
 """
 
 from __future__ import annotations

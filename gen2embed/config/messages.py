@@ -12,14 +12,14 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from gen2embed.config.presets import compose_shipped, conf_dir
 from gen2embed.config.quoting import explain_setting
-from gen2embed.config.schema import (
-    SPECIAL_KEYS,
-    plain,
-)
+from gen2embed.config.renamed import KEYS
+from gen2embed.config.values import plain
 from gen2embed.utils.content import shown
 from gen2embed.utils.errors import UserError, did_you_mean
 from gen2embed.utils.files import refusal
 from gen2embed.utils.workers import why_ended
+
+SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str | None:
@@ -28,7 +28,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         return reason
     if found := re.search(r"Could not override '([^']+)'", str(error)):
         key = found[1]
-        return _unknown(key, _siblings(key, _defaults(config_name, overrides)))
+        return unknown_key(key, _siblings(key, default_config(config_name, overrides)))
     if absent := next((cause for cause in _chain(error) if isinstance(cause, InterpolationKeyError)), None):
         return _no_such_setting(str(absent).partition("\n")[0], overrides)
     if isinstance(error, hydra.errors.InstantiationException):
@@ -61,7 +61,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _unknown(path: str, valid: Iterable[str]) -> str:
+def unknown_key(path: str, valid: Iterable[str]) -> str:
+    if path in KEYS:
+        return f"{path} is an earlier version's name; set {KEYS[path]}"
     parent, _, key = path.rpartition(".")
     names = sorted(set(valid) - SPECIAL_KEYS)
     where = parent or "the configuration"
@@ -75,11 +77,11 @@ def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
     return node if isinstance(node, dict) else {}
 
 
-def _join(path: str, key: Any) -> str:
+def join_key(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _defaults(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
+def default_config(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
     """The config with the same choices of groups, and no other override."""
     groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
     choices = [override for override in groups if "," not in override]

@@ -7,7 +7,6 @@ shipped defaults. Both hold for keys added with `+` as well.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import typing
@@ -17,49 +16,20 @@ from typing import Any
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from gen2embed.config.messages import _defaults, _join, _unknown, explain
-from gen2embed.config.presets import PACKAGE, compose_shipped
+from gen2embed.config.messages import SPECIAL_KEYS, default_config, explain, join_key, unknown_key
+from gen2embed.config.presets import compose_shipped
 from gen2embed.config.quoting import as_texts
+from gen2embed.config.renamed import translate
 from gen2embed.config.targets import check_calls, check_saved, find_target
+from gen2embed.config.values import from_home, plain, register_resolvers
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.redaction import expanded
 
 FREE = {"batch.weights"}  # mappings whose keys are the user's
-LONGEST_NAME = 200  # bytes of a file's; systems end at 255
-SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-
-
-def register_resolvers() -> None:
-    OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
-    OmegaConf.register_new_resolver("from_home", lambda path: expanded(str(path)), replace=True)
-    OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
-
-
-def _file_name(text: str) -> str:
-    """A text as the name of a file; a long one by its beginning and a digest."""
-    name = text.replace("/", "_")
-    if len(name.encode()) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME // 4]}...{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-
-
-def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
-    """The config as plain values."""
-    return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
-
-
-def from_home(cfg: DictConfig) -> DictConfig:
-    """The config in which texts that begin with `~/` begin with the home folder."""
-    given = plain(cfg, resolve=False)
-    if (whole := expanded(given)) == given:
-        return cfg
-    made = OmegaConf.create(whole)
-    OmegaConf.set_struct(made, value=True)
-    return made
 
 
 def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
@@ -67,7 +37,7 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: 
 
     folders: where the choices of `overrides` may lie, beside the shipped ones.
     """
-    defaults = _defaults(config_name, overrides, folders)
+    defaults = default_config(config_name, overrides, folders)
     try:
         resolved = plain(cfg)
     except MissingMandatoryValue as error:
@@ -80,6 +50,7 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: 
 
 def make_saved(call: Any, group: str) -> Any:
     """What a call of a group makes that a run has left in its files; `UserError` for one that no run leaves."""
+    call = translate(call, group)
     check_saved(call, group)
     check_call(call, group)
     return instantiate(expanded(call), _convert_="all")
@@ -106,9 +77,9 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
         known = default if isinstance(default, dict) else {}
         for key, value in node.items():
             if key not in known:
-                raise UserError(_unknown(_join(path, key), known))
+                raise UserError(unknown_key(join_key(path, key), known))
             sibling = re.fullmatch(r"\$\{\.(\w+)\}", str(known[key]))
-            _check_keys(value, known[sibling[1] if sibling else key], _join(path, key))
+            _check_keys(value, known[sibling[1] if sibling else key], join_key(path, key))
     elif default is not None and node is not None:
         _check_value(node, type(default), path)
 
@@ -123,13 +94,13 @@ def check_call(node: Mapping[str, Any], path: str) -> Any:
         if key in SPECIAL_KEYS:
             continue
         if key not in parameters and not takes_any:
-            raise UserError(_unknown(_join(path, key), parameters))
+            raise UserError(unknown_key(join_key(path, key), parameters))
         if isinstance(value, dict) and "_target_" in value:
-            made, hint = check_call(value, _join(path, key)), hints.get(key)
+            made, hint = check_call(value, join_key(path, key)), hints.get(key)
             if inspect.isclass(made) and inspect.isclass(hint) and not issubclass(made, hint):
-                raise UserError(f"{_join(path, key)} must be a {hint.__name__}; got a {made.__name__}")
+                raise UserError(f"{join_key(path, key)} must be a {hint.__name__}; got a {made.__name__}")
         elif key in hints:
-            _check_value(value, hints[key], _join(path, key))
+            _check_value(value, hints[key], join_key(path, key))
     return target
 
 

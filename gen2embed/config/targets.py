@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gen2embed.config.presets import conf_dir
+from gen2embed.config.renamed import TARGETS
 from gen2embed.utils.errors import UserError
 
 OURS, USERS = "gen2embed.", "gen2embed_"
@@ -47,6 +48,8 @@ def shipped_targets(group: str = "") -> frozenset[str]:
 
 def find_target(name: Any, path: str) -> Any:
     """The class or function that a target names; `UserError` for one that is not allowed, or is not there."""
+    if isinstance(name, str) and name in TARGETS:
+        raise UserError(f"{path}._target_={name} is an earlier version's name; write {TARGETS[name]}")
     refused = UserError(f"{path}._target_={name!r} is not allowed; {ALLOWED}")
     plausible = isinstance(name, str) and re.fullmatch(r"[\w.]+", name) and name.startswith(PREFIXES)
     if not plausible or (name.startswith(OURS) and name not in shipped_targets()):

@@ -1,8 +1,8 @@
 """Identify a model by the files that decide its embeddings; the settings that decide them are in `fingerprint.py`.
 
 `DECIDING` and the weights that transformers opens (`weight_files`) are all that loading reads and that can change a
-vector; `INERT` is read and cannot. `tests/test_identity.py` fails if loading opens another file. A model of the hub is
-identified by its commit, which covers every file.
+vector; `INERT` is read and cannot. `tests/model/test_identity.py` fails if loading opens another file. A model of the
+hub is identified by its commit, which covers every file.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gen2embed.config.overrides import Experiment
 from gen2embed.config.presets import compose_shipped
-from gen2embed.config.schema import plain
 from gen2embed.config.targets import find_target
+from gen2embed.config.values import plain
 from gen2embed.model.card import CARD, read_card, saved_settings
 from gen2embed.model.pretrained import Source, fetch_file, find_adapter
 from gen2embed.utils.errors import UserError

@@ -21,7 +21,8 @@ from gen2embed.config.messages import explain
 from gen2embed.config.overrides import added_folders, chosen_groups, chosen_keys, command_line, experiment
 from gen2embed.config.pins import pins
 from gen2embed.config.presets import conf_dir
-from gen2embed.config.schema import check, from_home, plain, register_resolvers
+from gen2embed.config.schema import check
+from gen2embed.config.values import from_home, plain, register_resolvers
 from gen2embed.outputs.claims import release
 from gen2embed.outputs.redacted import redact_yaml
 from gen2embed.runs import tracking

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from gen2embed.config.schema import plain
+from gen2embed.config.values import plain
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gen2embed.config.renamed import translate
 from gen2embed.model.identity import adapter_identity, digest_value, file_digests
 from gen2embed.model.run_models import is_model
 from gen2embed.utils.errors import UserError
@@ -33,7 +34,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
     if not (folder / LAST).is_file() or not manifest.is_file():
         return False
     there = json.loads(manifest.read_text())
-    if differing := differences(without(there["config"], FREE), without(redacted(config), FREE)):
+    if differing := differences(without(translate(there["config"]), FREE), without(redacted(config), FREE)):
         raise UserError(
             f"{folder} holds a finished run with other settings: {'; '.join(differing)}; choose another output_dir"
         )

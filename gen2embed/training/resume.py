@@ -18,6 +18,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from gen2embed.config.renamed import translate
 from gen2embed.data.pairs import data_fingerprint, items_digest
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.run_models import models_of
@@ -137,7 +138,8 @@ class Resume:
             raise UserError(
                 f"the checkpoint {self.checkpoint} cannot be gone on from: {file} is missing; {self._remedy()}"
             )
-        return redacted(json.loads(file.read_text()))
+        run = redacted(json.loads(file.read_text()))
+        return {**run, "settings": translate(run["settings"])}
 
     def _compare(self, what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         if differing := differences(there, here):

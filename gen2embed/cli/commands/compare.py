@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
+from gen2embed.config.renamed import translate
 from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.runs.console import print_table
 from gen2embed.utils.errors import UserError
@@ -73,7 +74,7 @@ def arms(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> dict[Arm,
     What the choice of a group decides by itself is told by that choice.
     by: of these settings, only those; raises `UserError` for one that does not differ. Empty takes all.
     """
-    configs = [without(run["manifest"]["config"], IGNORED) for run in runs]
+    configs = [without(translate(run["manifest"]["config"]), IGNORED) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
     told: dict[str, list[str]] = {}  # a setting's name, and its value for each run

@@ -7,7 +7,8 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from gen2embed.config.schema import make_saved, plain
+from gen2embed.config.schema import make_saved
+from gen2embed.config.values import plain
 from gen2embed.data.pairs import PairSource
 from gen2embed.utils.errors import UserError
 

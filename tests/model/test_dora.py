@@ -7,8 +7,7 @@ import pytest
 import torch
 from conftest import INPUTS
 from peft.tuners.lora.dora import DoraLinearLayer
-from steps import LORA, TARGETS, attached, cached, load, make_module, varied_pairs
-from test_shortcuts import count
+from steps import LORA, TARGETS, attached, cached, count, load, make_module, varied_pairs
 from torch import nn
 
 from gen2embed.model.adapter import Lora

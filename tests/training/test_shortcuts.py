@@ -7,7 +7,7 @@ import torch
 from checkpoints import make_checkpoint
 from conftest import folders
 from peft.tuners.lora.dora import DoraLinearLayer
-from steps import EVERY, LORA, TARGETS, attached, cached, error, load, make_module, varied_pairs, whole
+from steps import EVERY, LORA, TARGETS, attached, cached, count, error, load, make_module, varied_pairs, whole
 
 from gen2embed import UserError
 from gen2embed.config.presets import load_preset
@@ -71,18 +71,6 @@ def test_the_papers_targets_on_qwen2_5_vl(pairs, tmp_path, vision):
     found = cached(modules[1], pairs)
     assert error(found, expected) < 1e-5
     assert any("visual" in name for name in found["gradients"]) == vision
-
-
-def count(monkeypatch, cls, name):
-    """How often a method is called."""
-    calls, plain = [], getattr(cls, name)
-
-    def counted(self, *args, **kwargs):
-        calls.append(self)
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(cls, name, counted)
-    return calls
 
 
 def test_what_is_left_out(pairs, monkeypatch):

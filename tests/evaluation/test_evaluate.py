@@ -10,33 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY, Fake
+from conftest import TINY
 from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForImageTextToText
+from vectors import Given, task
 
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.reports.evaluation.page import write_report
-from gen2embed.types import Item, RankingTask
-
-
-class Given(Fake):
-    """Embeds each text as the vector that it spells."""
-
-    def __init__(self):
-        self.fingerprint = {"model": "given"}
-
-    def embed(self, items, role):
-        return torch.tensor([[float(x) for x in item.texts[0].split()] for item in items])
-
-
-def task(name, group, rng, queries=40, size=5, width=3):
-    vectors = [Item.of(" ".join(map(str, rng.integers(-1, 2, size=width)))) for _ in range(queries + 12)]
-    choices = tuple(tuple(rng.permutation(12)[:size].tolist()) for _ in range(queries))
-    relevance = tuple((1.0, *[0.0] * (size - 1)) for _ in range(queries))
-    return RankingTask(name, group, tuple(vectors[:queries]), tuple(vectors[queries:]), choices, relevance)
+from gen2embed.types import RankingTask
 
 
 def read(item):

@@ -1,12 +1,13 @@
 """Every shipped config composes, passes the check and instantiates; every mistake is one message."""
 
 import pytest
+from conftest import EXPERIMENTS
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from gen2embed import UserError
-from gen2embed.config import schema
+from gen2embed.config import schema, values
 from gen2embed.config.presets import compose_shipped, conf_dir
 from gen2embed.runs.build import make_trainer
 
@@ -15,10 +16,6 @@ GROUPS = {  # of each entry point, in the order of its defaults
     entry: [next(iter(node)) for node in OmegaConf.load(conf_dir() / f"{entry}.yaml").defaults if node != "_self_"]
     for entry in ENTRIES
 }
-EXPERIMENTS = {  # which script runs them, as the command in their second line says
-    file.stem: file.read_text().splitlines()[1].split()[2].removesuffix(".py")
-    for file in (conf_dir() / "experiment").glob("*.yaml")
-}
 CHOICES = [
     (entry, f"{group}={file.stem}")
     for entry, groups in GROUPS.items()
@@ -26,7 +23,7 @@ CHOICES = [
     for file in sorted((conf_dir() / group).glob("*.yaml"))
     if group != "experiment" or EXPERIMENTS[file.stem] == entry
 ]
-schema.register_resolvers()
+values.register_resolvers()
 
 
 def composed(*overrides, entry="eval"):

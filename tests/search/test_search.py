@@ -8,17 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
+from vectors import unit
 
 from gen2embed import UserError
 from gen2embed.search.exact import SPARE, Exact, Search, nearest
 from gen2embed.search.products import PARTS, error_bounds, exact_scores, short_sums
 
 BLOCKS = [Search(block=7), Search(block=4096), Search(), Search(memory_gib=1e-4)]
-
-
-def unit(seed, count, size=24, dtype=np.float32):
-    vectors = np.random.default_rng(seed).normal(size=(count, size))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
 
 
 def full_sort(queries, candidates, count):

@@ -34,6 +34,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import torch
 from faults import armed
 
 from gen2embed import Embedder
@@ -98,6 +99,7 @@ def start(run, rank, port):
     code = 1
     signal.alarm(run.get("limit", LIMIT))
     try:
+        torch.set_num_threads(1)  # renews the pool of threads, which a fork breaks and other threads race for
         os.chdir(run["folder"])
         os.environ |= run.get("environment", {})
         with Path(f"{run['log']}.{rank}").open("a") as log:

@@ -1,7 +1,8 @@
 """A corpus of malformed inputs, and of odd ones that are legal: pictures and rows, each with what is to become of it.
 
 `write_corpus(folder)` leaves `folder/data/pairs.jsonl`, a row a case, and the pictures that the rows name below
-`folder/data/images`; what lies in `folder/outside` is out of bounds. `python tests/malformed.py FOLDER` makes one.
+`folder/data/images`; what lies in `folder/outside` is out of bounds. `python tests/helpers/malformed.py FOLDER` makes
+one.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 
 from gen2embed import Embedder, Item
 from gen2embed.encoding.batch import Limit
-from gen2embed.model.adapter import Lora
+from gen2embed.model.adapter import Lora, save
 from gen2embed.training.batches import BatchPlan, Share
 from gen2embed.training.datamodule import Collate, several_positives
 from gen2embed.training.losses import Answers, InfoNCE, describe
@@ -151,3 +151,27 @@ def trained(pairs, dtype, ranks=1, sync=None, rank=0, steps=20):
     after = torch.cat([parameter.detach().flatten() for parameter in module.trained])
     assert (after - before).abs().max() > 0.005
     return after
+
+
+def count(monkeypatch, cls, name):
+    """How often a method is called."""
+    calls, plain = [], getattr(cls, name)
+
+    def counted(self, *args, **kwargs):
+        calls.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(cls, name, counted)
+    return calls
+
+
+def trained_adapter(folder, adapter, path=TINY):
+    """A saved adapter whose weights are all away from zero."""
+    embedder = Embedder.from_pretrained(path, resolution="original", device="cpu")
+    torch.manual_seed(0)
+    backbone = adapter.attach(embedder.backbone)
+    for name, parameter in backbone.full.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    save(backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
+    return folder / "adapter"

@@ -10,6 +10,7 @@ import torch
 from checkpoints import FAMILIES, make_checkpoint
 from conftest import GOLDEN, TINY
 from safetensors.torch import load_file, save_file
+from steps import trained_adapter
 from transformers import AutoModelForImageTextToText
 from transformers.models.smolvlm import processing_smolvlm
 
@@ -42,7 +43,7 @@ def test_golden_adapter(golden, prompt, merged):
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_merged_is_unmerged(tmp_path, dora):
-    folder = trained(tmp_path, Lora(["q_proj", "v_proj", "down_proj", "qkv"], r=4, dora=dora, vision=True))
+    folder = trained_adapter(tmp_path, Lora(["q_proj", "v_proj", "down_proj", "qkv"], r=4, dora=dora, vision=True))
     inputs = ["a red star", "what is it?", {"image": GOLDEN / "images" / "3.png"}]
     plain, unmerged, merged = (
         Embedder.from_pretrained(path, device="cpu", **options).encode(inputs)
@@ -50,18 +51,6 @@ def test_merged_is_unmerged(tmp_path, dora):
     )
     torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=0)
     assert ((unmerged - plain).abs().amax(dim=1) > 1e-3).all()
-
-
-def trained(folder, adapter, path=TINY):
-    """A saved adapter whose weights are all away from zero."""
-    embedder = Embedder.from_pretrained(path, resolution="original", device="cpu")
-    torch.manual_seed(0)
-    backbone = adapter.attach(embedder.backbone)
-    for name, parameter in backbone.full.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    save(backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
-    return folder / "adapter"
 
 
 def test_what_plain_peft_saves(tmp_path):
@@ -177,7 +166,7 @@ def test_an_adapter_that_does_nothing(tmp_path):
 
 
 def test_an_adapter_of_the_vision_tower_alone_does_something(tmp_path):
-    folder = trained(tmp_path, Lora(["qkv"], r=4, vision=True))
+    folder = trained_adapter(tmp_path, Lora(["qkv"], r=4, vision=True))
     assert Embedder.from_pretrained(folder, device="cpu").encode("a dog").shape == (1, 128)
 
 
@@ -187,7 +176,7 @@ def test_another_base(tmp_path, caplog):
     assert "names some/other-base as its base; it is loaded onto" in caplog.text
     with pytest.raises(UserError, match="does not name its base; give the base as path, and it as adapter"):
         Embedder.from_pretrained(ADAPTER)
-    ours = trained(tmp_path, Lora(["q_proj"]))
+    ours = trained_adapter(tmp_path, Lora(["q_proj"]))
     card = json.loads((ours / "gen2embed.json").read_text())
     from_hub = shutil.copytree(ours, tmp_path / "from_hub")
     card["base"]["identity"] = "some/hub-id@0123"

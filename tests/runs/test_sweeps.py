@@ -11,7 +11,7 @@ from conftest import REPOSITORY, TINY
 
 from gen2embed import UserError
 from gen2embed.__main__ import main
-from gen2embed.config.schema import _file_name
+from gen2embed.config.values import _file_name
 from gen2embed.runs.sweeps import finished, input_digests
 
 SMALL = (

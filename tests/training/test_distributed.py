@@ -279,7 +279,7 @@ def test_a_fault_on_one_rank_ends_all_with_its_cause(launch, tmp_path, fault, me
     """Within a minute of when it happens: the timeout is half an hour."""
     started = time.monotonic()
     without = ["mining=random", "mining.top_k=7", "batch.workers=1"]
-    code, said = launch(*without, script="tests/faulty.py", environment={"FAULT": fault})
+    code, said = launch(*without, script="tests/helpers/faulty.py", environment={"FAULT": fault})
     assert code != 0
     assert re.search(message, " ".join(said.split())), said
     assert time.monotonic() - started < 150  # with the start of two processes, on a busy machine

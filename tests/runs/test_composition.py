@@ -4,13 +4,12 @@ import json
 
 import pytest
 import yaml
-from conftest import TINY, folders
+from conftest import EXPERIMENTS, TINY, folders
 from omegaconf import OmegaConf
-from test_config import EXPERIMENTS
-from test_training import attached
+from steps import attached
 
 from gen2embed import UserError
-from gen2embed.config import schema
+from gen2embed.config import schema, values
 from gen2embed.config.overrides import read_experiment
 from gen2embed.config.presets import compose_shipped, conf_dir
 from gen2embed.model.adapter import Full, Lora, save
@@ -18,7 +17,7 @@ from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.runs.composition import adopt_checkpoint, drop_foreign
 
-schema.register_resolvers()
+values.register_resolvers()
 OWN = {"data=pairs": ["data.path=my.csv"], "benchmark=custom": ["benchmark.annotations=my.csv"]}
 GROUPS = ("data", "mining", "adapter", "benchmark", "optim", "loss", "strategy", "logger", "model", "prompt",
           "resolution", "validation", "trainer")  # fmt: skip
@@ -116,7 +115,7 @@ ADOPTED = {"r": 4, "alpha": 16, "dropout": 0.2, "dora": False, "vision": False, 
 def adopted(lora, groups=(), keys=frozenset(), *overrides):
     cfg = compose_shipped("train", [f"checkpoint={lora}", *overrides])
     adopt_checkpoint(cfg, groups, keys)
-    return schema.plain(cfg, resolve=False)
+    return values.plain(cfg, resolve=False)
 
 
 def test_the_configuration_has_what_the_checkpoint_brings(lora):
@@ -169,7 +168,7 @@ def test_a_whole_checkpoint_brings_its_prompt(tmp_path):
     cfg = adopted(tmp_path)
     assert cfg["prompt"]["system"] == {"query": "Name it."}
     assert cfg["adapter"]["r"] == 8  # a new adapter on it
-    assert adopted(TINY)["prompt"] == schema.plain(compose_shipped("train"), resolve=False)["prompt"]
+    assert adopted(TINY)["prompt"] == values.plain(compose_shipped("train"), resolve=False)["prompt"]
 
 
 def test_a_run_leaves_what_it_trained(run_script, world, lora, tmp_path):

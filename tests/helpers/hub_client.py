@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 def run(script: str, *args: str, **told: Any) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY, noise
 from safetensors.torch import load_file, save_file
-from test_adapters import trained
+from steps import trained_adapter
 
 from gen2embed.__main__ import main
 from gen2embed.cli.checks import environment, threads, weights
@@ -23,7 +23,7 @@ from gen2embed.model.adapter import Lora
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("adapter"), Lora(["q_proj", "v_proj"], r=4))
+    return trained_adapter(tmp_path_factory.mktemp("adapter"), Lora(["q_proj", "v_proj"], r=4))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_search import unit
+from vectors import unit
 
 from gen2embed import UserError
 from gen2embed.encoding.engine import Engine

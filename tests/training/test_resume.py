@@ -20,7 +20,7 @@ import torch
 from conftest import REPOSITORY, TINY
 from faults.harness import same
 from safetensors.torch import load_file, save_file
-from test_training import TARGETS, attached
+from steps import TARGETS, attached
 
 from gen2embed import UserError
 from gen2embed.data.pairs import data_fingerprint

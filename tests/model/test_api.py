@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from malformed import png_of
 from PIL import Image
-from test_adapters import trained
-from test_evaluate import Given, task
+from steps import trained_adapter
+from vectors import Given, task
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.data import pictures
@@ -144,7 +144,7 @@ def test_a_saved_base_is_the_same_embedder(tmp_path, caplog):
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_saved_adapter_is_the_same_embedder(tmp_path, merged):
-    folder = trained(tmp_path, Lora(["q_proj", "down_proj"], r=4))
+    folder = trained_adapter(tmp_path, Lora(["q_proj", "down_proj"], r=4))
     embedder = Embedder.from_pretrained(folder, device="cpu", merge_adapter=merged)
     embedder.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved/adapter_model.safetensors").exists() != merged
@@ -158,7 +158,7 @@ def test_a_saved_adapter_is_the_same_embedder(tmp_path, merged):
 
 
 def test_an_upload_says_what_its_readers_will_miss(tmp_path, caplog):
-    adapted = Embedder.from_pretrained(trained(tmp_path, Lora(["q_proj"])), device="cpu")
+    adapted = Embedder.from_pretrained(trained_adapter(tmp_path, Lora(["q_proj"])), device="cpu")
     with pytest.raises(UserError, match=r"the model could not be uploaded to me/adapter: .*; see `hf auth login`"):
         adapted.push_to_hub("me/adapter")
     assert "the adapter names its base" in caplog.text

@@ -1,6 +1,6 @@
 """A cached step at a published model's width, in a process of its own: what was predicted, and what it really held.
 
-    python tests/true_width.py 2b
+    python tests/helpers/true_width.py 2b
 
 Two layers of Qwen2-VL with random weights and a small vocabulary, the paper's adapter and precision, and one chunk of
 the paper's: four items with a picture of 448 x 448 pixels. The prediction is that of the table at the start of a run.

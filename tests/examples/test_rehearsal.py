@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from examples.rehearsal import estimate
 from examples.rehearsal import rehearse as rehearsal
-from gen2embed.config import schema
+from gen2embed.config import schema, values
 from gen2embed.config.presets import compose_shipped, conf_dir
 from gen2embed.utils.fingerprints import differences
 
@@ -115,7 +115,7 @@ def fail(script, arguments, log):
 
 
 def test_every_experiment_passes_the_check():
-    schema.register_resolvers()
+    values.register_resolvers()
     for script, name in rehearsal.experiments():
         cfg = compose_shipped(script.removesuffix(".py"), [f"experiment={name}"])
         schema.check(cfg, script.removesuffix(".py"), [f"experiment={name}"])
@@ -129,7 +129,7 @@ SLOW = [name for name in NAMES if name.startswith("paper_train") and name != "pa
 )
 def test_each_training_says_what_memory_it_needs_and_fits(name):
     """The figures in its header are those that are computed from its settings, and its card holds them."""
-    schema.register_resolvers()
+    values.register_resolvers()
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
     card, stated = (re.search(rf"{pattern}", text)[1] for pattern in (r"of (\d+) GB", r"at most ([\d.]+) GiB"))
     needed = estimate.experiment_memory(compose_shipped("train", [f"experiment={name}"]))
@@ -141,7 +141,7 @@ def test_each_training_says_what_memory_it_needs_and_fits(name):
 
 def test_the_memory_of_an_experiment_follows_its_settings():
     """More tokens a chunk, more memory, in proportion; what checkpointing leaves out, and a smaller batch."""
-    schema.register_resolvers()
+    values.register_resolvers()
     name, needed = "experiment=paper_train_2b_one_gpu", {}
     shallow = {size: replace(shape, layers=2) for size, shape in estimate.PUBLISHED.items()}
     changes = (

@@ -27,7 +27,7 @@ from transformers import AutoModelForImageTextToText
 from gen2embed import Embedder, UserError
 from gen2embed.cli import export as command
 from gen2embed.config.presets import compose_shipped
-from gen2embed.config.schema import plain
+from gen2embed.config.values import plain
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.export import kinds, sentences, write

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 import transformers
 from checkpoints import FAMILIES, make_checkpoint
-from conftest import GOLDEN, TINY, noise
+from conftest import GOLDEN, REPOSITORY, TINY, noise
 
 from gen2embed import Embedder
 from gen2embed.model import fingerprint as fingerprints
@@ -480,7 +480,7 @@ def test_the_settings_are_those_that_are_listed(tiny):
 
 
 def test_the_docs_list_every_file_and_setting():
-    text = (Path(__file__).parent.parent / "docs/reliability.md").read_text()
+    text = (REPOSITORY / "docs/reliability.md").read_text()
     section = text.partition("## What decides an embedding")[2].partition("\n## ")[0]
     for name in (*DECIDING, *INERT, *fingerprints.SETTINGS):
         assert f"`{name}`" in section, name
@@ -543,6 +543,9 @@ def opened(folder: Path, *watched: Path, **settings) -> set[str]:
         status = 1
         try:
             global AUDITED  # noqa: PLW0603
+            torch.set_num_threads(
+                1
+            )  # renews the pool of threads, which a fork breaks and transformers' threads race for
             sys.addaudithook(audit)
             watches = [Watch(each) for each in watched or (folder,)]
             AUDITED = set()

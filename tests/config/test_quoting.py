@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from gen2embed import UserError
-from gen2embed.config import quoting, schema
+from gen2embed.config import quoting, schema, values
 from gen2embed.config.presets import compose_shipped
 
 ODD = [
@@ -59,7 +59,7 @@ def test_a_setting_that_needs_quotes_is_shown_in_them(run_script, argument, show
     [("[2014]", "['2014']"), ("2014", "['2014']"), ("[true,1.5]", "['true','1.5']"), ("shape", "['shape']")],
 )
 def test_names_that_look_like_numbers_are_shown_in_quotes(value, wanted):
-    schema.register_resolvers()
+    values.register_resolvers()
 
     def check(form):
         overrides = ["benchmark=custom", "benchmark.annotations=a", f"benchmark.subsets={form}", "output_dir=x"]
