@@ -18,7 +18,7 @@ from gen2embed.config.values import plain
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
 from gen2embed.encoding.truncation import Cut
 from gen2embed.mining.clusters import Clusters, check_miner, read_clusters, warn_of_other_pictures
@@ -29,11 +29,11 @@ from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.outputs.record import RUN
 from gen2embed.runs import console
 from gen2embed.runs.build import check_sources, make_benchmarks, make_embedder, make_search, make_trainer, read_pairs
-from gen2embed.runs.entry import entry_point, leave_config, start
+from gen2embed.runs.entry import entry_point, start, write_config
 from gen2embed.runs.score import evaluate_and_report
 from gen2embed.search.products import allow_tf32
-from gen2embed.training.batches import BatchPlan, Share, check_sizes
-from gen2embed.training.callbacks import Agree, CountWithoutNegatives, Validate
+from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler, check_sizes
+from gen2embed.training.callbacks import CheckRanksAgree, CountWithoutNegatives, Validate
 from gen2embed.training.datamodule import (
     Collate,
     PairDataModule,
@@ -105,11 +105,11 @@ def fine_tune(
 ) -> tuple[Embedder, Cut]:
     """The embedder after its training, or what is left of it, in evaluation mode; and the inputs that were cut."""
     folder, batch = Path(cfg.output_dir), cfg.batch
-    share = Share(plan_of(cfg, resume.ranks, pairs, clusters), trainer.global_rank, ranks=trainer.world_size)
+    share = RankBatchSampler(plan_of(cfg, resume.ranks, pairs, clusters), trainer.global_rank, ranks=trainer.world_size)
     given = resume.check(embedder, pairs, share.plan)
-    trainer.callbacks += [Agree(given), CountWithoutNegatives()]  # type: ignore[attr-defined]
+    trainer.callbacks += [CheckRanksAgree(given), CountWithoutNegatives()]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        leave_config(cfg)
+        write_config(cfg)
         warn_about_positives(share.plan, pairs)
         if clusters:
             used = clusters.path.read_bytes()
@@ -122,7 +122,7 @@ def fine_tune(
     loss, sync = instantiate(cfg.loss), sync_of(trainer.strategy)
     trained = replace(embedder, packing=False) if sync.lockstep else embedder
     shortcuts, why = take(instantiate(cfg.shortcuts), trained, lockstep=sync.lockstep)
-    limit = Limit(batch.chunk_tokens or embedder.budget, batch.chunk)
+    limit = ChunkLimit(batch.chunk_tokens or embedder.budget, batch.chunk)
     precision = as_in_training(trainer, embedder.backbone.full)
     prepare = partial(trained.prepare, limit=limit, share=shortcuts.share)
     collate = Collate(prepare, several_positives(pairs) if loss.mask_known else {})
@@ -182,7 +182,7 @@ def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequ
     return callback.best if callback.keep == "best" else {}
 
 
-def plan_of(cfg: DictConfig, ranks: int, pairs: Sequence[Pair], clusters: Clusters | None) -> BatchPlan:
+def plan_of(cfg: DictConfig, ranks: int, pairs: Sequence[Pair], clusters: Clusters | None) -> ClusterBatchSampler:
     """The batches of the run, in parts for the ranks that it began with.
 
     Raises `UserError` for weights that the data do not have.
@@ -194,7 +194,7 @@ def plan_of(cfg: DictConfig, ranks: int, pairs: Sequence[Pair], clusters: Cluste
             raise UserError("batch.weights and batch.temperature both say how often subsets come; set one to null")
         weights = tempered(subsets, batch.temperature)
     members = clusters.members if clusters else []
-    return BatchPlan(
+    return ClusterBatchSampler(
         members,
         len(pairs),
         batch.pairs,

@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from yardstick import TEMPERATURE
 
 from gen2embed import Embedder, Item
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
-from gen2embed.model.vision import Seen
+from gen2embed.model.vision import FeatureCache
 from gen2embed.training.datamodule import Collate, TrainingBatch
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
@@ -32,7 +32,7 @@ Step = Callable[[Sequence[Pair]], Tensor]
 
 def encode(embedder: Embedder, drawn: Drawn) -> Tensor:
     """Nothing is kept between two runs."""
-    return Engine(store=None, shown=False).encode(replace(embedder, seen=Seen(2**30)), *drawn).vectors
+    return Engine(store=None, shown=False).encode(replace(embedder, feature_cache=FeatureCache(2**30)), *drawn).vectors
 
 
 def make_step(
@@ -43,12 +43,12 @@ def make_step(
     keep: of how many chunks the graphs are kept from the first pass, instead of a second one.
     tokens: of a chunk; None is as many as the device runs well.
     """
-    embedder = replace(embedder, seen=Seen(0))  # keeps no picture for the next step
+    embedder = replace(embedder, feature_cache=FeatureCache(0))  # keeps no picture for the next step
     shortcuts, _ = take(Shortcuts(keep_graphs=keep), embedder, lockstep=False)
     plain = InfoNCE(TEMPERATURE, mask_identical=False)
     module = ContrastiveModule(embedder, plain, OneRank(), 0, AdamW, LambdaLR, shortcuts=shortcuts)
     module.manual_backward = Tensor.backward  # type: ignore[assignment]
-    prepare = partial(embedder.prepare, limit=Limit(tokens or embedder.budget), share=shortcuts.share)
+    prepare = partial(embedder.prepare, limit=ChunkLimit(tokens or embedder.budget), share=shortcuts.share)
     return Collate(prepare), lambda batch: module.accumulate(batch)["loss"]
 
 

@@ -18,7 +18,7 @@ from gen2embed.config.presets import PACKAGE
 from gen2embed.data import pictures as images
 from gen2embed.mining.base import Subset
 from gen2embed.mining.mine import make_subset
-from gen2embed.mining.owners import Lists, nearest_owners
+from gen2embed.mining.owners import GroupIndex, nearest_owners
 from gen2embed.outputs.paths import write_file
 from gen2embed.types import Pair, RankingTask
 from gen2embed.world.data import World, read_world
@@ -119,7 +119,7 @@ def saha_figure(pairs: list[Pair], meanings: list[str]) -> Figure:
 def pool(subset: Subset, anchor: int) -> tuple[int, np.ndarray, np.ndarray]:
     """The anchor, the owners of its nearest candidates, the nearest first, and their likeness to it: steps 1 and 2."""
     found = subset.top(2 * TOP_K * MULTIPLIER)[anchor]
-    owners = Lists(subset.positive, len(subset.candidates))
+    owners = GroupIndex(subset.positive, len(subset.candidates))
     rows, places = owners.of(found[found != subset.positive[anchor]])
     return anchor, *nearest_owners(subset.queries, anchor, rows, places, TOP_K * MULTIPLIER)
 

@@ -27,7 +27,7 @@ def unseen(steps: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ImagePart:
     """A picture by path, or in memory."""
 
     source: Path | Image.Image
@@ -67,14 +67,14 @@ class Item:
     A lone empty text is allowed, since some public benchmarks rank it; `Item.of` refuses it.
     """
 
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | ImagePart, ...]
     instruction: str | None = None
 
     def __post_init__(self) -> None:
         if not self.parts:
             raise UserError("an item has at least one part")
         for part in (*self.parts, self.instruction or ""):
-            if not isinstance(part, str | Picture):
+            if not isinstance(part, str | ImagePart):
                 raise UserError(f"the parts of an item are texts and Pictures; got {type(part).__name__}")
         for text in (*self.texts, self.instruction or ""):
             if wrong := wrong_with(text):
@@ -95,7 +95,7 @@ class Item:
             return cls((text,), instruction)
         if not isinstance(image, Image.Image) and (why := not_a_file(str(image))):
             raise UserError(f"the picture {shown(image)} {why}")
-        picture = Picture(Path(image) if isinstance(image, str) else image)
+        picture = ImagePart(Path(image) if isinstance(image, str) else image)
         text = text or ""
         before, marker, after = text.partition(IMAGE_MARKER)
         if not marker:
@@ -103,8 +103,8 @@ class Item:
         return cls(tuple(part for part in (before, picture, after) if part), instruction)
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        return tuple(part for part in self.parts if isinstance(part, Picture))
+    def pictures(self) -> tuple[ImagePart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class Pair:
     negatives: tuple[Item, ...] = ()
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
+    def pictures(self) -> tuple[ImagePart, ...]:
         return tuple(picture for item in (self.query, self.positive, *self.negatives) for picture in item.pictures)
 
 

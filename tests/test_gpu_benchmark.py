@@ -15,7 +15,7 @@ from torch.autograd.profiler_util import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from gen2embed import Embedder, Item
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.model.packing import visible
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
@@ -179,7 +179,7 @@ def test_the_commit_of_a_copy(monkeypatch, tmp_path):
 def test_the_model_made_in_memory_is_the_one_that_is_loaded(embedder, tmp_path):
     save_checkpoint(SMOKE, tmp_path)
     loaded = Embedder.from_pretrained(tmp_path, prompt="hierarchical", resolution="original", device="cpu")
-    prepared = embedder.prepare([(item, "query") for item in ITEMS], Limit(embedder.budget))
+    prepared = embedder.prepare([(item, "query") for item in ITEMS], ChunkLimit(embedder.budget))
     assert torch.equal(embed_prepared(embedder, [prepared]), loaded.encode(ITEMS, "query"))
 
 
@@ -199,7 +199,7 @@ def test_the_shapes_are_the_real_ones(name):
 
 def test_operations_against_those_that_run(embedder):
     """Of attention that computes all pairs of tokens; and the pairs that the mask lets through, counted one by one."""
-    prepared = embedder.prepare([(item, "query") for item in ITEMS], Limit(10_000))
+    prepared = embedder.prepare([(item, "query") for item in ITEMS], ChunkLimit(10_000))
     counted = count_operations(SMOKE, [prepared])
     full = embedder.backbone.full
     full.set_attn_implementation("eager")
@@ -242,7 +242,7 @@ def test_works(embedder):
 
 def test_processes_return_what_one_would(embedder):
     def work(item):
-        return embedder.prepare([(item, "query")], Limit(512)).chunks[0].inputs["input_ids"]
+        return embedder.prepare([(item, "query")], ChunkLimit(512)).chunks[0].inputs["input_ids"]
 
     one, several = (in_processes(work, ITEMS, workers) for workers in (1, 2))
     assert len(one) == len(several) == len(ITEMS)

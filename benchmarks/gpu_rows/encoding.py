@@ -15,7 +15,7 @@ from yardstick import OURS, REFERENCE, RIVAL, over
 
 from gen2embed import Embedder
 from gen2embed.encoding.batch import Inputs, Prepared
-from gen2embed.model.vision import Seen
+from gen2embed.model.vision import FeatureCache
 from gpu_rows.bench import make_embedder
 from gpu_rows.clock import measure_peak, repeat, take_turns
 from gpu_rows.operations import count_operations
@@ -31,7 +31,7 @@ KEPT = 2**30  # bytes of pictures' features, as model.picture_cache_gib has it
 @torch.no_grad()
 def embed_prepared(embedder: Embedder, parts: Sequence[Prepared]) -> Tensor:
     """Return the vectors of prepared items, in order: what the device does, without the preparation."""
-    embedder = replace(embedder, seen=Seen(KEPT))  # nothing is kept from another run
+    embedder = replace(embedder, feature_cache=FeatureCache(KEPT))  # nothing is kept from another run
     rows = []
     for part in parts:
         made = [embedder.embed_chunk(chunk, part.pictures) for chunk in part.chunks]

@@ -38,7 +38,7 @@ def mixed(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
-def whole_gradient(
+def reduce_gradients(
     embedder: Embedder, pairs: Sequence[Pair], around: Callable[[], AbstractContextManager[object]]
 ) -> Gradients:
     """Return the gradient of the batch in one graph, each item embedded alone and without packing: the truth."""
@@ -91,7 +91,7 @@ def run(bench: Bench) -> None:
     embedder = adapt(make_embedder(bench.setting.shallow, torch.float32, bench.device), 0.0)
     pairs = draw_pairs("pictures", bench.setting.checked, bench.setting.side)
     with exact_float32():
-        truth = whole_gradient(embedder, pairs, nullcontext)
+        truth = reduce_gradients(embedder, pairs, nullcontext)
         in_graph = graph_gradient(embedder, pairs)
         cached, chunks = cached_gradient(embedder, pairs, 0, nullcontext)
     add = bench.recorder.add
@@ -101,7 +101,7 @@ def run(bench: Bench) -> None:
         add(f"float32, against {name}: largest of a parameter's", gradient_error(cached, other))
 
     around = partial(mixed, bench.device)
-    own = whole_gradient(embedder, pairs, around)
+    own = reduce_gradients(embedder, pairs, around)
     cached, _ = cached_gradient(embedder, pairs, 0, around)
     add("bf16-mixed: cosine of the cached gradient to float32's", cosine(cached, truth), at_least=COSINE)
     add("bf16-mixed: the same of the whole batch", cosine(own, truth))

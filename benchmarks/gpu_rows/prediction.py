@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from gen2embed import Embedder
-from gen2embed.model.vision import Seen
+from gen2embed.model.vision import FeatureCache
 from gen2embed.training.datamodule import Collate
 from gen2embed.training.shortcuts import Sampled, Shortcuts, keep, predict_step, sample_chunks, take
 from gen2embed.types import Pair
@@ -30,7 +30,7 @@ class Forecast:
         precision: Callable[[], AbstractContextManager[object]],
     ) -> Forecast:
         """Look at some pairs as train.py does; the model is in training mode afterwards, as before."""
-        embedder = replace(embedder, seen=Seen(0))
+        embedder = replace(embedder, feature_cache=FeatureCache(0))
         shortcuts, _ = take(Shortcuts(), embedder, lockstep=False)
         sampled = sample_chunks(embedder, collate, pairs, shortcuts, precision)
         embedder.backbone.full.train()

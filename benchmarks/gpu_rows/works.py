@@ -14,7 +14,7 @@ from torch import Tensor
 from yardstick import Drawn, draw_items
 
 from gen2embed import Embedder, Item
-from gen2embed.encoding.batch import Limit, Prepared
+from gen2embed.encoding.batch import ChunkLimit, Prepared
 from gen2embed.types import Pair
 from gen2embed.utils.choices import Role
 from gpu_rows.bench import LABELS, ONCE, PICTURES, TEXTS
@@ -80,7 +80,7 @@ def _one(index: int) -> Any:
 def prepare(embedder: Embedder, work: str, drawn: tuple[Sequence[Item], Role], workers: int) -> list[Prepared]:
     """Return the chunks of a work's items, in the parts and of the size that the engine makes; pinned for a GPU."""
     items, role = drawn
-    size, limit = TOGETHER[work], Limit(embedder.budget)
+    size, limit = TOGETHER[work], ChunkLimit(embedder.budget)
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     embedder.prepare([(items[0], role)], limit)  # makes what is cached, before the fork
     made = in_processes(lambda part: embedder.prepare([(item, role) for item in part], limit), parts, workers)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gen2embed.data.rows import known_names
-from gen2embed.types import Picture, Policy, RankingTask
+from gen2embed.types import ImagePart, Policy, RankingTask
 from gen2embed.utils.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Benchmark:
     resolution: Policy | None = None
 
     @property
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[ImagePart]:
         return (picture for task in self.tasks for item in task.items() for picture in item.pictures)
 
 

@@ -32,7 +32,7 @@ class PairSource(ABC):
 
     classification: the subsets that are classification, to a miner.
     clusters: a file of clusters to train on; None mines them. clusters_of_any_model: take those of another model.
-    on_error, max_skipped_share: what becomes of bad rows, see `quarantine.sound_pairs`.
+    on_error, max_skipped_share: what becomes of bad rows, see `quarantine.valid_pairs`.
     """
 
     classification: Sequence[str] = ()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gen2embed.types import Picture
+from gen2embed.types import ImagePart
 from gen2embed.utils.content import (
     LFS_REMEDY,
     MOST_PIXELS,
@@ -51,7 +51,7 @@ REMEDIES = {
 }
 
 
-def load(picture: Picture) -> Image.Image:
+def load(picture: ImagePart) -> Image.Image:
     """Decode a picture to RGB, upright, its first frame; raises `UserError`, which names it.
 
     EXIF's orientation is applied. An alpha channel is dropped, as `convert` does. Greys of 16 bits are scaled to 8, not
@@ -70,7 +70,7 @@ def load(picture: Picture) -> Image.Image:
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
 
 
-def check(pictures: Iterable[Picture], roots: Sequence[Path] = ()) -> None:
+def check(pictures: Iterable[ImagePart], roots: Sequence[Path] = ()) -> None:
     """Raise one `UserError` that counts the missing and the unusable pictures among `pictures`.
 
     Only headers are read. `roots` are the folders that the paths were looked for in: no picture may lie elsewhere.
@@ -112,12 +112,12 @@ def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, whole: bool = F
     return found
 
 
-def read_facts(pictures: Iterable[Picture], *, shown: bool = True) -> None:
+def read_facts(pictures: Iterable[ImagePart], *, shown: bool = True) -> None:
     """Read the facts of pictures' files in parallel, so that their keys and sizes need no further look.
 
     A file that cannot be read is left to whoever uses it.
     """
-    waiting: dict[Path, list[Picture]] = {}
+    waiting: dict[Path, list[ImagePart]] = {}
     for picture in pictures:
         if isinstance(picture.source, Path) and "facts" not in vars(picture):
             waiting.setdefault(picture.source, []).append(picture)
@@ -137,7 +137,7 @@ def _facts(path: Path) -> PictureFacts | None:
         return None
 
 
-def _paths(pictures: Iterable[Picture]) -> list[Path]:
+def _paths(pictures: Iterable[ImagePart]) -> list[Path]:
     return sorted({picture.source for picture in pictures if isinstance(picture.source, Path)})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
-from gen2embed.types import Item, Pair, Picture
+from gen2embed.types import ImagePart, Item, Pair
 
 Cluster = Sequence[int]  # rows that stay together
 Parts = list[list[Cluster]]  # a batch: the clusters of each of its parts
@@ -110,7 +110,7 @@ def _identity(item: Item) -> object:
     return (*parts, ("instruction", item.instruction))
 
 
-def _source(picture: Picture) -> object:
+def _source(picture: ImagePart) -> object:
     return picture.source if isinstance(picture.source, Path) else id(picture.source)
 
 

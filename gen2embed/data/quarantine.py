@@ -19,7 +19,7 @@ from gen2embed.utils.log import log
 FILE = "quarantine.jsonl"
 
 
-def sound_pairs(source: PairSource, folder: Path, *, leader: bool = True, seconds: float = 0) -> list[Pair]:
+def valid_pairs(source: PairSource, folder: Path, *, leader: bool = True, seconds: float = 0) -> list[Pair]:
     """The pairs of a source, of which every row was checked as `source.on_error` says.
 
         raise   every value and the headers of all pictures are read; the first fault raises `UserError`

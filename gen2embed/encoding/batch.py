@@ -70,7 +70,7 @@ def _pinned(inputs: Inputs) -> Inputs:
 
 
 @dataclass(frozen=True)
-class Limit:
+class ChunkLimit:
     """How large a chunk may be. tokens: but for a single sample that is longer. rows: samples; None for no limit."""
 
     tokens: int

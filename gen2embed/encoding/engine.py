@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gen2embed.data.pictures import read_facts
-from gen2embed.encoding.batch import Chunk, Inputs, Limit, Prepared, shared, tensors_of
+from gen2embed.encoding.batch import Chunk, ChunkLimit, Inputs, Prepared, shared, tensors_of
 from gen2embed.encoding.store import EmbeddingStore
 from gen2embed.encoding.truncation import Cut
 from gen2embed.types import Advance, Item
@@ -27,7 +27,7 @@ from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import Fingerprint
 from gen2embed.utils.log import log, progress
-from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.rank_group import ALONE, RankGroup
 from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room
 
 PROGRESS_FROM = 256  # items; fewer are embedded without a bar
@@ -49,7 +49,7 @@ class Model(Protocol):
         """Tokens that its device runs well in one pass."""
 
     @property
-    def prepare(self) -> Callable[[Sequence[tuple[Item, Role]], Limit], Prepared]:
+    def prepare(self) -> Callable[[Sequence[tuple[Item, Role]], ChunkLimit], Prepared]:
         """Makes chunks of items; needs no model, and may run in another process."""
 
     def embed_chunk(self, chunk: Chunk, pictures: Mapping[str, Inputs]) -> Float[Tensor, "r d"]:
@@ -96,7 +96,7 @@ class Engine:
         Ahead(self.workers or 0, self.prefetch, "engine")
 
     def encode(
-        self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: Peers = ALONE
+        self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: RankGroup = ALONE
     ) -> Encoded:
         """Embed items in a role, in the order given. Every one of `peers` embeds its part, and has all vectors."""
         started = time.perf_counter()
@@ -150,7 +150,7 @@ class Engine:
         tokens, done = self.batch_tokens or model.budget, 0
         while done < len(parts):
             try:
-                for prepared in self._prepared(model, parts[done:], Limit(tokens), ranks):
+                for prepared in self._prepared(model, parts[done:], ChunkLimit(tokens), ranks):
                     if isinstance(prepared, UserError):
                         raise prepared
                     rows = _run(model, prepared)
@@ -170,7 +170,7 @@ class Engine:
                 torch.cuda.empty_cache()
 
     def _prepared(
-        self, model: Model, parts: Sequence[Part], limit: Limit, ranks: int
+        self, model: Model, parts: Sequence[Part], limit: ChunkLimit, ranks: int
     ) -> DataLoader[Prepared | UserError]:
         return make_loader(
             _Parts(model.prepare, parts, limit),
@@ -179,7 +179,7 @@ class Engine:
             generator=torch.Generator(),  # leaves the global stream alone
         )
 
-    def _ahead(self, model: Model, parts: Sequence[Part], limit: Limit, ranks: int) -> Ahead:
+    def _ahead(self, model: Model, parts: Sequence[Part], limit: ChunkLimit, ranks: int) -> Ahead:
         """Return how many parts are prepared ahead; if nobody chose the workers, as many as shared memory holds."""
         workers = self.workers
         if workers is None:
@@ -204,9 +204,9 @@ class Engine:
 class _Parts(Dataset[Prepared | UserError]):
     """An error comes back as a value: raised in a worker, its message would be wrapped into a traceback."""
 
-    prepare: Callable[[Sequence[tuple[Item, Role]], Limit], Prepared]
+    prepare: Callable[[Sequence[tuple[Item, Role]], ChunkLimit], Prepared]
     parts: Sequence[Part]
-    limit: Limit
+    limit: ChunkLimit
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -25,7 +25,7 @@ from gen2embed.utils.fingerprints import (
     digest,
     say_what_differs,
 )
-from gen2embed.utils.rank_group import Peers
+from gen2embed.utils.rank_group import RankGroup
 
 
 class EmbeddingStore:
@@ -76,7 +76,7 @@ class EmbeddingStore:
                 needed[key] = cut[name][row]
         return needed
 
-    def await_shards(self, shards: Sequence[Sequence[str]], peers: Peers) -> None:
+    def await_shards(self, shards: Sequence[Sequence[str]], peers: RankGroup) -> None:
         """Wait for shards that other ranks write."""
         names = {_ids(shard)[1] for shard in shards}
         peers.wait([self._file(name) for name in sorted(names)])

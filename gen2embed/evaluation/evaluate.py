@@ -20,7 +20,7 @@ from gen2embed.evaluation.significance import is_below
 from gen2embed.types import Item, RankingTask
 from gen2embed.utils.choices import ROLES, Role
 from gen2embed.utils.log import log
-from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.rank_group import ALONE, RankGroup
 
 TOP = 5  # best choices that the predictions keep
 RECALL_AT = (5, 10)
@@ -43,7 +43,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     compression: Compression | None = None,
-    peers: Peers = ALONE,
+    peers: RankGroup = ALONE,
     warned: set[str] | None = None,
 ) -> Evaluation:
     """Score `model` on every task of `benchmark`.
@@ -107,7 +107,7 @@ class _Embedded:
         return self.encoded.vectors[[self.rows[id(item)] for item in items]]
 
 
-def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, peers: Peers) -> _Embedded:
+def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, peers: RankGroup) -> _Embedded:
     """Every item that some task uses in `role`, in one run of the engine."""
     items = {
         id(item): item

@@ -23,7 +23,7 @@ import numpy as np
 from gen2embed.mining.base import Subset
 from gen2embed.mining.filters import Filters
 from gen2embed.mining.grouping import Grouping
-from gen2embed.mining.owners import Lists
+from gen2embed.mining.owners import GroupIndex
 from gen2embed.types import Advance, unseen
 from gen2embed.utils.errors import UserError
 
@@ -79,7 +79,7 @@ class B3(Filters):
             raise UserError("mining=b3 needs pymetis: pip install 'gen2embed[b3]'") from error
         graph = pymetis.CSRAdjacency(starts, neighbours)
         cut = pymetis.part_graph(max(count, 1), graph, options=pymetis.Options(seed=self.seed))
-        parts = Lists(np.asarray(cut.vertex_part), max(count, 1))
+        parts = GroupIndex(np.asarray(cut.vertex_part), max(count, 1))
         return [parts[part] for part in range(max(count, 1))]
 
 
@@ -87,7 +87,7 @@ def mutual(preferred: np.ndarray, positive: np.ndarray, candidates: int) -> tupl
     """The neighbours of each row, one row after the other, and where each row's begin: rows that prefer each other's
     positives, of a candidate with several owners one.
     """
-    owners, rows = Lists(positive, candidates), np.arange(len(positive))
+    owners, rows = GroupIndex(positive, candidates), np.arange(len(positive))
     owned = np.diff(owners.starts)[preferred]
     turn = owners.starts[preferred] + rows[:, None] % np.maximum(owned, 1)
     row, column = np.nonzero(owned)

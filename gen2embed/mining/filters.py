@@ -55,7 +55,7 @@ class Filters:
         return subset.teacher >= self.min_teacher_score
 
 
-class Apart:
+class FalseNegativeMask:
     """The rule of who may not meet: two rows of which one's positive is a known positive of the other's query.
 
     So rows that share a positive and rows of one query stay apart. `Filters` add to it.

@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from gen2embed.mining.base import Subset
-from gen2embed.mining.filters import Apart, Filters
-from gen2embed.mining.owners import Lists, nearest_owners
+from gen2embed.mining.filters import FalseNegativeMask, Filters
+from gen2embed.mining.owners import GroupIndex, nearest_owners
 from gen2embed.search.exact import nearest
 from gen2embed.types import Advance, unseen
 
@@ -41,9 +41,9 @@ class Grouping:
         floor: float | None = None,
     ) -> None:
         self.subset, self.barred, self.floor = subset, barred, floor
-        self.apart = Apart(subset, filters)
+        self.apart = FalseNegativeMask(subset, filters)
         self.free = filters.admitted(subset)
-        self.owners_of = Lists(subset.positive, len(subset.candidates))
+        self.owners_of = GroupIndex(subset.positive, len(subset.candidates))
         self.size = max(2, min(top_k + 1, len(np.unique(subset.positive[self.free]))))
         self.clusters: list[list[int]] = []
         self.advance, self._used, self._told = advance, 0, 0

@@ -27,7 +27,7 @@ from gen2embed.types import Item, Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import digest
 from gen2embed.utils.log import log, progress
-from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.rank_group import ALONE, RankGroup
 
 SEARCH = Search()
 
@@ -63,7 +63,7 @@ def mine_pairs(
     miner: Miner,
     classification: Collection[str],
     search: Search = SEARCH,
-    peers: Peers = ALONE,
+    peers: RankGroup = ALONE,
 ) -> Mined | None:
     """Mine clusters in every subset of `pairs`. classification: the subsets that are classification.
 

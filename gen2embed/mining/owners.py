@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 
-class Lists:
+class GroupIndex:
     """The rows of each label, ascending, in one array: those of label g are `rows[starts[g] : starts[g + 1]]`."""
 
     def __init__(self, labels: Int[np.ndarray, " n"], count: int) -> None:
@@ -42,7 +42,7 @@ def nearest_owners(
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """One owner of each of the first `limit` candidates: the most similar to the anchor query; and how similar it is.
 
-    rows, places: owners as `Lists.of` gives them. ids: an owner whose id was chosen already is passed over.
+    rows, places: owners as `GroupIndex.of` gives them. ids: an owner whose id was chosen already is passed over.
     """
     if not len(rows):
         return rows, np.empty(0)

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from gen2embed.mining.base import Subset, check_rows
 from gen2embed.mining.filters import Filters
 from gen2embed.mining.grouping import Grouping
-from gen2embed.mining.owners import Lists, nearest_owners
+from gen2embed.mining.owners import GroupIndex, nearest_owners
 from gen2embed.search.exact import check_vectors, nearest
 from gen2embed.types import Advance, unseen
 from gen2embed.utils.errors import UserError
@@ -74,9 +74,9 @@ def group(
 
     found: the top candidates of each query, most similar first. advance: is told of rows that are used, or done with.
     """
-    owners = Lists(positive, int(max(found.max(), positive.max())) + 1)
+    owners = GroupIndex(positive, int(max(found.max(), positive.max())) + 1)
     _, ids = np.unique(np.arange(len(queries)) if query_ids is None else query_ids, return_inverse=True)
-    rows_of_query = Lists(ids, len(ids))
+    rows_of_query = GroupIndex(ids, len(ids))
     several = ids if ids.max() + 1 < len(ids) else None  # some query has several positives
 
     def cluster(anchor: int, taken: np.ndarray, limit: int) -> list[int]:
@@ -177,8 +177,8 @@ class SaHa(_Walk):
     """SaHa (arXiv 2508.00955) without its false negatives, in clusters of equal size.
 
     As in the paper, the least similar of an anchor's K*m owners come first, and a classification subset keeps the
-    candidates' order. Other than in the paper, known positives never meet (`Apart`), every row is in at most one
-    cluster, and there is no second phase: `Grouping` completes and merges what is not full.
+    candidates' order. Other than in the paper, known positives never meet (`FalseNegativeMask`), every row is in at most
+    one cluster, and there is no second phase: `Grouping` completes and merges what is not full.
     """
 
     safest_first = True

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gen2embed.encoding.batch import Chunk, Inputs, Limit, Prepared
+from gen2embed.encoding.batch import Chunk, ChunkLimit, Inputs, Prepared
 from gen2embed.model.inputs import InputBuilder
 from gen2embed.model.packing import Sample, pack
-from gen2embed.types import Item, Picture
+from gen2embed.types import ImagePart, Item
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
 
@@ -44,7 +44,7 @@ class Preparer:
     branches: bool
     dtype: torch.dtype = torch.float32
 
-    def __call__(self, items: Sequence[tuple[Item, Role]], limit: Limit, share: bool = True) -> Prepared:
+    def __call__(self, items: Sequence[tuple[Item, Role]], limit: ChunkLimit, share: bool = True) -> Prepared:
         """Chunks of items, each in its role.
 
         share: embed equal items once, and what packed ones begin alike.
@@ -81,14 +81,14 @@ class Preparer:
             if all(picture.key in by_key for picture in item.pictures):
                 continue
             for picture, image in zip(item.pictures, self.build.open(item), strict=True):
-                digest = Picture(image).key
+                digest = ImagePart(image).key
                 if digest not in by_digest:
                     processed, slots = self._process(picture, image)
                     by_digest[digest] = _Ready(digest, image, processed, slots[0])
                 by_key[picture.key] = by_digest[digest]
         return by_key
 
-    def _process(self, picture: Picture, image: Image.Image) -> tuple[Inputs, list[str]]:
+    def _process(self, picture: ImagePart, image: Image.Image) -> tuple[Inputs, list[str]]:
         try:
             processed, slots = self.build.process([[image]])
             return self._cast(processed), slots
@@ -105,7 +105,7 @@ class Preparer:
         }
 
     def _packed(
-        self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: Limit, share: bool
+        self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: ChunkLimit, share: bool
     ) -> tuple[list[Chunk], Tensor]:
         rows = [self._sample(np.array(ids), pictures) for ids, pictures in samples]
         return pack(rows, limit, share and self.branches)
@@ -129,7 +129,7 @@ class Preparer:
         return Sample(ids, positions, tuple(one.digest for one in pictures), visual)
 
     def _padded(
-        self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: Limit, share: bool
+        self, samples: Sequence[tuple[list[int], list[_Ready]]], limit: ChunkLimit, share: bool
     ) -> tuple[list[Chunk], Tensor]:
         """Sorted by length."""
         by_length = sorted(range(len(samples)), key=lambda at: len(samples[at][0]))

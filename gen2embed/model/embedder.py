@@ -24,7 +24,7 @@ from gen2embed.model.packing import lengths, visible
 from gen2embed.model.pooling import last_token, unit_vectors
 from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
-from gen2embed.model.vision import Features, Seen
+from gen2embed.model.vision import FeatureCache, Features
 from gen2embed.types import Item, Policy
 from gen2embed.utils.choices import ROLES, Attention, Convention, Dtype, Precision, Role
 from gen2embed.utils.errors import UserError
@@ -40,7 +40,7 @@ class Embedder:
     backbone: Backbone
     build: InputBuilder
     packing: bool = True
-    seen: Seen = field(default_factory=lambda: Seen(0), compare=False, repr=False)
+    feature_cache: FeatureCache = field(default_factory=lambda: FeatureCache(0), compare=False, repr=False)
 
     @classmethod
     def from_pretrained(
@@ -95,7 +95,7 @@ class Embedder:
         if source.adapter is not None:
             backbone = load(backbone, source.adapter)
         build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
-        embedder = cls(backbone, build, packing, Seen(int(picture_cache_gib * 2**30)))
+        embedder = cls(backbone, build, packing, FeatureCache(int(picture_cache_gib * 2**30)))
         if source.adapter is None:
             return embedder
         check_effect(embedder, source.adapter)
@@ -169,12 +169,12 @@ class Embedder:
     ) -> Float[Tensor, "r d"]:
         """Unit vectors of a chunk's rows; differentiable.
 
-        pictures: by digest, those of the chunk at least. features: what `see` made of them already.
+        pictures: by digest, those of the chunk at least. features: what `vision_features` made of them already.
         """
         if "ends" not in chunk.inputs:
             return self.embed_inputs(chunk.inputs)
         its = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
-        features = {**self.see(its), **(features or {})}
+        features = {**self.vision_features(its), **(features or {})}
         inputs = moved(chunk.inputs, self.backbone.device, self.backbone.dtype)
         if self.backbone.takes_mask:
             mask = visible(inputs["ends"])
@@ -192,17 +192,17 @@ class Embedder:
         ).last_hidden_state
         return unit_vectors(hidden[0, inputs["last"]])
 
-    def see(self, pictures: Mapping[str, Inputs]) -> dict[str, Features]:
+    def vision_features(self, pictures: Mapping[str, Inputs]) -> dict[str, Features]:
         """What the vision tower makes of each picture, by digest; that of a frozen one is kept for the next time."""
         model = self.backbone.model
         if not self.backbone.frozen_vision:
             return dict(zip(pictures, vision.run(model, list(pictures.values())), strict=True))
-        kept = {digest: features for digest in pictures if (features := self.seen.get(digest))}
+        kept = {digest: features for digest in pictures if (features := self.feature_cache.get(digest))}
         missing = [digest for digest in pictures if digest not in kept]
         with torch.no_grad():
             made = dict(zip(missing, vision.run(model, [pictures[digest] for digest in missing]), strict=True))
         for digest, features in made.items():
-            self.seen.add(digest, features)
+            self.feature_cache.add(digest, features)
         return {**kept, **made}
 
     @property

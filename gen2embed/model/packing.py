@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gen2embed.encoding.batch import Chunk, Limit
+from gen2embed.encoding.batch import Chunk, ChunkLimit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sample:
     visual: Int[np.ndarray, " l"]
 
 
-def pack(samples: Sequence[Sample], limit: Limit, share: bool = True) -> tuple[list[Chunk], Int[Tensor, " n"]]:
+def pack(samples: Sequence[Sample], limit: ChunkLimit, share: bool = True) -> tuple[list[Chunk], Int[Tensor, " n"]]:
     """Chunks of one row each, and the place of each sample among their rows.
 
     samples: all with pictures, or all without. share: put what they begin alike only once; equal samples give one row.
@@ -83,7 +83,7 @@ def _code(sample: Sample, numbers: dict[str, int]) -> np.ndarray:
 
 
 def _groups(
-    sequence: Sequence[int], codes: Sequence[np.ndarray], limit: Limit, share: bool
+    sequence: Sequence[int], codes: Sequence[np.ndarray], limit: ChunkLimit, share: bool
 ) -> Iterator[list[tuple[int, int]]]:
     """Cut a sequence of samples where a row is full; of each, how many tokens it shares with the one before it."""
     group: list[tuple[int, int]] = []

@@ -35,7 +35,7 @@ class Features:
 
 
 @dataclass
-class Seen:
+class FeatureCache:
     """Features of the pictures that were used last, by digest, of at most so many bytes."""
 
     capacity: int

@@ -16,7 +16,7 @@ import jinja2
 from gen2embed.data import pictures
 from gen2embed.outputs.claims import of_run
 from gen2embed.outputs.paths import check_file, write_file
-from gen2embed.types import Picture
+from gen2embed.types import ImagePart
 
 WRITER = "report"  # of pages, in the record
 PAGE = "report.html"  # of a run
@@ -53,7 +53,7 @@ def _environment(package: str) -> jinja2.Environment:
     return environment
 
 
-def thumbnail(picture: Picture, side: int, quality: int = 80) -> str:
+def thumbnail(picture: ImagePart, side: int, quality: int = 80) -> str:
     """A picture as a data URI. side: pixels of the longer side, at most. quality: of WebP, to 100."""
     small = pictures.load(picture)
     small.thumbnail((side, side))

@@ -20,7 +20,7 @@ from gen2embed.config.overrides import chosen_groups, overridden
 from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, several
 from gen2embed.data.pairs import PairSource
-from gen2embed.data.quarantine import sound_pairs
+from gen2embed.data.quarantine import valid_pairs
 from gen2embed.model.backbone import check_path
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pretrained import find_adapter
@@ -82,7 +82,7 @@ def make_trainer(cfg: DictConfig) -> Trainer:
 def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
     """The training pairs that a run in `folder` takes; rank 0 checks their pictures for all."""
     seconds = getattr(trainer.strategy, "timeout_seconds", 0.0)  # of several ranks; a single one waits for none
-    return sound_pairs(data, folder, leader=trainer.is_global_zero, seconds=seconds)
+    return valid_pairs(data, folder, leader=trainer.is_global_zero, seconds=seconds)
 
 
 def check_sources(cfg: DictConfig) -> None:

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.adapter import matched
 from gen2embed.model.embedder import Embedder
-from gen2embed.training.batches import Share
+from gen2embed.training.batches import RankBatchSampler
 from gen2embed.training.memory import StepMemory
 from gen2embed.training.shortcuts import Sampled
 from gen2embed.types import Pair
@@ -42,9 +42,9 @@ def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: E
 
 def training_table(
     embedder: Embedder,
-    share: Share,
+    share: RankBatchSampler,
     pairs: Sequence[Pair],
-    limit: Limit,
+    limit: ChunkLimit,
     loaders: str,
     sampled: Sampled,
     needed: StepMemory,

@@ -116,12 +116,12 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True, continues: b
         logging.getLogger().setLevel(logging.ERROR)
         return folder
     if leave:
-        leave_config(cfg)
+        write_config(cfg)
     tracking.begin(trainer.loggers, continues=continues, multirun=HydraConfig.get().mode == RunMode.MULTIRUN)
     return folder
 
 
-def leave_config(cfg: DictConfig) -> None:
+def write_config(cfg: DictConfig) -> None:
     """Leave the resolved configuration in the run's folder; redacted, it names the same files when it is read again."""
     text = OmegaConf.to_yaml(OmegaConf.create(redacted(plain(cfg))))
     write_atomic(Path(cfg.output_dir) / "config.yaml", lambda file: file.write(text.encode()))

@@ -21,7 +21,7 @@ from gen2embed.outputs import redacted
 from gen2embed.reports.evaluation.page import write_report
 from gen2embed.runs import console, results
 from gen2embed.runs.sweeps import input_digests
-from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.rank_group import ALONE, RankGroup
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -33,7 +33,7 @@ def evaluate_and_report(
     engine: Engine,
     benchmarks: Sequence[Benchmark],
     started: float,
-    peers: Peers = ALONE,
+    peers: RankGroup = ALONE,
     more: Mapping[str, Any] = NOTHING,
 ) -> None:
     """Score the embedder, and leave results, report and logs in the run's folder. started: of the run, in seconds.

@@ -19,7 +19,7 @@ from gen2embed.search.products import exact_scores
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import put_in_place, temporary_name
 from gen2embed.utils.log import progress
-from gen2embed.utils.rank_group import Peers
+from gen2embed.utils.rank_group import RankGroup
 
 BLOCK = 65536  # candidates added to the index, and queries searched, at a time
 A_CELL = 64  # candidates that a centroid is trained on
@@ -28,7 +28,9 @@ A_CELL = 64  # candidates that a centroid is trained on
 class Approximate:
     """An approximate search among candidates; where too few are found, the exact one answers."""
 
-    def __init__(self, candidates: Float[np.ndarray, "m d"], search: Search, path: Path | None, peers: Peers) -> None:
+    def __init__(
+        self, candidates: Float[np.ndarray, "m d"], search: Search, path: Path | None, peers: RankGroup
+    ) -> None:
         """path: where `build_index` of rank 0 leaves the index; None builds one for this process alone."""
         self.candidates, self.search = candidates, search
         self._exact: Exact | None = None

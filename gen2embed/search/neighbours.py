@@ -26,7 +26,7 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.fingerprints import Fingerprint, claim, digest, say_what_differs
 from gen2embed.utils.log import progress
-from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.rank_group import ALONE, RankGroup
 
 INDEX = "index.faiss"
 
@@ -45,7 +45,7 @@ def find_neighbours(
     candidates: Float[np.ndarray, "m d"],
     count: int,
     decided_by: Fingerprint,
-    peers: Peers = ALONE,
+    peers: RankGroup = ALONE,
     advance: Advance = unseen,
 ) -> Neighbours:
     """The `count` nearest candidates of each query, or all there are; every one of `peers` searches its part.

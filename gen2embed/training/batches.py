@@ -21,7 +21,7 @@ SPREAD = 1  # the random stream that spaces equal positives
 
 
 @dataclass(frozen=True)
-class BatchPlan:
+class ClusterBatchSampler:
     """Endless batches of rows, each in parts of equal size, one for each rank.
 
     1. Clusters, and the rows that no cluster holds, come in turn, in an order that is shuffled for every pass: none
@@ -195,13 +195,13 @@ def _count(part: Sequence[Cluster]) -> int:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatchSampler:
     """A rank's batches: its part of each batch of the plan, from the `first` on; all ranks have as many.
 
     ranks: that share a batch; None is as many as the plan was made for. Others divide the same batches anew.
     """
 
-    plan: BatchPlan
+    plan: ClusterBatchSampler
     rank: int = 0
     first: int = 0
     ranks: int | None = None

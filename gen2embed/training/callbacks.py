@@ -45,7 +45,7 @@ class SaveSteps(Callback):
             leave_adapter(trainer, module, self.folder / str(trainer.global_step))
 
 
-class Agree(Callback):
+class CheckRanksAgree(Callback):
     """Before the first step, raises `UserError` on every rank if one was given something else than rank 0.
 
     given: what a rank works on, in plain values.
@@ -181,6 +181,6 @@ def leave_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> No
     """Rank 0 leaves the adapter in `folder`, in place of what is there."""
     assert isinstance(module, ContrastiveModule)
     build, backbone = module.embedder.build, module.embedder.backbone
-    with module.sync.whole(saved_parameters(backbone)):
+    with module.sync.gather_parameters(saved_parameters(backbone)):
         if trainer.is_global_zero:
             replace_folder(folder, lambda unfinished: save(backbone, build.prompt, build.resolution, unfinished))

@@ -114,11 +114,11 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
                 f"rank {trainer.global_rank} starts at step {trainer.global_step}, and rank 0 at step {first}: "
                 "output_dir must be a folder that all ranks share"
             )
-        preemption.hold()
+        preemption.defer()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        stop = trainer.strategy.reduce_boolean_decision(preemption.came(), all=False)
+        stop = trainer.strategy.reduce_boolean_decision(preemption.received(), all=False)
         last = stop or step == trainer.max_steps or trainer.should_stop
         if not last and (not self.every_n_steps or step % self.every_n_steps):
             return
@@ -132,11 +132,11 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
             raise preemption.Preempted(preemption.EXIT_CODE if trainer.local_rank == 0 else 0)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if preemption.release():
+        if preemption.redeliver():
             raise preemption.Preempted
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        preemption.release()
+        preemption.redeliver()
 
     def thin(self) -> None:
         """Remove all but the newest."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gen2embed.encoding.batch import Prepare, Prepared, shared, tensors_of
-from gen2embed.training.batches import BatchPlan, Share
+from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.types import Item, Pair
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
@@ -106,7 +106,7 @@ def several_positives(pairs: Iterable[Pair]) -> dict[str, list[int]]:
     return {key: list(numbers) for key, numbers in found.items() if len(numbers) > 1}
 
 
-def warn_about_positives(plan: BatchPlan, pairs: Sequence[Pair]) -> None:
+def warn_about_positives(plan: ClusterBatchSampler, pairs: Sequence[Pair]) -> None:
     """Warn of subsets that have one positive alone, and of batches in which no query has a negative."""
     positives = plan.positives
     if positives is None:
@@ -133,7 +133,7 @@ def warn_about_positives(plan: BatchPlan, pairs: Sequence[Pair]) -> None:
         )
 
 
-def largest_batch(pairs: Sequence[Pair], share: Share, collate: Collate) -> int:
+def largest_batch(pairs: Sequence[Pair], share: RankBatchSampler, collate: Collate) -> int:
     """Return about how many bytes the largest batch of a rank has in the first epoch.
 
     Every picture counts as much as the largest of a sample, which has some of each subset, and all else as in its mean.
@@ -167,7 +167,9 @@ class PairDataModule(LightningDataModule):
     had prepared.
     """
 
-    def __init__(self, pairs: Sequence[Pair], share: Share, collate: Collate, ahead: Ahead | None = None) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], share: RankBatchSampler, collate: Collate, ahead: Ahead | None = None
+    ) -> None:
         super().__init__()
         self.pairs, self.share, self.collate, self.ahead = pairs, share, collate, ahead or Ahead(0)
 

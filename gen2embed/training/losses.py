@@ -19,7 +19,7 @@ BLOCK = 2**18  # similarities at a time; those of a whole batch would grow with 
 
 
 @dataclass(frozen=True)
-class Answers:
+class ContrastiveTargets:
     """Which of m candidates answer which of n queries, by numbers that are equal for the same items.
 
     candidates: of each; candidate i is the positive of query i, those after the n-th are nobody's.
@@ -96,7 +96,7 @@ class InfoNCE(nn.Module):
         self,
         queries: Float[Tensor, "n d"],
         candidates: Float[Tensor, "m d"],
-        answers: Answers,
+        answers: ContrastiveTargets,
         scale: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of n queries. Candidate i is the positive of query i; those after the n-th are nobody's.
@@ -118,7 +118,7 @@ class InfoNCE(nn.Module):
         self,
         queries: Float[Tensor, "n d"],
         candidates: Float[Tensor, "m d"],
-        answers: Answers,
+        answers: ContrastiveTargets,
         scale: Float[Tensor, ""],
         rows: slice,
     ) -> Float[Tensor, ""]:
@@ -128,7 +128,9 @@ class InfoNCE(nn.Module):
         out = self.left_out(similarity, answers, rows)
         return nn.functional.cross_entropy((similarity * scale).masked_fill(out, -torch.inf), own, reduction="sum")
 
-    def left_out(self, similarity: Float[Tensor, "b m"], answers: Answers, rows: slice) -> Bool[Tensor, "b m"]:
+    def left_out(
+        self, similarity: Float[Tensor, "b m"], answers: ContrastiveTargets, rows: slice
+    ) -> Bool[Tensor, "b m"]:
         """Return which candidates are no negatives of some queries, by the masks; never a query's own positive."""
         own = torch.arange(rows.start, rows.stop, device=similarity.device)[:, None]
         out = torch.zeros_like(similarity, dtype=torch.bool)
@@ -143,7 +145,7 @@ class InfoNCE(nn.Module):
 
 @torch.no_grad()
 def describe(
-    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: Answers, loss: InfoNCE
+    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: ContrastiveTargets, loss: InfoNCE
 ) -> dict[str, Float[Tensor, ""]]:
     """How a batch stands, where what is known of the query, its own positive included, is right, all else wrong.
 

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.truncation import NAMED as NAMED_CUT
 from gen2embed.encoding.truncation import Cut
 from gen2embed.model.dora import norms_once
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import TrainingBatch
 from gen2embed.training.gradcache import backward_cached
-from gen2embed.training.losses import Answers, InfoNCE, describe
+from gen2embed.training.losses import ContrastiveTargets, InfoNCE, describe
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import Sync
 from gen2embed.utils.errors import UserError
@@ -128,10 +128,10 @@ class ContrastiveModule(LightningModule):
         Raises `UserError`, with the rows that it comes from, if the loss is not finite.
         """
         embedder, shortcuts = self.embedder, self.shortcuts
-        batch = self.sync.align(batch, partial(embedder.prepare, limit=Limit(embedder.budget)))
+        batch = self.sync.pad_chunks(batch, partial(embedder.prepare, limit=ChunkLimit(embedder.budget)))
         pairs, metrics = len(batch), dict[str, Tensor]()
         positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
-        answers = Answers(torch.cat([positives, negatives]), known)
+        answers = ContrastiveTargets(torch.cat([positives, negatives]), known)
 
         def loss(own: Float[Tensor, "r d"], scale: Tensor | None = None) -> Float[Tensor, ""]:
             sides = own[batch.order].split([pairs, pairs, len(batch.negatives)])
@@ -143,12 +143,12 @@ class ContrastiveModule(LightningModule):
                 self._complain(batch, own, value)
             return value
 
-        learned = None if self.loss.log_scale is None else lambda: self.sync.shared(self.loss.scale())
+        learned = None if self.loss.log_scale is None else lambda: self.sync.scale_for_sum(self.loss.scale())
         once = norms_once(self.model) if shortcuts.norms_once else nullcontext()
-        with self.sync.whole_gradient(self.trained), once:
+        with self.sync.reduce_gradients(self.trained), once:
             features = None
             if shortcuts.vision_once:
-                features = embedder.see(batch.pictures)
+                features = embedder.vision_features(batch.pictures)
                 batch.pictures.clear()  # whoever holds the batch need not hold its pixels any longer
             value = backward_cached(
                 batch.chunks,

@@ -22,7 +22,7 @@ from gen2embed.config.renamed import translate
 from gen2embed.data.pairs import data_fingerprint, items_digest
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.run_models import models_of
-from gen2embed.training.batches import BatchPlan
+from gen2embed.training.batches import ClusterBatchSampler
 from gen2embed.training.checkpoint import Checkpoints, is_own, remove, step_of, steps, sweep
 from gen2embed.training.logger import CSVLogger
 from gen2embed.types import Pair
@@ -83,7 +83,7 @@ class Resume:
             self._check_changes(there)
             self.ranks = there["ranks"]
 
-    def check(self, embedder: Embedder, pairs: Sequence[Pair], plan: BatchPlan) -> dict[str, Any]:
+    def check(self, embedder: Embedder, pairs: Sequence[Pair], plan: ClusterBatchSampler) -> dict[str, Any]:
         """Go on if these made the checkpoint, too; raises `UserError` if not. Without one, forget what there was.
 
         embedder: before anything is attached to it. Returns what they are, in words.
@@ -207,7 +207,7 @@ def _describe(pairs: Sequence[Pair]) -> str:
     return f"{len(pairs)} rows of {subsets} (fingerprint {data_fingerprint(pairs, negatives=True)})"
 
 
-def _clusters(plan: BatchPlan) -> str:
+def _clusters(plan: ClusterBatchSampler) -> str:
     members = json.dumps([list(map(int, cluster)) for cluster in plan.members])
     return f"{len(plan.members)} clusters (fingerprint {hashlib.blake2b(members.encode(), digest_size=16).hexdigest()})"
 

@@ -98,7 +98,7 @@ def sample_chunks(
         with unchanged_random_state(), precision(), once:
             if shortcuts.vision_once:
                 with LiveBytes() as live:
-                    features = embedder.see(batch.pictures)
+                    features = embedder.vision_features(batch.pictures)
                 made = sum(its.nbytes for its in features.values())
                 vision = max(0, live.peak - made)
                 batch.pictures.clear()
@@ -137,7 +137,7 @@ def predict_step(
         embedder.backbone.full.parameters(),
         sampled.kinds,
         vectors=int(sampled.vectors * share),
-        features=max(features, min(embedder.seen.capacity, features * steps)),
+        features=max(features, min(embedder.feature_cache.capacity, features * steps)),
         others=sampled.others,
         graphs=graphs,
         ranks=ranks,

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from gen2embed.training.sync import OneRank, Replicas, Sync
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
-from gen2embed.utils.rank_group import ALONE, Peers
+from gen2embed.utils.rank_group import ALONE, RankGroup
 
 
 class Ranks(DDPStrategy):
@@ -86,7 +86,7 @@ def sync_of(strategy: Strategy) -> Sync:
 
 
 @contextmanager
-def gathered(trainer: Trainer) -> Iterator[Peers]:
+def gathered(trainer: Trainer) -> Iterator[RankGroup]:
     """The trainer's ranks, for work that Lightning does not run: started, unless `torchrun` did, and connected.
 
     If this rank fails, those that it started end.
@@ -103,7 +103,7 @@ def gathered(trainer: Trainer) -> Iterator[Peers]:
     assert strategy.launcher is not None
     try:
         strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
-        yield Peers(trainer.global_rank, trainer.world_size, strategy.barrier, strategy.timeout_seconds)
+        yield RankGroup(trainer.global_rank, trainer.world_size, strategy.barrier, strategy.timeout_seconds)
     except BaseException as error:
         strategy.on_exception(error)
         raise

@@ -46,20 +46,20 @@ class Sync(Protocol):
         """The texts of all ranks, rank by rank."""
 
     @contextmanager
-    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         """What this rank accumulates inside, from no gradient, is the sum over all ranks afterwards."""
 
-    def shared(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    def scale_for_sum(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The value, which every rank has; its gradient is a rank's part, so that all add up to the whole."""
 
-    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+    def pad_chunks(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
         """The batch in chunks that all ranks can run side by side."""
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
         """Bound the norm of the gradient, unless `largest` is None, step and forget it; returns what the norm was."""
 
     @contextmanager
-    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def gather_parameters(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         """Inside, every rank can read all of the parameters; all ranks enter together."""
 
     def seed(self, seed: int, step: int) -> None:
@@ -79,13 +79,13 @@ class OneRank:
         return own
 
     @contextmanager
-    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         yield
 
-    def shared(self, value: Tensor) -> Tensor:
+    def scale_for_sum(self, value: Tensor) -> Tensor:
         return value
 
-    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+    def pad_chunks(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
         return batch
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
@@ -95,7 +95,7 @@ class OneRank:
         return norm
 
     @contextmanager
-    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def gather_parameters(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         yield
 
     def seed(self, seed: int, step: int) -> None:
@@ -122,7 +122,7 @@ class Replicas(OneRank):
         return list(itertools.chain.from_iterable(everyone))
 
     @contextmanager
-    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         yield
         trained = list(parameters)
         present = trained[0].new_tensor([p.grad is not None for p in trained])
@@ -134,7 +134,7 @@ class Replicas(OneRank):
             # an optimiser decays a weight whose gradient is zero, and leaves one alone that has none
             parameter.grad = total.view_as(parameter).to(parameter.dtype) if anywhere else None
 
-    def shared(self, value: Tensor) -> Tensor:
+    def scale_for_sum(self, value: Tensor) -> Tensor:
         part = value / dist.get_world_size()
         return part + (value - part).detach()
 

@@ -111,7 +111,7 @@ class Sharded(Replicas):
         self.strategy, self.factor, self.lockstep = strategy, float(strategy.world_size), strategy.zero_stage_3
 
     @contextmanager
-    def whole_gradient(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         trained, engine = list(parameters), self.strategy.deepspeed_engine
         if self.strategy.zero_stage_3:
             _forget_trace(engine.optimizer.parameter_offload.get_param_coordinator())
@@ -123,11 +123,11 @@ class Sharded(Replicas):
                     parameter.grad = None
                 raise
             idle = [parameter for parameter in trained if parameter.grad is None]
-            with self.whole(idle):
+            with self.gather_parameters(idle):
                 for parameter in idle:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def align(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
+    def pad_chunks(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
         """Chunks of texts, then chunks of pictures, as many as the rank has that has most of each."""
         kinds = [[at for at, its in enumerate(batch.chunks) if its.pictured == pictured] for pictured in (False, True)]
         most = torch.tensor([len(its) for its in kinds], device=batch.order.device)
@@ -152,7 +152,7 @@ class Sharded(Replicas):
         return torch.as_tensor(self.strategy.deepspeed_engine.get_global_grad_norm())
 
     @contextmanager
-    def whole(self, parameters: Iterable[Parameter]) -> Iterator[None]:
+    def gather_parameters(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415  # where it is not installed, the others work
 
         there = list(parameters)

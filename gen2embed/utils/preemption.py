@@ -49,17 +49,17 @@ def listening() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def hold() -> None:
+def defer() -> None:
     """Have the signal wait."""
     _Signal.held, _Signal.came = True, False
 
 
-def came() -> bool:
+def received() -> bool:
     """Whether the signal came while it was held back."""
     return _Signal.came
 
 
-def release() -> bool:
+def redeliver() -> bool:
     """Have it wait no longer; returns whether it came."""
     came, _Signal.held, _Signal.came = _Signal.came, False, False
     return came

@@ -19,7 +19,7 @@ def _alone() -> None:
 
 
 @dataclass(frozen=True)
-class Peers:
+class RankGroup:
     """This process, `rank`, among `count`.
 
     barrier: returns when every rank has called it. timeout_seconds: how long the others may leave no new file.
@@ -50,4 +50,4 @@ class Peers:
                 )
 
 
-ALONE = Peers()
+ALONE = RankGroup()

@@ -18,11 +18,11 @@ from gen2embed import Embedder, Item, UserError
 from gen2embed.data import pictures as images
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
-from gen2embed.data.quarantine import FILE, sound_pairs
+from gen2embed.data.quarantine import FILE, valid_pairs
 from gen2embed.encoding.engine import Engine
-from gen2embed.training.batches import BatchPlan, Share
+from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import PairDataModule
-from gen2embed.types import Picture
+from gen2embed.types import ImagePart
 from gen2embed.utils.workers import Ahead
 
 
@@ -36,7 +36,7 @@ def corpus(tmp_path_factory):
 def skipped(corpus, tmp_path_factory):
     """The sound pairs, and the lines of the quarantine."""
     folder, out = corpus[0], tmp_path_factory.mktemp("out")
-    pairs = sound_pairs(source(folder), out)
+    pairs = valid_pairs(source(folder), out)
     return pairs, [json.loads(line) for line in (out / FILE).read_text().splitlines()]
 
 
@@ -85,7 +85,7 @@ def test_raise_ends_at_the_first_row_by_its_name(corpus, tmp_path, number):
         its = Files(path=folder / "one.jsonl")
         try:
             with pytest.raises(UserError) as error:
-                pairs = sound_pairs(its, tmp_path)
+                pairs = valid_pairs(its, tmp_path)
                 for pair in pairs:  # what a header does not tell
                     for picture in pair.pictures:
                         images.load(picture)
@@ -100,13 +100,13 @@ def test_skip_stops_above_the_share(corpus, tmp_path):
     folder, cases = corpus
     bad = sum(case.said is not None for case in cases)
     with pytest.raises(UserError) as error:
-        sound_pairs(source(folder, max_skipped_share=0.5), tmp_path)
+        valid_pairs(source(folder, max_skipped_share=0.5), tmp_path)
     assert f"{bad} of {len(cases)} rows are bad, more than data.max_skipped_share=0.5: " in str(error.value)
     assert f"{tmp_path / FILE} lists them all" in str(error.value)
     assert len((tmp_path / FILE).read_text().splitlines()) == bad + 1
     for share in (-0.1, 1.0):
         with pytest.raises(UserError, match=r"data.max_skipped_share is in \[0, 1\)"):
-            sound_pairs(source(folder, max_skipped_share=share), tmp_path)
+            valid_pairs(source(folder, max_skipped_share=share), tmp_path)
 
 
 def small(folder, *lines):
@@ -118,22 +118,22 @@ def small(folder, *lines):
 def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
     """A run that goes on, and the other ranks, take what rank 0 listed; a file that changed is looked at again."""
     its = small(tmp_path, b"{", row(qry="a"))
-    first = sound_pairs(its, tmp_path)
+    first = valid_pairs(its, tmp_path)
     decode, decoded = images.faults, []
     monkeypatch.setattr(images, "faults", lambda *args, **options: decoded.append(1) or decode(*args, **options))
-    again = [sound_pairs(its, tmp_path, leader=leader) for leader in (True, False)]
+    again = [valid_pairs(its, tmp_path, leader=leader) for leader in (True, False)]
     assert [[pair.row for pair in pairs] for pairs in (first, *again)] == [[0, 2]] * 3
     assert not decoded
     (tmp_path / "p.png").write_bytes((tmp_path / "p.png").read_bytes()[:99])
     with pytest.raises(UserError, match=r"rank 0 did not leave .*quarantine.jsonl for these rows within 0 seconds"):
-        sound_pairs(its, tmp_path, leader=False)
-    assert [pair.row for pair in sound_pairs(its, tmp_path)] == [2]
+        valid_pairs(its, tmp_path, leader=False)
+    assert [pair.row for pair in valid_pairs(its, tmp_path)] == [2]
     assert decoded
 
 
 def test_first_rows_are_counted_before_any_is_skipped(tmp_path):
     its = replace(small(tmp_path, b"{", row(qry="a"), b"}", row(qry="b")), max_rows_per_subset=3)
-    assert [pair.row for pair in sound_pairs(its, tmp_path)] == [0, 2]
+    assert [pair.row for pair in valid_pairs(its, tmp_path)] == [0, 2]
     assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["rows"] == 3
 
 
@@ -231,14 +231,14 @@ def test_pictures_in_memory_are_what_their_files_are(tmp_path):
     exif[0x0112] = 6
     motif().save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as opened:
-        assert images.load(Picture(opened)).tobytes() == images.load(Picture(tmp_path / "turned.png")).tobytes()
-        assert images.load(Picture(opened)).size == motif().size[::-1]
-        assert Picture(opened).key != Picture(motif()).key
+        assert images.load(ImagePart(opened)).tobytes() == images.load(ImagePart(tmp_path / "turned.png")).tobytes()
+        assert images.load(ImagePart(opened)).size == motif().size[::-1]
+        assert ImagePart(opened).key != ImagePart(motif()).key
     numbers = Image.new("P", (9, 9))
     other = numbers.copy()
     numbers.putpalette([255, 0, 0])
     other.putpalette([0, 0, 255])
-    assert Picture(numbers).key != Picture(other).key
+    assert ImagePart(numbers).key != ImagePart(other).key
 
 
 @pytest.mark.parametrize("text", ["a \ud83d", "\ude00"])
@@ -266,7 +266,10 @@ def test_what_workers_get_can_be_pickled(skipped, tiny):
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_that_are_not_forked(skipped, tiny, method):
     pairs, collate = skipped[0][:8], collating(tiny, None)
-    share, before = Share(BatchPlan([], len(pairs), 4, 0)), torch.multiprocessing.get_start_method()
+    share, before = (
+        RankBatchSampler(ClusterBatchSampler([], len(pairs), 4, 0)),
+        torch.multiprocessing.get_start_method(),
+    )
     first = next(iter(PairDataModule(pairs, share, collate).train_dataloader()))
     torch.multiprocessing.set_start_method(method, force=True)
     try:

@@ -26,7 +26,7 @@ from gen2embed.data.pairs import Files, Mmeb
 from gen2embed.data.sugarcrepe import CAPTION, read_sugarcrepe, read_sugarcrepe_pp
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
-from gen2embed.types import Item, Picture, RankingTask
+from gen2embed.types import ImagePart, Item, RankingTask
 
 MMEB, SUGAR, SUGAR_PP, TRAIN = (
     OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"), resolve=False)
@@ -297,7 +297,7 @@ def test_sugarcrepe_scoring_against_a_naive_oracle(tmp_path, share):
     vectors = {}
 
     def vector(said):
-        item = Item((Picture(tmp_path / said),)) if said in names else Item.of(CAPTION.format(said))
+        item = Item((ImagePart(tmp_path / said),)) if said in names else Item.of(CAPTION.format(said))
         return vectors.setdefault(said, np.array(Given(share).vector(item, None), np.float32))
 
     plain, itt, tot = naive(rows, vector)

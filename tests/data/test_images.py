@@ -10,7 +10,7 @@ from gen2embed import UserError
 from gen2embed.data import pictures as images
 from gen2embed.model import resolution
 from gen2embed.model.resolution import Resolution
-from gen2embed.types import Picture
+from gen2embed.types import ImagePart
 
 CASES = json.loads((GOLDEN / "resolutions.json").read_text())
 
@@ -49,14 +49,14 @@ def test_unknown_policy_lists_all():
 def test_check_counts(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "fine.png")
     (tmp_path / "text.png").write_text("not a picture")
-    pictures = [Picture(tmp_path / name) for name in ("fine.png", "a.png", "b.png", "c.png", "d.png")]
+    pictures = [ImagePart(tmp_path / name) for name in ("fine.png", "a.png", "b.png", "c.png", "d.png")]
     with pytest.raises(
         UserError,
         match=r"4 of 5 pictures are missing: .*a.png, .*b.png, .*c.png, …; looked in .*/test_check_counts.*; set",
     ):
         images.check(pictures, [tmp_path])
     with pytest.raises(UserError, match=r"1 of 2 pictures are unreadable: .*text.png"):
-        images.check([pictures[0], Picture(tmp_path / "text.png")])
+        images.check([pictures[0], ImagePart(tmp_path / "text.png")])
     images.check(pictures[:1])
 
 
@@ -64,19 +64,19 @@ def test_load_names_the_file(tmp_path):
     cut = tmp_path / "cut.png"
     Image.effect_noise((99, 99), 50).save(cut)
     cut.write_bytes(cut.read_bytes()[:2000])
-    images.check([Picture(cut)])  # its header is whole
+    images.check([ImagePart(cut)])  # its header is whole
     with pytest.raises(UserError, match=r"cut\.png is not a picture that can be read"):
-        images.load(Picture(cut))
-    assert images.load(Picture(Image.new("L", (3, 3)))).mode == "RGB"
+        images.load(ImagePart(cut))
+    assert images.load(ImagePart(Image.new("L", (3, 3)))).mode == "RGB"
 
 
 def test_a_header_tells_what_cannot_be_made_rgb(tmp_path):
     Image.new("I", (9, 9)).save(tmp_path / "depth.tiff")
     with pytest.raises(UserError, match=r"1 of 1 pictures are with greys of 32 bits.*depth\.tiff; save"):
-        images.check([Picture(tmp_path / "depth.tiff")])
+        images.check([ImagePart(tmp_path / "depth.tiff")])
 
 
 def test_a_missing_picture_suggests_what_is_there(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "flower.png")
     with pytest.raises(UserError, match=r"1 of 1 pictures are missing: .*did you mean .*flower\.png"):
-        images.check([Picture(tmp_path / "flowr.PNG")])
+        images.check([ImagePart(tmp_path / "flowr.PNG")])

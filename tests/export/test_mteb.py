@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import TINY
 from datasets import Dataset, DatasetDict, Features, Value
-from datasets import Image as Picture
+from datasets import Image as ImageFeature
 from mteb.abstasks.classification import AbsTaskClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
@@ -38,7 +38,7 @@ def circle(colour, size):
 
 
 def dataset(**columns):
-    types = {"image": Picture(), "label": Value("int64")}
+    types = {"image": ImageFeature(), "label": Value("int64")}
     return Dataset.from_dict(columns, Features({name: types.get(name, Value("string")) for name in columns}))
 
 

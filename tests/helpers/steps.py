@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 
 from gen2embed import Embedder, Item
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.model.adapter import Lora, save
-from gen2embed.training.batches import BatchPlan, Share
+from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import Collate, several_positives
-from gen2embed.training.losses import Answers, InfoNCE, describe
+from gen2embed.training.losses import ContrastiveTargets, InfoNCE, describe
 from gen2embed.training.module import ContrastiveModule
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import OneRank
@@ -92,7 +92,7 @@ def gradients(module):
 
 def collating(embedder, chunk, known=None, share=False):
     """Chunks of at most so many items."""
-    return Collate(partial(embedder.prepare, limit=Limit(10_000, chunk), share=share), known or {})
+    return Collate(partial(embedder.prepare, limit=ChunkLimit(10_000, chunk), share=share), known or {})
 
 
 def cached(module, pairs, chunk=3, known=None):
@@ -122,7 +122,7 @@ def whole(module, pairs, chunk=None):
     numbers = {key: number for number, key in enumerate({item.key for item in candidates})}
     paired = [[numbers[o.positive.key] for o in pairs if o.query.key == pair.query.key] for pair in pairs]
     known = torch.tensor([(its * len(pairs))[: len(pairs)] for its in paired])
-    answers = Answers(torch.tensor([numbers[item.key] for item in candidates]), known)
+    answers = ContrastiveTargets(torch.tensor([numbers[item.key] for item in candidates]), known)
     loss = module.loss(*sides, answers)
     loss.backward()
     return {"loss": loss.detach(), **describe(*sides, answers, module.loss), "gradients": gradients(module)}
@@ -141,11 +141,11 @@ def error(found, expected):
 def trained(pairs, dtype, ranks=1, sync=None, rank=0, steps=20):
     """What `steps` of AdamW on the batches of a plan leave, as one long vector."""
     module = make_module(attached(LORA, dtype), sync, learn_temperature=True)
-    plan = BatchPlan([list(range(row, row + 4)) for row in range(0, len(pairs), 4)], len(pairs), 8, 3, ranks)
+    plan = ClusterBatchSampler([list(range(row, row + 4)) for row in range(0, len(pairs), 4)], len(pairs), 8, 3, ranks)
     collate = collating(module.embedder, 3, several_positives(pairs))
     optimizer = torch.optim.AdamW(module.trained, lr=1e-3, weight_decay=0.0)
     before = torch.cat([parameter.detach().flatten() for parameter in module.trained])
-    for rows in itertools.islice(Share(plan, rank), steps):
+    for rows in itertools.islice(RankBatchSampler(plan, rank), steps):
         module.accumulate(collate([pairs[row] for row in rows]))
         module.sync.step(optimizer, module.trained, 1.0)
     after = torch.cat([parameter.detach().flatten() for parameter in module.trained])

@@ -29,9 +29,9 @@ from torch import Tensor
 from examples.rehearsal.shapes import PUBLISHED, qwen2_vl
 from gen2embed import Embedder, Item
 from gen2embed.config.presets import PACKAGE, load_preset
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.model.resolution import Resolution
-from gen2embed.model.vision import Seen
+from gen2embed.model.vision import FeatureCache
 from gen2embed.training.datamodule import Collate
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
@@ -65,7 +65,7 @@ def load(size: str) -> Embedder:
     config = qwen2_vl(PUBLISHED[size], tiny.backbone.tokenizer, layers=2, depth=1)
     full = transformers.Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     backbone = replace(tiny.backbone, full=full.requires_grad_(False), model=full.base_model)
-    return replace(tiny, backbone=load_preset("adapter", "paper").attach(backbone), seen=Seen(0))
+    return replace(tiny, backbone=load_preset("adapter", "paper").attach(backbone), feature_cache=FeatureCache(0))
 
 
 def draw_pairs() -> list[Pair]:
@@ -82,7 +82,7 @@ def main(size: str) -> None:
     shortcuts, _ = take(Shortcuts(keep_graphs=0), embedder, lockstep=False)
     module = ContrastiveModule(embedder, InfoNCE(), OneRank(), 0, None, None, shortcuts=shortcuts)  # type: ignore[arg-type]
     module.manual_backward = Tensor.backward  # type: ignore[assignment]
-    collate = Collate(partial(embedder.prepare, limit=Limit(4096, CHUNK), share=shortcuts.share))
+    collate = Collate(partial(embedder.prepare, limit=ChunkLimit(4096, CHUNK), share=shortcuts.share))
     optimizer = torch.optim.AdamW(module.trained, lr=1e-4, fused=True)
     types = {str(parameter.dtype) for parameter in module.trained}
 

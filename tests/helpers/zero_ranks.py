@@ -94,15 +94,15 @@ class Found(Callback):
     def __init__(self, module, wrong=()):
         self.module, self.wrong, self.steps = module, dict(wrong), []
         self.sync = module.sync
-        self.right = {name: getattr(self.sync, name) for name in ("step", "align", "factor", "whole_gradient")}
-        self.sync.step, self.sync.align = self.step, self.align
+        self.right = {name: getattr(self.sync, name) for name in ("step", "pad_chunks", "factor", "whole_gradient")}
+        self.sync.step, self.sync.pad_chunks = self.step, self.pad_chunks
 
     def on_train_batch_start(self, trainer, module, batch, index):
         for name in ("factor", "whole_gradient"):
             setattr(self.sync, name, self.wrong.get(index, {}).get(name, self.right[name]))
 
     def align(self, batch, build):
-        self.batch = self.right["align"](batch, build)
+        self.batch = self.right["pad_chunks"](batch, build)
         self.unaligned = [chunk.pictured for chunk in batch.chunks]
         return self.batch
 

@@ -27,7 +27,7 @@ from gen2embed.model.adapter import Lora
 from gen2embed.model.pretrained import find_source
 from gen2embed.model.prompts import Prompt
 from gen2embed.runs.console import compression_table, print_table
-from gen2embed.types import Picture
+from gen2embed.types import ImagePart
 
 
 def unit(rows, width=128, seed=0, outlier=8):
@@ -294,7 +294,7 @@ def test_a_broken_picture_in_memory_is_named_before_any_is_embedded(tiny, tmp_pa
         with pytest.raises(UserError, match=rf"input 1: its image .*{message}"):
             tiny.encode(["a fine text", value])
     with pytest.raises(UserError):
-        pictures.load(Picture(make(tmp_path)))
+        pictures.load(ImagePart(make(tmp_path)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B"])

@@ -21,7 +21,7 @@ from transformers.models.smolvlm import processing_smolvlm
 from gen2embed import Embedder, Item, UserError
 from gen2embed.config.presets import load_preset
 from gen2embed.data.items import as_item
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.model.backbone import Backbone, _attention
 from gen2embed.model.resolution import Resolution
 from gen2embed.model.tokens import PromptTokenizer
@@ -76,7 +76,7 @@ def test_packed_rows_are_the_items_alone(embedder):
     ]
     alone = torch.cat([embedder.embed([item], "query") for item in items]).detach()
     assert embedder.packs == (embedder.backbone.model_type != "gemma3")
-    for limit in (Limit(100_000), Limit(200), Limit(100_000, 3)):
+    for limit in (ChunkLimit(100_000), ChunkLimit(200), ChunkLimit(100_000, 3)):
         for share in (True, False):
             prepared = embedder.prepare([(item, "query") for item in items], limit, share)
             rows = [embedder.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
@@ -107,7 +107,7 @@ def test_flash_attention_is_told_the_samples_of_a_row(checkpoint, embedder, monk
     flash = load(checkpoint)
     flash.backbone.full.config.get_text_config()._attn_implementation = "flash_attention_2"
     monkeypatch.setattr(Backbone, "attention", "flash_attention_2")
-    prepared = flash.prepare(items, Limit(800))
+    prepared = flash.prepare(items, ChunkLimit(800))
     assert sum(chunk.rows for chunk in prepared.chunks) == len(INPUTS)
     rows = [flash.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks]
     assert max(chunk.rows for chunk in prepared.chunks) > 1
@@ -212,7 +212,9 @@ def test_typed_special_tokens_stay_text(embedder):
 def test_inputs_are_built_in_a_process_that_was_not_forked(embedder):
     """What such a worker gets was pickled; here after it was used."""
     items = [(Item.of(text, noise(1) if pictured else None), "query") for text, pictured in (("a", True), ("b", False))]
-    made = [prepare(items, Limit(500)) for prepare in (embedder.prepare, pickle.loads(pickle.dumps(embedder.prepare)))]
+    made = [
+        prepare(items, ChunkLimit(500)) for prepare in (embedder.prepare, pickle.loads(pickle.dumps(embedder.prepare)))
+    ]
     for ours, theirs in zip(*(its.chunks for its in made), strict=True):
         assert ours.pictures == theirs.pictures
         assert all(torch.equal(ours.inputs[name], theirs.inputs[name]) for name in ours.inputs)

@@ -13,11 +13,11 @@ from steps import load
 
 from gen2embed import Item, UserError
 from gen2embed.data.items import as_item
-from gen2embed.encoding.batch import Limit
+from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.chunks import rows_and_columns
 from gen2embed.model.packing import Sample, pack, visible
-from gen2embed.model.vision import Features, Seen
+from gen2embed.model.vision import FeatureCache, Features
 
 ITEMS = [as_item(value) for value in INPUTS]
 
@@ -34,7 +34,7 @@ def pictured(before, pictures, after):
 
 
 words = st.lists(st.integers(0, 2), min_size=1, max_size=6)
-limits = st.builds(Limit, st.integers(1, 40), st.none() | st.integers(1, 3))
+limits = st.builds(ChunkLimit, st.integers(1, 40), st.none() | st.integers(1, 3))
 texts = st.lists(words.map(text), min_size=1, max_size=8)
 pictures = st.lists(st.sampled_from("ab"), min_size=1, max_size=2)
 seeing = st.lists(st.builds(pictured, words, pictures, words), min_size=1, max_size=8)
@@ -68,16 +68,16 @@ def test_rows_keep_within_the_limit(samples, limit):
 
 def test_what_samples_begin_alike_stands_once():
     samples = [pictured([1, 2], "a", [3]), pictured([1, 2], "a", [4, 5]), pictured([1, 2], "b", [3])]
-    (chunk,), order = pack(samples, Limit(100))
+    (chunk,), order = pack(samples, ChunkLimit(100))
     assert chunk.inputs["input_ids"].tolist() == [[1, 2, 9, 9, 9, 3, 9, 9, 9, 3, 4, 5]] or sorted(chunk.pictures) == [
         "a",
         "b",
     ]
     assert chunk.inputs["input_ids"].shape == (1, 2 + 3 + 1 + 2 + 3 + 1)
-    (chunk,), apart = pack(samples, Limit(100), share=False)
+    (chunk,), apart = pack(samples, ChunkLimit(100), share=False)
     assert chunk.inputs["input_ids"].shape == (1, 6 + 7 + 6)
     assert len(set(order.tolist())) == len(set(apart.tolist())) == 3
-    same, order = pack([text([1, 2]), text([1]), text([1, 2])], Limit(100))
+    same, order = pack([text([1, 2]), text([1]), text([1, 2])], ChunkLimit(100))
     assert (same[0].rows, order[0], order[1] == order[0]) == (2, order[2], False)
 
 
@@ -97,7 +97,7 @@ def test_positions_are_the_models_own(qwen):
     theirs, _ = qwen.backbone.model.get_rope_index(
         inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
     )
-    prepared = qwen.prepare([(item, "query")], Limit(10_000))
+    prepared = qwen.prepare([(item, "query")], ChunkLimit(10_000))
     assert torch.equal(prepared.chunks[0].inputs["position_ids"], theirs)
     assert not torch.equal(theirs[0], theirs[1])
 
@@ -124,7 +124,7 @@ def test_items_embedded_together_are_those_alone(options):
 
 
 def test_a_picture_is_seen_once(tiny, monkeypatch):
-    embedder, runs = replace(tiny, seen=Seen(2**20)), []
+    embedder, runs = replace(tiny, feature_cache=FeatureCache(2**20)), []
     see = type(tiny.backbone.model).get_image_features
     monkeypatch.setattr(
         type(tiny.backbone.model),
@@ -137,14 +137,14 @@ def test_a_picture_is_seen_once(tiny, monkeypatch):
     again = embedder.encode(items, "candidate")
     assert sum(runs) == 3
     runs.clear()
-    forgetful = replace(tiny, seen=Seen(0))
+    forgetful = replace(tiny, feature_cache=FeatureCache(0))
     torch.testing.assert_close(forgetful.encode(items), first, atol=1e-6, rtol=0)
     torch.testing.assert_close(forgetful.encode(items, "candidate"), again, atol=1e-6, rtol=0)
     assert sum(runs) == 6
 
 
 def test_pictures_are_forgotten_where_there_is_no_room():
-    seen = Seen(capacity=2 * 4 * 10)
+    seen = FeatureCache(capacity=2 * 4 * 10)
     for digest in "abc":
         seen.add(digest, Features(torch.zeros(10)))
         seen.get("a")

@@ -20,7 +20,7 @@ from gen2embed.mining.saha import SaHa, SaHaPaper
 from gen2embed.search import approximate
 from gen2embed.search.exact import Search, nearest
 from gen2embed.search.neighbours import find_neighbours
-from gen2embed.utils.rank_group import Peers
+from gen2embed.utils.rank_group import RankGroup
 
 QUERIES, CANDIDATES = unit(0, 50, 16), unit(1, 600, 16)
 
@@ -99,14 +99,14 @@ def test_without_faiss(monkeypatch):
 
 
 def test_ranks_need_a_store_and_do_not_wait_for_ever(tmp_path):
-    two = Peers(0, 2, timeout_seconds=0.2)
+    two = RankGroup(0, 2, timeout_seconds=0.2)
     with pytest.raises(UserError, match=r"share neighbours through the store, and there is none; set search.store"):
         find_neighbours(Search(), QUERIES, CANDIDATES, 5, {}, two)
     search = Search(store=tmp_path, shard_size=20)
     with pytest.raises(UserError, match=r"other ranks left 1 of 3 files unwritten for 0.2 seconds, .*000020-000000040"):
         find_neighbours(search, QUERIES, CANDIDATES, 5, {}, two)
     assert len(list(tmp_path.rglob("*.npy"))) == 2
-    other = find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(1, 2, timeout_seconds=0.2))
+    other = find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2, timeout_seconds=0.2))
     assert (other.indices == nearest(QUERIES, CANDIDATES, 5)).all()
 
 
@@ -119,11 +119,11 @@ def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
     built = []
     monkeypatch.setattr("gen2embed.search.neighbours.build_index", lambda *_: built.append(approximate.build_index(*_)))
     with pytest.raises(UserError, match="left 1 of 2 files"):
-        find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(0, 2, timeout_seconds=0.2))
+        find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(0, 2, timeout_seconds=0.2))
     assert built == [None]
-    assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, Peers(1, 2)).indices == whole).all()
+    assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2)).indices == whole).all()
     with pytest.raises(UserError, match=r"share embeddings through the store, and there is none; set engine.store"):
-        mine_pairs(FakeModel(), Engine(), pairs_of_words(), SaHaPaper(top_k=2), [], peers=Peers(1, 2))
+        mine_pairs(FakeModel(), Engine(), pairs_of_words(), SaHaPaper(top_k=2), [], peers=RankGroup(1, 2))
 
 
 class FakeModel:

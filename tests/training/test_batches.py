@@ -8,7 +8,7 @@ import pytest
 
 from gen2embed import UserError
 from gen2embed.data.positives import Positives
-from gen2embed.training.batches import BatchPlan, Share, check_sizes
+from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler, check_sizes
 from gen2embed.training.datamodule import warn_about_positives
 from gen2embed.training.weights import tempered
 from gen2embed.types import Item, Pair
@@ -31,7 +31,7 @@ def flat(batches):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_every_row_comes_in_every_epoch(ranks):
-    plan = BatchPlan(clusters(), 97, 16, 0, ranks)
+    plan = ClusterBatchSampler(clusters(), 97, 16, 0, ranks)
     for epoch in range(3):
         batches = plan.epoch(epoch)
         assert all([len(part) for part in batch] == [16 // ranks] * ranks for batch in batches)
@@ -44,7 +44,7 @@ def test_every_row_comes_in_every_epoch(ranks):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_clusters_stay_whole_and_on_one_rank(ranks):
     """Each comes whole once an epoch, in one part of a batch; its rows may come again to complete another part."""
-    members, plan = clusters(), BatchPlan(clusters(), 97, 16, 0, ranks)
+    members, plan = clusters(), ClusterBatchSampler(clusters(), 97, 16, 0, ranks)
     parts = [part for batch in plan.epoch(0) for part in batch]
     assert len({len(cluster) for cluster in members}) > 4
     for cluster in members:
@@ -56,7 +56,7 @@ def test_clusters_stay_whole_and_on_one_rank(ranks):
 def test_equal_clusters_fill_every_batch():
     """They are never cut, and the batches of one rank are those of several."""
     members = np.arange(96).reshape(-1, 8).tolist()
-    one, three = (BatchPlan(members, 96, 48, 0, ranks) for ranks in (1, 3))
+    one, three = (ClusterBatchSampler(members, 96, 48, 0, ranks) for ranks in (1, 3))
     assert flat(one.epoch(4)) == flat(three.epoch(4))
     assert [len(batch) for batch in flat(one.epoch(0))] == [48, 48]
     for part in (part for batch in three.epoch(0) for part in batch):
@@ -68,7 +68,7 @@ def test_batches_of_one_subset():
     """Clusters of either subset, 53 and 44 rows; those of a batch are of one, and the last of each is filled up."""
     members = [*clusters(53), *([53 + row for row in cluster] for cluster in clusters(44, seed=1))]
     subsets = ["a"] * 53 + ["b"] * 44
-    mixed, apart = (BatchPlan(members, 97, 16, 0, 2, subsets, mixed) for mixed in (True, False))
+    mixed, apart = (ClusterBatchSampler(members, 97, 16, 0, 2, subsets, mixed) for mixed in (True, False))
     counts = [[len({subsets[row] for row in batch}) for batch in flat(plan.epoch(0))] for plan in (mixed, apart)]
     assert max(counts[0]) == 2
     assert set(counts[1]) == {1}
@@ -82,37 +82,39 @@ def test_batches_of_one_subset():
 def test_a_subset_smaller_than_a_batch_makes_a_smaller_one():
     """9 rows on two ranks: 4 each, and the ninth comes with some again; a cluster larger than a part is cut."""
     members = [list(range(32, 39))]
-    plan = BatchPlan(members, 41, 16, 0, 2, ["a"] * 32 + ["b"] * 9, mixed=False)
+    plan = ClusterBatchSampler(members, 41, 16, 0, 2, ["a"] * 32 + ["b"] * 9, mixed=False)
     batches = plan.epoch(0)
     assert sorted([len(part) for part in batch] for batch in batches) == [[4, 4], [4, 4], [8, 8], [8, 8]]
     assert {row for batch in flat(batches) for row in batch} == set(range(41))
 
 
 def test_it_is_a_function_of_seed_and_epoch():
-    plan = BatchPlan(clusters(), 97, 16, 1)
-    assert plan.epoch(2) == BatchPlan(clusters(), 97, 16, 1).epoch(2)
+    plan = ClusterBatchSampler(clusters(), 97, 16, 1)
+    assert plan.epoch(2) == ClusterBatchSampler(clusters(), 97, 16, 1).epoch(2)
     assert plan.epoch(2) != plan.epoch(3)
-    assert plan.epoch(2) != BatchPlan(clusters(), 97, 16, 2).epoch(2)
+    assert plan.epoch(2) != ClusterBatchSampler(clusters(), 97, 16, 2).epoch(2)
 
 
 def test_it_goes_on_anywhere():
-    plan = BatchPlan(clusters(), 97, 16, 1)
+    plan = ClusterBatchSampler(clusters(), 97, 16, 1)
     endless = [*plan.epoch(0), *plan.epoch(1), *plan.epoch(2)]
     for first in (0, 1, len(plan.epoch(0)) - 1, len(plan.epoch(0)), len(plan.epoch(0)) + 2):
         assert list(itertools.islice(plan.after(first), 3)) == endless[first : first + 3]
-        share = Share(BatchPlan(clusters(), 97, 16, 1, 2), 1, first)
-        assert list(itertools.islice(share, 1)) == [BatchPlan(clusters(), 97, 16, 1, 2).epoch(0)[0][1]] or first
+        share = RankBatchSampler(ClusterBatchSampler(clusters(), 97, 16, 1, 2), 1, first)
+        assert (
+            list(itertools.islice(share, 1)) == [ClusterBatchSampler(clusters(), 97, 16, 1, 2).epoch(0)[0][1]] or first
+        )
 
 
 def test_without_clusters_rows_are_shuffled():
-    (batch,), *_ = batches = BatchPlan([], 64, 16, 0).epoch(0)
+    (batch,), *_ = batches = ClusterBatchSampler([], 64, 16, 0).epoch(0)
     assert sorted(row for its in flat(batches) for row in its) == list(range(64))
     assert batch != list(range(16))
 
 
 def test_shares_are_the_batch():
-    plan = BatchPlan(clusters(), 97, 24, 0, 3)
-    shares = [itertools.islice(Share(plan, rank), 50) for rank in range(3)]
+    plan = ClusterBatchSampler(clusters(), 97, 24, 0, 3)
+    shares = [itertools.islice(RankBatchSampler(plan, rank), 50) for rank in range(3)]
     for batch, *parts in zip(itertools.islice(plan.after(0), 50), *shares, strict=True):
         assert parts == batch
 
@@ -120,14 +122,14 @@ def test_shares_are_the_batch():
 @pytest.mark.parametrize("mixed", [True, False])
 def test_other_ranks_divide_the_same_batches(mixed):
     """What a run planned for 2 ranks has on 4, or on 1."""
-    plan = BatchPlan(clusters(), 97, 16, 0, 2, ["a"] * 97, mixed)
+    plan = ClusterBatchSampler(clusters(), 97, 16, 0, 2, ["a"] * 97, mixed)
     for ranks in (1, 4):
-        shares = [itertools.islice(Share(plan, rank, 3, ranks), 20) for rank in range(ranks)]
+        shares = [itertools.islice(RankBatchSampler(plan, rank, 3, ranks), 20) for rank in range(ranks)]
         for batch, *parts in zip(itertools.islice(plan.after(3), 20), *shares, strict=True):
             assert [len(part) for part in parts] == [16 // ranks] * ranks
             assert [row for part in parts for row in part] == [row for part in batch for row in part]
     with pytest.raises(UserError, match=r"planned for 2 ranks, and 3 cannot share 16 pairs .* set trainer.devices"):
-        Share(plan, 0, 0, 3)
+        RankBatchSampler(plan, 0, 0, 3)
 
 
 # --- equal positives ------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def test_no_batch_has_one_positive_alone(members, mixed):
     """8 of 64 rows have another positive; by chance some of the 8 batches of an epoch have none of them."""
     numbers = [int(row in (3, 21, 40, 41, 50, 51, 60, 61)) for row in range(64)]
     arguments = (members, 64, 8, 0, 2, ["a"] * 64, mixed)
-    plain, mended = BatchPlan(*arguments), BatchPlan(*arguments, positives=positives(numbers))
+    plain, mended = ClusterBatchSampler(*arguments), ClusterBatchSampler(*arguments, positives=positives(numbers))
     lone = [distinct(plain, numbers, epoch).count(1) for epoch in range(6)]
     given = [distinct(mended, numbers, epoch).count(1) for epoch in range(6)]
     assert sum(lone) > 6
@@ -171,16 +173,19 @@ def test_two_positives_that_fill_batches_are_exchanged():
 
 def test_a_plan_that_needs_no_mending_is_as_it_was():
     numbers = np.random.default_rng(0).integers(20, size=97).tolist()
-    plan, aware = BatchPlan(clusters(), 97, 16, 0, 2), BatchPlan(clusters(), 97, 16, 0, 2, positives=positives(numbers))
+    plan, aware = (
+        ClusterBatchSampler(clusters(), 97, 16, 0, 2),
+        ClusterBatchSampler(clusters(), 97, 16, 0, 2, positives=positives(numbers)),
+    )
     assert 1 not in distinct(plan, numbers)
     assert plan.epoch(0) == aware.epoch(0)
 
 
 def test_what_cannot_be_mended_stays():
     """All rows have one positive; a row's own negative is a contrast, too."""
-    plan = BatchPlan([], 32, 8, 0, positives=positives([0] * 32))
-    assert plan.epoch(0) == BatchPlan([], 32, 8, 0).epoch(0)
-    own = BatchPlan([], 32, 8, 0, positives=positives([0] * 32, contrasted=[1, 2]))
+    plan = ClusterBatchSampler([], 32, 8, 0, positives=positives([0] * 32))
+    assert plan.epoch(0) == ClusterBatchSampler([], 32, 8, 0).epoch(0)
+    own = ClusterBatchSampler([], 32, 8, 0, positives=positives([0] * 32, contrasted=[1, 2]))
     assert sum(own.positives.lone(batch) is None for batch in flat(own.epoch(0))) == 2
 
 
@@ -189,8 +194,8 @@ def test_distinct_positives(ranks):
     """12 rows each of 16 positives fill batches of 16 without a repetition, or nearly; by chance they repeat many."""
     numbers = [row % 16 for row in range(192)]
     arguments = ([], 192, 16, 0, ranks)
-    chance = distinct(BatchPlan(*arguments, positives=positives(numbers)), numbers)
-    plan = BatchPlan(*arguments, positives=positives(numbers), distinct=True)
+    chance = distinct(ClusterBatchSampler(*arguments, positives=positives(numbers)), numbers)
+    plan = ClusterBatchSampler(*arguments, positives=positives(numbers), distinct=True)
     assert np.mean(chance) < 11.5
     assert np.mean(distinct(plan, numbers)) > 15.5
     for epoch in range(2):
@@ -203,7 +208,7 @@ def test_distinct_positives(ranks):
 def test_distinct_positives_of_rare_ones():
     """6 of 60 rows come evenly; what is left can only repeat, and every row comes once."""
     numbers = [int(row < 6) for row in range(60)]
-    plan = BatchPlan([], 60, 10, 0, positives=positives(numbers), distinct=True)
+    plan = ClusterBatchSampler([], 60, 10, 0, positives=positives(numbers), distinct=True)
     batches = flat(plan.epoch(0))
     assert [sum(numbers[row] for row in batch) for batch in batches] == [1] * 6
     assert sorted(row for batch in batches for row in batch) == list(range(60))
@@ -234,7 +239,7 @@ def test_what_is_warned_of(caplog, mixed, subsets, warnings):
         for row, name in enumerate(name for name in subsets for _ in range(8))
     ]
     names = [pair.subset for pair in pairs]
-    warn_about_positives(BatchPlan([], 32, 8, 0, 1, names, mixed, positives=Positives.of(pairs)), pairs)
+    warn_about_positives(ClusterBatchSampler([], 32, 8, 0, 1, names, mixed, positives=Positives.of(pairs)), pairs)
     assert len(caplog.messages) == len(warnings)
     assert all(text in message for text, message in zip(warnings, caplog.messages, strict=True))
 
@@ -246,7 +251,7 @@ SUBSETS = ["a"] * 60 + ["b"] * 20 + ["c"] * 17
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_weights_are_shares_of_the_rows(mixed):
-    plan = BatchPlan([], 97, 8, 0, 1, SUBSETS, mixed, {"a": 1, "b": 3, "c": 0})
+    plan = ClusterBatchSampler([], 97, 8, 0, 1, SUBSETS, mixed, {"a": 1, "b": 3, "c": 0})
     rows = [row for epoch in range(6) for batch in flat(plan.epoch(epoch)) for row in batch]
     share = np.mean([SUBSETS[row] == "b" for row in rows])
     assert share == pytest.approx(0.75, abs=0.05)
@@ -256,7 +261,7 @@ def test_weights_are_shares_of_the_rows(mixed):
 
 def test_no_row_comes_again_before_all_others_came():
     """24 of 60 rows of subset a an epoch: five epochs are two passes."""
-    plan = BatchPlan([], 97, 8, 0, 1, SUBSETS, True, {"a": 24 / 97, "b": 60 / 97, "c": 13 / 97})
+    plan = ClusterBatchSampler([], 97, 8, 0, 1, SUBSETS, True, {"a": 24 / 97, "b": 60 / 97, "c": 13 / 97})
     turns = [row[0] for epoch in range(5) for row in plan._turn("a", epoch)]
     assert sorted(turns) == sorted([*range(60), *range(60)])
     assert sorted(turns[:60]) == list(range(60))
@@ -283,19 +288,19 @@ def test_a_temperature_evens_the_subsets_out():
 )
 def test_bad_weights(weights, message):
     with pytest.raises(UserError, match=message):
-        BatchPlan([], 97, 24, 0, 1, SUBSETS, True, weights)
+        ClusterBatchSampler([], 97, 24, 0, 1, SUBSETS, True, weights)
 
 
 def test_clusters_larger_than_a_part():
     with pytest.raises(UserError, match=r"batch.pairs=8 makes 4 pairs a rank, and there are clusters of 7; raise it"):
-        BatchPlan([list(range(7))], 41, 8, 0, 2)
+        ClusterBatchSampler([list(range(7))], 41, 8, 0, 2)
 
 
 def test_a_subset_too_small_for_a_batch():
     with pytest.raises(
         UserError, match="the subset b has too few rows for a batch of its own on 4 ranks: 3; set batch"
     ):
-        BatchPlan([], 35, 16, 0, 4, ["a"] * 32 + ["b"] * 3, mixed=False)
+        ClusterBatchSampler([], 35, 16, 0, 4, ["a"] * 32 + ["b"] * 3, mixed=False)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ from gen2embed.model.adapter import Lora
 from gen2embed.outputs.paths import replace_folder
 from gen2embed.outputs.record import RECORD
 from gen2embed.runs.build import make_trainer
-from gen2embed.training.callbacks import Agree, SaveSteps
+from gen2embed.training.callbacks import CheckRanksAgree, SaveSteps
 from gen2embed.training.datamodule import several_positives
-from gen2embed.training.losses import Answers
+from gen2embed.training.losses import ContrastiveTargets
 from gen2embed.training.strategies import Replicated, sync_of
 from gen2embed.training.sync import OneRank, Replicas
 from gen2embed.training.sync import _seed as seed_of
@@ -51,7 +51,7 @@ class Forgetful(Replicas):
     """The mistakes: gradients that are not added up, and a learned temperature that every rank counts in full."""
 
     @contextmanager
-    def whole_gradient(self, parameters):
+    def reduce_gradients(self, parameters):
         yield
 
     def shared(self, value):
@@ -292,12 +292,12 @@ def test_ranks_that_were_given_other_things_do_not_start():
     for others, ends in ((given, True), (given[:1] * 2, False)):
         module.sync = SimpleNamespace(gather_texts=lambda own, there=others: [json.dumps(its) for its in there])
         if not ends:
-            Agree(given[0]).on_train_start(None, module)
+            CheckRanksAgree(given[0]).on_train_start(None, module)
             continue
         with pytest.raises(
             UserError, match=r"rank 1 was given something else than rank 0, .*: data is '48 rows' there"
         ):
-            Agree(given[0]).on_train_start(None, module)
+            CheckRanksAgree(given[0]).on_train_start(None, module)
 
 
 def under_torchrun(monkeypatch, processes):
@@ -502,7 +502,7 @@ def plain(adapter, sides_of):
     (embedder, _), loss = zero_ranks.fresh(adapter, 3), zero_ranks.learning().double()
     embedder.backbone.full.double()
     queries, candidates, numbers = sides_of(embedder)
-    value = loss(queries, candidates, Answers(numbers, numbers[:, None]))
+    value = loss(queries, candidates, ContrastiveTargets(numbers, numbers[:, None]))
     value.backward()
     gradients = {f"model.{name}": p.grad for name, p in embedder.backbone.full.named_parameters() if p.requires_grad}
     return value.item(), {**gradients, "loss.log_scale": loss.log_scale.grad}

@@ -12,12 +12,12 @@ from gen2embed import Item
 from gen2embed.model.adapter import Full, Lora
 from gen2embed.training import gradcache
 from gen2embed.training.gradcache import backward_cached
-from gen2embed.training.losses import Answers, InfoNCE
+from gen2embed.training.losses import ContrastiveTargets, InfoNCE
 from gen2embed.training.shortcuts import NO_SHORTCUTS, take
 from gen2embed.types import Pair
 
 ROWS = 10
-OWN = Answers(torch.arange(ROWS // 2), torch.arange(ROWS // 2)[:, None])
+OWN = ContrastiveTargets(torch.arange(ROWS // 2), torch.arange(ROWS // 2)[:, None])
 
 
 class Net(nn.Module):

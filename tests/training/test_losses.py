@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from gen2embed import UserError
 from gen2embed.training import losses
-from gen2embed.training.losses import LARGEST_SCALE, Answers, InfoNCE, describe
+from gen2embed.training.losses import LARGEST_SCALE, ContrastiveTargets, InfoNCE, describe
 
 KEYS = [0, 1, 2, 1, 4, 1, 0]  # of the positives
 NEGATIVES = [7, 2, 8]  # of explicit negatives; one is the positive of row 2
@@ -41,7 +41,7 @@ def batch(count=7, explicit=True):
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
     keys = KEYS[:count] + (NEGATIVES if explicit else [])
     known = [sorted(KNOWN.get(i, {keys[i]})) for i in range(count)]
-    answers = Answers(torch.tensor(keys), torch.tensor([(its * 2)[:2] for its in known]))
+    answers = ContrastiveTargets(torch.tensor(keys), torch.tensor([(its * 2)[:2] for its in known]))
     return vectors[:count], vectors[count : count + len(keys)], keys, answers
 
 
@@ -129,7 +129,7 @@ def test_queries_without_negatives():
     vectors = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     numbers = torch.tensor([5, 5, 6, 7])
     known = torch.tensor([[5, 5, 5], [5, 5, 5], [6, 5, 7], [7, 7, 7]])
-    answers = Answers(numbers, known)
+    answers = ContrastiveTargets(numbers, known)
     sides = vectors, vectors.roll(1, 0)
 
     def count(answers, **options):
@@ -138,7 +138,7 @@ def test_queries_without_negatives():
     assert count(answers) == 0
     assert count(answers, mask_known=True) == 1
     assert count(answers, mask_margin=-2.0) == 4
-    alike = Answers(torch.full((4,), 5), torch.full((4, 1), 5))
+    alike = ContrastiveTargets(torch.full((4,), 5), torch.full((4, 1), 5))
     assert count(alike) == count(alike, mask_identical=False) == 4
 
 
@@ -198,7 +198,7 @@ def test_the_order_of_a_batch_does_not_matter():
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
     loss = InfoNCE(0.3, mask_known=True, mask_margin=0.1)
     one = loss(queries, candidates, answers)
-    other = loss(queries[order], candidates[order], Answers(answers.candidates[order], answers.known[order]))
+    other = loss(queries[order], candidates[order], ContrastiveTargets(answers.candidates[order], answers.known[order]))
     assert one.item() == pytest.approx(other.item(), abs=1e-12)
 
 

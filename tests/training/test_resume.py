@@ -25,7 +25,7 @@ from steps import TARGETS, attached
 from gen2embed import UserError
 from gen2embed.data.pairs import data_fingerprint
 from gen2embed.model.adapter import Lora
-from gen2embed.training.batches import BatchPlan
+from gen2embed.training.batches import ClusterBatchSampler
 from gen2embed.training.checkpoint import CheckpointFiles, Checkpoints, remove, steps, sweep
 from gen2embed.training.logger import CSVLogger
 from gen2embed.training.losses import InfoNCE
@@ -115,7 +115,7 @@ def test_the_run_is_what_the_kills_need(whole):
     assert made["settings"]["adapter"]["dropout"] == 0.1
     assert made["settings"]["optim"]["optimizer"]["_target_"] == "torch.optim.AdamW"
     assert [path.name for path in steps(whole() / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
-    assert len(BatchPlan([[row, row + 1] for row in range(0, 12, 2)], 12, 4, 0).epoch(0)) == EPOCH
+    assert len(ClusterBatchSampler([[row, row + 1] for row in range(0, 12, 2)], 12, 4, 0).epoch(0)) == EPOCH
     with (whole() / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [*range(1, STEPS + 1), 0]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from gen2embed import UserError
 from gen2embed.data import pictures as images
 from gen2embed.encoding.engine import Engine
-from gen2embed.types import Item, Picture
+from gen2embed.types import ImagePart, Item
 from gen2embed.utils import facts
 from gen2embed.utils.facts import MARGIN, digest_of, keep_facts
 from gen2embed.utils.picture_facts import picture_facts
@@ -97,13 +97,13 @@ def test_a_picture_is_read_once_by_all_processes(tmp_path, cache, later, reads):
     paths = [tmp_path / f"{number}.png" for number in range(40)]
     for number, path in enumerate(paths):
         noise(number, (20 + number, 30)).save(path)
-    images.check(map(Picture, paths))
+    images.check(map(ImagePart, paths))
     assert sorted(reads) == sorted(path.name for path in paths)
-    pictures = [Picture(path) for path in paths]
+    pictures = [ImagePart(path) for path in paths]
     assert [picture.size for picture in pictures] == [(20 + number, 30) for number in range(40)]
     forget()
-    assert [Picture(path).key for path in paths] == [picture.key for picture in pictures]
-    images.check(map(Picture, paths))
+    assert [ImagePart(path).key for path in paths] == [picture.key for picture in pictures]
+    images.check(map(ImagePart, paths))
     assert len(reads) == len(paths)
 
 

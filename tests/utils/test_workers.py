@@ -19,9 +19,9 @@ from gen2embed import UserError
 from gen2embed.cli.checks.environment import check_shared_memory
 from gen2embed.config.messages import explain
 from gen2embed.encoding import engine
-from gen2embed.encoding.batch import Chunk, Limit, Prepared, shared, tensors_of
+from gen2embed.encoding.batch import Chunk, ChunkLimit, Prepared, shared, tensors_of
 from gen2embed.encoding.engine import Engine
-from gen2embed.training.batches import BatchPlan, Share
+from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import Collate, PairDataModule, largest_batch
 from gen2embed.types import Item, Pair
 from gen2embed.utils import workers
@@ -126,7 +126,7 @@ def test_workers_hold_what_the_table_says(tmp_path, pairs):
     """Eight workers, pictures of 448x448; by default of torch they would hold 16 batches ahead."""
     Image.new("RGB", (448, 448), "red").save(tmp_path / "red.jpg")
     rows = [Pair(Item.of(str(row), tmp_path / "red.jpg"), Item.of("red"), "a", row) for row in range(4 * pairs)]
-    share, collate = Share(BatchPlan([], len(rows), pairs, 0)), Collate(TrueSizes())
+    share, collate = RankBatchSampler(ClusterBatchSampler([], len(rows), pairs, 0)), Collate(TrueSizes())
     ahead = Ahead(8, 2)
     size = largest_batch(rows, share, collate)
     assert size == pytest.approx(pairs * 1024 * 1176 * 2, rel=0.01)
@@ -143,7 +143,7 @@ def test_pictures_travel_in_the_type_of_the_model(tiny):
     items = [(Item.of("what is it?", noise(1)), "query"), (Item.of("", noise(2)), "query")]
     for packs in (True, False):
         wide, narrow = (
-            replaced(tiny.prepare, packs, dtype)(items, Limit(512)) for dtype in (torch.float32, torch.bfloat16)
+            replaced(tiny.prepare, packs, dtype)(items, ChunkLimit(512)) for dtype in (torch.float32, torch.bfloat16)
         )
         floats = [[tensor for tensor in tensors_of(side) if tensor.is_floating_point()] for side in (wide, narrow)]
         assert len(floats[0]) == len(floats[1]) > 0
@@ -163,7 +163,7 @@ def test_the_largest_batch_counts_pictures(tiny):
     pairs = [Pair(Item.of(f"q{row}", noise(row) if row < 8 else None), Item.of(f"p{row}"), "ab"[row // 8], row)
              for row in range(16)]  # fmt: skip
     share, collate = (
-        Share(BatchPlan([], 16, 4, 0, 1, [pair.subset for pair in pairs], mixed=False)),
+        RankBatchSampler(ClusterBatchSampler([], 16, 4, 0, 1, [pair.subset for pair in pairs], mixed=False)),
         collating(tiny, None),
     )
     exact = max(
@@ -227,7 +227,7 @@ def test_an_engine_takes_as_many_workers_as_there_is_room_for(tiny, monkeypatch,
     )
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(engine.os, "cpu_count", lambda: 4)
-    part = bytes_of(tensors_of(tiny.prepare([(items[0], "query")], Limit(512)))) * 32
+    part = bytes_of(tensors_of(tiny.prepare([(items[0], "query")], ChunkLimit(512)))) * 32
     for room, processes in ((10 * part, 3), (3.5 * part, 1), (part, 0)):
         monkeypatch.setattr(engine, "room", lambda room=room: ("/dev/shm", int(room)))
         monkeypatch.setattr(workers, "room", lambda room=room: ("/dev/shm", int(room)))

@@ -11,7 +11,7 @@ from gen2embed.config.schema import make
 from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import several
 from gen2embed.data.pairs import PairSource
-from gen2embed.types import Item, Picture
+from gen2embed.types import ImagePart, Item
 from gen2embed.utils.errors import UserError
 
 GROUPS = ("data", "benchmark")
@@ -48,7 +48,7 @@ def check_settings(overrides: Sequence[str], found: list[Item]) -> Iterator[Find
 def _counted(what: str, items: Sequence[Item], found: list[Item]) -> Iterator[Finding]:
     """How many there are, and whether some of their pictures open; only their headers were read so far."""
     distinct: dict[str, Item] = {item.key: item for item in items}
-    pictures: dict[str, Picture] = {its.key: its for item in distinct.values() for its in item.pictures}
+    pictures: dict[str, ImagePart] = {its.key: its for item in distinct.values() for its in item.pictures}
     every = list(pictures.values())
     sample = every[:: max(1, -(-len(every) // DECODED))]
     for picture in sample:

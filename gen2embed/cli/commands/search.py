@@ -19,7 +19,7 @@ from gen2embed.outputs.paths import check_store
 from gen2embed.runs.console import print_table
 from gen2embed.search.approximate import Approximate
 from gen2embed.search.exact import Exact, Search
-from gen2embed.types import Picture
+from gen2embed.types import ImagePart
 from gen2embed.utils.content import not_a_file, shown
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.path_names import similar_file
@@ -78,7 +78,7 @@ def _query(text: str) -> Input:
         raise UserError(f"the picture {shown(text)} does not exist{meant}{forced}")
     if why := why_no_picture(path):
         raise UserError(f"QUERY {shown(text)} is a file: {why}{forced}")
-    check([Picture(path)])
+    check([ImagePart(path)])
     return {"image": path}
 
 

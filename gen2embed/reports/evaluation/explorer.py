@@ -11,7 +11,7 @@ from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.reports.evaluation.results import Result, Run
 from gen2embed.reports.html import shortened, thumbnail
-from gen2embed.types import Item, Picture, RankingTask
+from gen2embed.types import ImagePart, Item, RankingTask
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import progress
 
@@ -107,7 +107,7 @@ def _items(task: RankingTask, query: int, answers: Mapping[str, Any]) -> Iterato
     yield from (task.candidates[choice] for choice in (*answers["right"], *best))
 
 
-def _pictures(task: RankingTask, query: int, answers: Mapping[str, Any]) -> Iterator[Picture]:
+def _pictures(task: RankingTask, query: int, answers: Mapping[str, Any]) -> Iterator[ImagePart]:
     return (picture for item in _items(task, query, answers) for picture in item.pictures)
 
 
@@ -140,7 +140,7 @@ class _Shelf:
             self.items.append([self._part(part) for part in item.parts])
         return self._places[item.key]
 
-    def _part(self, part: str | Picture) -> dict[str, Any]:
+    def _part(self, part: str | ImagePart) -> dict[str, Any]:
         if isinstance(part, str):
             return {"text": shortened(part, TEXT)}
         drawn = thumbnail(part, THUMBNAIL, QUALITY)

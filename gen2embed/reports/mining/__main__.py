@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of clusters that are shown (default 0)")
     arguments = parser.parse_args()
     # torch and more, which help and a wrong argument do without
-    from gen2embed.data.quarantine import sound_pairs
+    from gen2embed.data.quarantine import valid_pairs
     from gen2embed.reports.html import PAGE, check_page
     from gen2embed.reports.mining.page import write_report
     from gen2embed.reports.mining.rows import read_data
@@ -31,7 +31,7 @@ def main() -> None:
         check_page(folder / PAGE)
         data = read_data(folder)
         try:
-            pairs = data.pairs() if data.on_error == "raise" else sound_pairs(data, folder)
+            pairs = data.pairs() if data.on_error == "raise" else valid_pairs(data, folder)
         except UserError as error:
             where = f"the rows of {folder} are not where its config.yaml says"
             raise UserError(f"{where}: {error}; relative paths start in the folder where mine.py ran") from None

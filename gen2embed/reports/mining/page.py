@@ -20,7 +20,7 @@ from gen2embed.reports.html import PAGE, WRITER, shortened, thumbnail, write_pag
 from gen2embed.reports.mining import charts
 from gen2embed.reports.mining.figures import Run, Subset, facts, read_run, values
 from gen2embed.reports.svg import svg
-from gen2embed.types import Pair, Picture
+from gen2embed.types import ImagePart, Pair
 from gen2embed.utils.log import progress
 
 CHART = "mining.png"
@@ -86,7 +86,7 @@ def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _pictures(run: Run, rows: Mapping[str, Any]) -> Iterator[Picture]:
+def _pictures(run: Run, rows: Mapping[str, Any]) -> Iterator[ImagePart]:
     for part in (rows["members"], rows["skipped"]):
         for pair in part.pair:
             yield from run.pairs[pair].pictures
@@ -119,7 +119,7 @@ def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
     return {**rows, **sides}
 
 
-def _part(part: str | Picture) -> dict[str, str]:
+def _part(part: str | ImagePart) -> dict[str, str]:
     if isinstance(part, str):
         return {"text": shortened(part, TEXT)}
     return {"picture": thumbnail(part, THUMBNAIL), "name": str(part).rpartition("/")[2]}
