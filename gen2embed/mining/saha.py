@@ -177,8 +177,8 @@ class SaHa(_Walk):
     """SaHa (arXiv 2508.00955) without its false negatives, in clusters of equal size.
 
     As in the paper, the least similar of an anchor's K*m owners come first, and a classification subset keeps the
-    candidates' order. Other than in the paper, known positives never meet (`FalseNegativeMask`), every row is in at most
-    one cluster, and there is no second phase: `Grouping` completes and merges what is not full.
+    candidates' order. Other than in the paper, known positives never meet (`FalseNegativeMask`), every row is in one
+    cluster at most, and there is no second phase: `Grouping` completes and merges what is not full.
     """
 
     safest_first = True
