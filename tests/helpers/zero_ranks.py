@@ -94,14 +94,14 @@ class Found(Callback):
     def __init__(self, module, wrong=()):
         self.module, self.wrong, self.steps = module, dict(wrong), []
         self.sync = module.sync
-        self.right = {name: getattr(self.sync, name) for name in ("step", "pad_chunks", "factor", "whole_gradient")}
+        self.right = {name: getattr(self.sync, name) for name in ("step", "pad_chunks", "factor", "reduce_gradients")}
         self.sync.step, self.sync.pad_chunks = self.step, self.pad_chunks
 
     def on_train_batch_start(self, trainer, module, batch, index):
-        for name in ("factor", "whole_gradient"):
+        for name in ("factor", "reduce_gradients"):
             setattr(self.sync, name, self.wrong.get(index, {}).get(name, self.right[name]))
 
-    def align(self, batch, build):
+    def pad_chunks(self, batch, build):
         self.batch = self.right["pad_chunks"](batch, build)
         self.unaligned = [chunk.pictured for chunk in batch.chunks]
         return self.batch
@@ -157,7 +157,7 @@ def exact(stage, world, rank):
 
     mixed = batches["texts here, pictures there"]
     sequence = [batches["identical positives"], mixed, mixed, mixed, batches["no picture anywhere"]]
-    wrong = {2: {"factor": 1.0}, 3: {"whole_gradient": nothing}}
+    wrong = {2: {"factor": 1.0}, 3: {"reduce_gradients": nothing}}
     last = lambda step: float(step == len(sequence) - 1)  # noqa: E731
     return fit(
         stage, embedder, learning(), sequence, partial(torch.optim.SGD, lr=1.0), scheduler=last, clip=1.0, wrong=wrong

@@ -54,7 +54,7 @@ class Forgetful(Replicas):
     def reduce_gradients(self, parameters):
         yield
 
-    def shared(self, value):
+    def scale_for_sum(self, value):
         return value
 
 
