@@ -1,6 +1,8 @@
 """Imports go one way: a module imports its own layer's siblings in a package, or lower layers."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -95,10 +97,35 @@ def loaded_by(code):
     return names & HEAVY, {name for name in names if name.split(".")[0] == "gen2embed"}
 
 
-def test_importing_the_package_imports_nothing_else():
-    heavy, ours = loaded_by("import gen2embed; gen2embed.__version__")
+FOLDERS = ["gen2embed", *sorted(f"gen2embed.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py"))]
+NESTED = sorted(".".join(path.relative_to(PACKAGE.parent).parent.parts) for path in PACKAGE.glob("*/*/__init__.py"))
+EXPORTS = {"gen2embed", "gen2embed.utils", "gen2embed.utils.lazy"}  # what re-exports names
+
+
+def test_importing_folders_imports_none_of_their_modules():
+    heavy, ours = loaded_by(f"import {', '.join(FOLDERS + NESTED)}; gen2embed.__version__")
     assert not heavy
-    assert ours == {"gen2embed"}
+    assert ours == {*FOLDERS, *NESTED, *EXPORTS}
+
+
+@pytest.mark.parametrize("folder", FOLDERS + NESTED)
+def test_folders_say_what_they_hold(folder):
+    assert importlib.import_module(folder).__doc__
+
+
+@pytest.mark.parametrize(
+    "folder", [name for name in FOLDERS + NESTED if hasattr(importlib.import_module(name), "__all__")]
+)
+def test_re_exports_are_those_that_mypy_reads(folder):
+    package = importlib.import_module(folder)
+    tree = ast.parse(inspect.getsource(package))
+    block = next(node for node in tree.body if isinstance(node, ast.If)).body
+    declared = {alias.asname: node.module for node in block for alias in node.names}
+    assert declared.keys() == set(package.__all__)
+    for name, module in declared.items():
+        assert module.startswith(f"{folder}.")
+        assert getattr(package, name) is getattr(importlib.import_module(module), name)
+        assert name != module.rpartition(".")[2], "the module would hide its name"
 
 
 def test_importing_the_embedder_does_not_import_what_loads_and_trains():
@@ -120,6 +147,5 @@ def test_help_and_wrong_arguments_import_no_library(arguments):
 @pytest.mark.parametrize("name", gen2embed.__all__)
 def test_the_public_names_are_there(name):
     assert name in dir(gen2embed)
-    assert getattr(gen2embed, name)
     with pytest.raises(AttributeError, match="Embeder"):
         gen2embed.Embeder  # noqa: B018

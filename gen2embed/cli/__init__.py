@@ -1,1 +1,4 @@
-"""The command line of `python -m gen2embed`: a module a command, which imports its work late."""
+"""What `python -m gen2embed` offers: a module for each command, which imports what it needs when it runs.
+
+`commands` does the work, `checks` is the doctor. It imports every other folder.
+"""

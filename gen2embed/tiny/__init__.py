@@ -1,0 +1,1 @@
+"""The embedded checkpoint, `gen2embed/tiny/checkpoint`; `examples/tiny` trains it."""

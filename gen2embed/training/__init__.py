@@ -1,0 +1,48 @@
+"""Train an embedder: the step, gradient caching, losses, batches of clusters, checkpoints and resumption.
+
+It imports `evaluation`, `mining`, `model` and the folders below them.
+"""
+
+from typing import TYPE_CHECKING
+
+from gen2embed.utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from gen2embed.training.batches import ClusterBatchSampler as ClusterBatchSampler
+    from gen2embed.training.batches import RankBatchSampler as RankBatchSampler
+    from gen2embed.training.callbacks import Validate as Validate
+    from gen2embed.training.checkpoint import Checkpoints as Checkpoints
+    from gen2embed.training.datamodule import PairDataModule as PairDataModule
+    from gen2embed.training.datamodule import TrainingBatch as TrainingBatch
+    from gen2embed.training.gradcache import backward_cached as backward_cached
+    from gen2embed.training.losses import ContrastiveTargets as ContrastiveTargets
+    from gen2embed.training.losses import InfoNCE as InfoNCE
+    from gen2embed.training.memory import StepMemory as StepMemory
+    from gen2embed.training.module import ContrastiveModule as ContrastiveModule
+    from gen2embed.training.resume import Resume as Resume
+    from gen2embed.training.shortcuts import Shortcuts as Shortcuts
+    from gen2embed.training.strategies import Replicated as Replicated
+    from gen2embed.training.sync import Sync as Sync
+    from gen2embed.training.zero import Zero as Zero
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "Checkpoints": "checkpoint",
+            "ClusterBatchSampler": "batches",
+            "ContrastiveModule": "module",
+            "ContrastiveTargets": "losses",
+            "InfoNCE": "losses",
+            "PairDataModule": "datamodule",
+            "RankBatchSampler": "batches",
+            "Replicated": "strategies",
+            "Resume": "resume",
+            "Shortcuts": "shortcuts",
+            "StepMemory": "memory",
+            "Sync": "sync",
+            "TrainingBatch": "datamodule",
+            "Validate": "callbacks",
+            "Zero": "zero",
+            "backward_cached": "gradcache",
+        },
+    )

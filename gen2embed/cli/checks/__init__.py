@@ -1,0 +1,1 @@
+"""The checks of `python -m gen2embed doctor`, each of which returns findings."""
