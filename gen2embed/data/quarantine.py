@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.log import log
+from gen2embed.utils.rank_group import wait_for
 
 FILE = "quarantine.jsonl"
 
@@ -45,7 +45,12 @@ def valid_pairs(source: PairSource, folder: Path, *, leader: bool = True, second
         head = {"rows": len(pairs) + sum(map(len, refused.values())), "skipped": len(rows), "read": read}
         lines = [json.dumps(line) + "\n" for line in (head, *rows)]
         write_atomic(file, lambda opened: opened.write("".join(lines).encode()))
-    skipped = _awaited(file, read, seconds)
+    if wait_for([file], seconds, lambda path: _listed(path, read) is not None):
+        raise UserError(
+            f"rank 0 did not leave {file} for these rows within {seconds:g} seconds; raise "
+            "trainer.strategy.timeout_seconds, and look whether all ranks read the same files"
+        )
+    skipped = _listed(file, read) or []
     total = len(pairs) + sum(map(len, refused.values()))
     _check_share(skipped, total, source.max_skipped_share, file)
     if leader:
@@ -99,15 +104,3 @@ def _listed(file: Path, read: str) -> list[dict[str, Any]] | None:
         return None
     head, *lines = map(json.loads, file.read_text().splitlines())
     return lines if head["read"] == read else None
-
-
-def _awaited(file: Path, read: str, seconds: float) -> list[dict[str, Any]]:
-    until = time.monotonic() + seconds
-    while (lines := _listed(file, read)) is None:
-        if time.monotonic() > until:
-            raise UserError(
-                f"rank 0 did not leave {file} for these rows within {seconds:g} seconds; raise "
-                "trainer.strategy.timeout_seconds, and look whether all ranks read the same files"
-            )
-        time.sleep(1)
-    return lines

@@ -28,7 +28,7 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import Fingerprint
 from gen2embed.utils.log import log, progress
 from gen2embed.utils.rank_group import ALONE, RankGroup
-from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room
+from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, explained, make_loader, room, unwrap, value_or_error
 
 PROGRESS_FROM = 256  # items; fewer are embedded without a bar
 TEXT_PART, PICTURED_PART = 512, 32  # items that are prepared, and share what they begin alike, at a time
@@ -151,10 +151,9 @@ class Engine:
         while done < len(parts):
             try:
                 for prepared in self._prepared(model, parts[done:], ChunkLimit(tokens), ranks):
-                    if isinstance(prepared, UserError):
-                        raise prepared
-                    rows = _run(model, prepared)
-                    lengths = np.array([prepared.cut.get(at, 0) for at in range(len(rows))])
+                    part = unwrap(prepared)
+                    rows = _run(model, part)
+                    lengths = np.array([part.cut.get(at, 0) for at in range(len(rows))])
                     done += 1
                     advance(len(rows))
                     yield rows, lengths
@@ -202,7 +201,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class _Parts(Dataset[Prepared | UserError]):
-    """An error comes back as a value: raised in a worker, its message would be wrapped into a traceback."""
+    """Prepares parts in worker processes."""
 
     prepare: Callable[[Sequence[tuple[Item, Role]], ChunkLimit], Prepared]
     parts: Sequence[Part]
@@ -212,10 +211,7 @@ class _Parts(Dataset[Prepared | UserError]):
         return len(self.parts)
 
     def __getitem__(self, index: int) -> Prepared | UserError:
-        try:
-            return shared(self.prepare(self.parts[index], self.limit))
-        except UserError as error:
-            return error
+        return value_or_error(lambda: shared(self.prepare(self.parts[index], self.limit)))
 
 
 @torch.no_grad()  # not inference_mode: a picture's features may serve a training step later

@@ -15,7 +15,7 @@ from gen2embed.model.embedder import Embedder
 from gen2embed.model.identity import earlier_adapter_identity, is_local
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import digest_files, is_hub_id, write_atomic
-from gen2embed.utils.fingerprints import differences
+from gen2embed.utils.fingerprints import differences, json_values
 
 TRAINED = ("data", "mining", "adapter", "loss", "optim", "batch", "trainer", "seed")  # of a run's settings
 
@@ -44,7 +44,7 @@ class Run:
         """Raise `UserError` if the run scored another model, or this one under another prompt."""
         backbone, its = embedder.backbone, self.manifest["fingerprint"]
         names = ("model", "adapter", "prompt")
-        here = json.loads(json.dumps({name: embedder.fingerprint[name] for name in names}))
+        here = json_values({name: embedder.fingerprint[name] for name in names})
         if backbone.adapter is None and its["adapter"]:  # a fully tuned model, which was scored before it was saved
             here |= {"model": its["model"], "adapter": backbone.identity}
             if not is_local(its["adapter"]):  # as versions before `files:` said it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from gen2embed.types import Item, Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import digest
 from gen2embed.utils.log import log, progress
-from gen2embed.utils.rank_group import ALONE, RankGroup
+from gen2embed.utils.rank_group import ALONE, RankGroup, wait_for
 
 SEARCH = Search()
 
@@ -153,14 +152,11 @@ def await_mined(
 ) -> Path:
     """The file that `mine_once` makes in another process; raises `UserError` if it is not there in time."""
     path = _kept(folder, model, pairs, miner, search)
-    until = time.monotonic() + seconds
-    while not path.is_file():
-        if time.monotonic() > until:
-            raise UserError(
-                f"rank 0 did not mine {path} within {seconds:g} seconds; set data.clusters to what mine.py mined, or "
-                "raise trainer.strategy.timeout_seconds"
-            )
-        time.sleep(1)
+    if wait_for([path], seconds):
+        raise UserError(
+            f"rank 0 did not mine {path} within {seconds:g} seconds; set data.clusters to what mine.py mined, or "
+            "raise trainer.strategy.timeout_seconds"
+        )
     return path
 
 

@@ -12,7 +12,7 @@ from gen2embed.model.resolution import Resolution
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.facts import digest_of
 from gen2embed.utils.files import write_atomic
-from gen2embed.utils.fingerprints import differences
+from gen2embed.utils.fingerprints import differences, json_values
 from gen2embed.utils.redaction import expanded, redacted
 
 CARD = "gen2embed.json"
@@ -74,5 +74,5 @@ def check_weights(folder: Path) -> None:
 
 def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolution) -> list[str]:
     """In words, what differs between what a checkpoint was trained with and what is asked for."""
-    here = json.loads(json.dumps({"prompt": prompt.describe(), "resolution": resolution.describe()}))
+    here = json_values({"prompt": prompt.describe(), "resolution": resolution.describe()})
     return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})

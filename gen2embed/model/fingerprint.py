@@ -9,7 +9,6 @@ how to compute, which users compare.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gen2embed.model.identity import digest_value
 from gen2embed.model.inputs import InputBuilder
 from gen2embed.model.pooling import last_token
+from gen2embed.utils.fingerprints import json_values
 
 if TYPE_CHECKING:
     from gen2embed.model.backbone import Backbone
@@ -52,8 +52,8 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder) -> dict[str, Any]:
         "prompt": build.prompt.describe(),
         "chat_template": digest_value(backbone.processor.chat_template),
         "resolution": build.resolution.describe(),
-        "image_processor": _plain(backbone.processor.image_processor.to_dict()),
-        "processor": _plain(_settings(backbone.processor)),
+        "image_processor": json_values(backbone.processor.image_processor.to_dict()),
+        "processor": json_values(_settings(backbone.processor)),
         "pictures": "upright, 16 bits scaled to 8",  # `images.load`
         "pooling": last_token.__name__,
         "attention": backbone.attention,
@@ -78,8 +78,3 @@ def _versions(adapted: bool, backend: str) -> dict[str, str]:
 @cache
 def _version(library: str, numbers: int) -> str:
     return ".".join(importlib.metadata.version(library).split(".")[:numbers])
-
-
-def _plain(value: Any) -> Any:
-    """As it reads back from JSON."""
-    return json.loads(json.dumps(value, default=str))

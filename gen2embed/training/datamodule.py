@@ -21,7 +21,7 @@ from gen2embed.types import Item, Pair
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
-from gen2embed.utils.workers import Ahead, bytes_of, make_loader
+from gen2embed.utils.workers import Ahead, bytes_of, make_loader, unwrap, value_or_error
 
 SAMPLED = 16  # pairs of the first batch, and as many with pictures, whose size is looked at before training
 
@@ -79,12 +79,12 @@ class Collate:
 
 
 def attempt(collate: Collate, pairs: Sequence[Pair]) -> TrainingBatch | UserError:
-    """An error comes back as a value: raised in a worker, its message would be wrapped into a traceback."""
-    try:
-        return shared(collate(pairs))
-    except UserError as error:
-        rows = ", ".join(f"{pair.subset} row {pair.row}" for pair in pairs if _names(error, pair))
-        return UserError(f"{rows}: {error}" if rows else str(error))
+    """Return the batch of some pairs in shared memory, or the `UserError` that names the rows at fault."""
+    batch = value_or_error(lambda: shared(collate(pairs)))
+    if isinstance(batch, UserError):
+        rows = ", ".join(f"{pair.subset} row {pair.row}" for pair in pairs if _names(batch, pair))
+        return UserError(f"{rows}: {batch}") if rows else batch
+    return batch
 
 
 def _names(error: UserError, pair: Pair) -> bool:
@@ -146,9 +146,7 @@ def largest_batch(pairs: Sequence[Pair], share: RankBatchSampler, collate: Colla
         if count:
             pictured.setdefault(pair.subset, pair)
     sample = [*[pairs[row] for row in batches[0][:SAMPLED]], *list(pictured.values())[:SAMPLED]]
-    batch = attempt(collate, sample)
-    if isinstance(batch, UserError):
-        raise batch
+    batch = unwrap(attempt(collate, sample))
     own = [bytes_of(inputs.values()) for inputs in batch.pictures.values()]
     within = [
         (bytes_of(chunk.inputs.values()), chunk.rows) for chunk in batch.chunks if chunk.pictured and not batch.pictures

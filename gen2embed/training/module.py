@@ -36,6 +36,7 @@ from gen2embed.training.losses import ContrastiveTargets, InfoNCE, describe
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import Sync
 from gen2embed.utils.errors import UserError
+from gen2embed.utils.workers import unwrap
 
 REMEDY = "look at these rows, lower optim.optimizer.lr, or train in higher precision"
 NAMED = 256  # rows in a message
@@ -77,8 +78,7 @@ class ContrastiveModule(LightningModule):
         self, batch: TrainingBatch | UserError, device: torch.device, dataloader_idx: int
     ) -> TrainingBatch:
         """All but the chunks, of which one at a time is on the device. What a loader's worker met is raised here."""
-        if isinstance(batch, UserError):
-            raise batch
+        batch = unwrap(batch)
         moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
         return replace(batch, **moved)  # type: ignore[arg-type]
 

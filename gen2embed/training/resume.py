@@ -28,7 +28,7 @@ from gen2embed.training.logger import CSVLogger
 from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
-from gen2embed.utils.fingerprints import differences, without
+from gen2embed.utils.fingerprints import differences, json_values, without
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted
 
@@ -66,7 +66,7 @@ class Resume:
             raise UserError(f"resume={config['resume']} is unknown; choose one of auto, never")
         self.trainer, self.checkpoint, self.folder = trainer, None, None
         device = trainer.strategy.root_device.type
-        self.settings = _plain({**redacted(without(config, FREE)), "ranks": trainer.world_size, "device": device})
+        self.settings = json_values({**redacted(without(config, FREE)), "ranks": trainer.world_size, "device": device})
         self.ranks, self.run = trainer.world_size, Path(str(config.get("output_dir", "")))
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.callback = next((its for its in callbacks if isinstance(its, Checkpoints)), None)
@@ -88,7 +88,7 @@ class Resume:
 
         embedder: before anything is attached to it. Returns what they are, in words.
         """
-        described = _plain({"model": embedder.fingerprint, "data": _describe(pairs), "clusters": _clusters(plan)})
+        described = json_values({"model": embedder.fingerprint, "data": _describe(pairs), "clusters": _clusters(plan)})
         if self.checkpoint is None:
             self._begin({"settings": self.settings, **described}, pairs)
             return described
@@ -241,8 +241,3 @@ def _is_own(file: Path) -> bool:
         return "settings" in json.loads(file.read_bytes())
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """As it reads back from JSON."""
-    return json.loads(json.dumps(value, default=str))

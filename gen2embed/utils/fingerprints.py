@@ -52,9 +52,9 @@ def without(mapping: Mapping[str, Any], keys: Collection[str], prefix: str = "")
     }
 
 
-def _plain(fingerprint: Fingerprint) -> Fingerprint:
-    """As it reads back from JSON."""
-    return json.loads(json.dumps(fingerprint, default=str))
+def json_values(value: Any) -> Any:
+    """Return a value as it reads back from JSON: tuples as lists, and what JSON has no type for as text."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def _read(manifest: Path) -> Fingerprint:
@@ -69,7 +69,7 @@ def say_what_differs(folder: Path, fingerprint: Fingerprint, what: str) -> None:
     if folder.exists():
         return
     manifests = folder.parent.glob(f"*/{MANIFEST}")
-    others = {path.parent: differences(_read(path), _plain(fingerprint)) for path in manifests}
+    others = {path.parent: differences(_read(path), json_values(fingerprint)) for path in manifests}
     if others:
         closest = min(others, key=lambda other: (len(others[other]), other))
         log.info("no %s are reused; %s differs: %s", what, closest, "; ".join(others[closest]))
@@ -83,7 +83,7 @@ def claim(folder: Path, fingerprint: Fingerprint, what: str) -> None:
             raise UserError(f"{folder} holds {foreign[0]} and no {what} of ours; name another folder")
         spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
         write_atomic(manifest, lambda file: file.write(spelled))
-    elif differing := differences(_read(manifest), _plain(fingerprint)):
+    elif differing := differences(_read(manifest), json_values(fingerprint)):
         raise UserError(
             f"the {what} in {folder} were made otherwise and are not reused: {'; '.join(differing)}; name another "
             "folder, or remove this one"

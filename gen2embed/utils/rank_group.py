@@ -36,18 +36,29 @@ class RankGroup:
 
     def wait(self, files: Sequence[Path]) -> None:
         """Return when all files are there; raises `UserError` if no further one comes in time."""
-        missing, since = [path for path in files if not path.is_file()], time.monotonic()
-        while missing:
-            time.sleep(LOOK)
-            left = [path for path in missing if not path.is_file()]
-            if len(left) < len(missing):
-                missing, since = left, time.monotonic()
-            elif time.monotonic() - since > self.timeout_seconds:
-                raise UserError(
-                    f"other ranks left {len(missing)} of {len(files)} files unwritten for {self.timeout_seconds:g} "
-                    f"seconds, {missing[0]} among them; see what they say, and give the same command again, which goes "
-                    "on from here, or raise trainer.strategy.timeout_seconds"
-                )
+        if missing := wait_for(files, self.timeout_seconds):
+            raise UserError(
+                f"other ranks left {len(missing)} of {len(files)} files unwritten for {self.timeout_seconds:g} "
+                f"seconds, {missing[0]} among them; see what they say, and give the same command again, which goes "
+                "on from here, or raise trainer.strategy.timeout_seconds"
+            )
+
+
+def wait_for(files: Sequence[Path], seconds: float, ready: Callable[[Path], bool] = Path.is_file) -> list[Path]:
+    """Wait for files that other processes write; return those that are missing after `seconds` without a further one.
+
+    Args:
+        files: The files.
+        seconds: How long to wait for the next file.
+        ready: Whether a file is complete.
+    """
+    missing, since = [path for path in files if not ready(path)], time.monotonic()
+    while missing and time.monotonic() - since <= seconds:
+        time.sleep(LOOK)
+        left = [path for path in missing if not ready(path)]
+        if len(left) < len(missing):
+            missing, since = left, time.monotonic()
+    return missing
 
 
 ALONE = RankGroup()

@@ -11,11 +11,11 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.memory import free_bytes, readable
 from gen2embed.utils.preemption import survive_once
 
+Value = TypeVar("Value")
 SHARED = Path("/dev/shm")  # where Linux keeps shared memory
 HEADER, PAGE = 64, mmap.PAGESIZE  # bytes that torch puts before a tensor; of the system
 TAKEN = 2  # batches that left the loader: the one in use, and the next, which Lightning takes early
@@ -118,6 +119,24 @@ def start_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it is one of several, and was forked
     signal.signal(signal.SIGTERM, survive_once)
     torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many
+
+
+def value_or_error(prepare: Callable[[], Value]) -> Value | UserError:
+    """Return what `prepare` returns, or the `UserError` that it raises; the main process calls `unwrap`.
+
+    An error that a worker raises reaches the main process wrapped into a traceback.
+    """
+    try:
+        return prepare()
+    except UserError as error:
+        return error
+
+
+def unwrap(value: Value | UserError) -> Value:
+    """Return what a worker prepared; raises the `UserError` that took its place."""
+    if isinstance(value, UserError):
+        raise value
+    return value
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
