@@ -167,16 +167,16 @@ def draw_items(name: str, count: int, side: int) -> tuple[list[Item], Role]:
 
 def _pictures(drawn: Drawn, count: int, side: int) -> list[Item]:
     pictures = [drawn.picture(side) for _ in range(-(-count // 2))]
-    return [Item.of(drawn.text(5, 20), pictures[index // 2]) for index in range(count)]
+    return [Item.create(drawn.text(5, 20), pictures[index // 2]) for index in range(count)]
 
 
 def _texts(drawn: Drawn, count: int) -> list[Item]:
-    return [Item.of(drawn.text(5, 60)) for _ in range(count)]
+    return [Item.create(drawn.text(5, 60)) for _ in range(count)]
 
 
 def _labels(drawn: Drawn, count: int) -> list[Item]:
     labels = [drawn.text(1, 5) for _ in range(-(-3 * count // 16))]
-    return [Item.of(labels[index % len(labels)]) for index in drawn.order(count)]
+    return [Item.create(labels[index % len(labels)]) for index in drawn.order(count)]
 
 
 def draw_pairs(name: str, count: int, side: int, repeats: bool = True) -> list[Pair]:
@@ -185,7 +185,7 @@ def draw_pairs(name: str, count: int, side: int, repeats: bool = True) -> list[P
     if name == "pictures":
         each = 2 if repeats else 1
         pictures = [drawn.picture(side) for _ in range(-(-count // each))]
-        queries = [Item.of(drawn.text(5, 20), pictures[row // each]) for row in range(count)]
+        queries = [Item.create(drawn.text(5, 20), pictures[row // each]) for row in range(count)]
         positives = [drawn.text(1, 5) for _ in range(-(-count // each))]
     elif name == "texts":
         queries = _texts(drawn, count)
@@ -194,7 +194,7 @@ def draw_pairs(name: str, count: int, side: int, repeats: bool = True) -> list[P
         raise ValueError(name)
     order = drawn.order(count)
     return [
-        Pair(query, Item.of(positives[row % len(positives)]), name, row)
+        Pair(query, Item.create(positives[row % len(positives)]), name, row)
         for query, row in zip(queries, order, strict=True)
     ]
 

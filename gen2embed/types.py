@@ -64,7 +64,7 @@ class ImagePart:
 class Item:
     """What is embedded: texts and pictures in order, at least one of them; an instruction replaces the system text.
 
-    A lone empty text is allowed, since some public benchmarks rank it; `Item.of` refuses it.
+    A lone empty text is allowed, since some public benchmarks rank it; `Item.create` refuses it.
     """
 
     parts: tuple[str | ImagePart, ...]
@@ -81,7 +81,9 @@ class Item:
                 raise UserError(f"a text {wrong}")
 
     @classmethod
-    def of(cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None) -> Item:
+    def create(
+        cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None
+    ) -> Item:
         """One text and at most one picture. The picture stands at the first image marker, else before the text.
 
         Raises `UserError` if there is neither, and for values of other types.

@@ -192,7 +192,7 @@ def test_the_prompt_on_the_page_is_the_one_that_is_rendered():
         replace(load_preset("prompt", "hierarchical"), convention="reference"),
         reference_template("qwen2_vl"),
     )
-    question, answer = Item.of("Which shape is in the picture?", noise(0)), Item.of("circle")
+    question, answer = Item.create("Which shape is in the picture?", noise(0)), Item.create("circle")
     shown = re.findall(r"```text\n(.*?)```", (REPOSITORY / "docs/method.md").read_text(), re.DOTALL)
     rendered = [render(question, "query", prompt, template), render(answer, "candidate", prompt, template)]
     assert shown == [as_text(pieces, "<|image_pad|>") for pieces in rendered]

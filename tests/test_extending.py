@@ -87,7 +87,7 @@ def test_a_prompt_is_in_what_the_model_reads(type_command, here):
     assert prompt == made.describe()
     build = Embedder.from_pretrained(TINY, prompt=made, device="cpu").build
     for role, suffix in (("query", "\nThe keyword is:"), ("candidate", "")):
-        read = build.processor.tokenizer.decode(build.token_ids(Item.of("a dog"), role))
+        read = build.processor.tokenizer.decode(build.token_ids(Item.create("a dog"), role))
         assert "Name what is shown or said in a single keyword." in read
         assert f"a dog{suffix}<|im_end|>" in read
 

@@ -33,7 +33,12 @@ from yardstick import SHAPES, make_model, save_checkpoint
 
 CPU = torch.device("cpu")
 SMOKE = SHAPES["smoke"]
-ITEMS = [Item.of("a red dog"), Item.of("a red cat"), Item.of("what is it?", noise(1, (56, 84))), Item.of("", noise(2))]
+ITEMS = [
+    Item.create("a red dog"),
+    Item.create("a red cat"),
+    Item.create("what is it?", noise(1, (56, 84))),
+    Item.create("", noise(2)),
+]
 
 
 @pytest.fixture

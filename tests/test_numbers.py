@@ -102,8 +102,8 @@ def test_the_threshold():
 
 
 def random_task(queries=2 * ENOUGH):
-    items = [Item.of(f"text {number}") for number in range(queries)]
-    candidates = [Item.of(f"answer {number}") for number in range(2 * queries)]
+    items = [Item.create(f"text {number}") for number in range(queries)]
+    candidates = [Item.create(f"answer {number}") for number in range(2 * queries)]
     choices = [[2 * number, 2 * number + 1] for number in range(queries)]
     return RankingTask("random", "x", items, candidates, choices, [[1.0, 0.0]] * queries)
 
@@ -151,7 +151,7 @@ def test_few_queries_at_chance_say_nothing(said):
 
 @pytest.mark.parametrize(("spread", "sides"), [(1e-3, ["query", "candidate"]), (5.0, [])])
 def test_mining_says_it(said, spread, sides):
-    pairs = [Pair(Item.of(f"q {row}"), Item.of(f"a {row}"), "s", row) for row in range(20)]
+    pairs = [Pair(Item.create(f"q {row}"), Item.create(f"a {row}"), "s", row) for row in range(20)]
     mine_pairs(Near(spread), Engine(), pairs, SaHaPaper(top_k=3), ())
     assert [re.search(r"items as (\w+) are nearly", message)[1] for message in said()] == sides
 

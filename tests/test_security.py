@@ -402,7 +402,8 @@ def mining_page(folder, text, name):
     folder.mkdir()
     noise(1).save(folder / f"{name}.png")
     pairs = [
-        Pair(Item.of(f"{text} #{n}", folder / f"{name}.png"), Item.of(f"{text} #{n + 8}"), text, n) for n in range(6)
+        Pair(Item.create(f"{text} #{n}", folder / f"{name}.png"), Item.create(f"{text} #{n + 8}"), text, n)
+        for n in range(6)
     ]
     mined = mine_pairs(Numbered(), Engine(64), pairs, Random(top_k=2), ())
     manifest = {**mined.manifest, "kind": text, "settings": {"top_k": 2, text: text}, "embedding": {"model": text}}

@@ -30,8 +30,8 @@ def few_items(side: int) -> list[Item]:
     drawn = Drawn(2)
     pictures = [drawn.picture(side), drawn.picture(side), drawn.picture(side // 2)]
     texts = [drawn.text(1, 3), drawn.text(20, 40), drawn.text(60, 60)]
-    both = [Item.of(text, picture) for text, picture in zip(texts, (pictures[0], *pictures[:2]), strict=True)]
-    return [*map(Item.of, texts), Item.of(texts[0] + " " + texts[1]), *both, Item.of("", pictures[2])]
+    both = [Item.create(text, picture) for text, picture in zip(texts, (pictures[0], *pictures[:2]), strict=True)]
+    return [*map(Item.create, texts), Item.create(texts[0] + " " + texts[1]), *both, Item.create("", pictures[2])]
 
 
 @torch.no_grad()

@@ -32,16 +32,18 @@ def draw(work: str, count: int, side: int) -> tuple[list[Item], Role]:
     """Return the items of a work, and their role."""
     drawn = Drawn()
     if work == TEXTS:
-        return [Item.of(drawn.text(LENGTH, LENGTH)) for _ in range(count)], "candidate"
+        return [Item.create(drawn.text(LENGTH, LENGTH)) for _ in range(count)], "candidate"
     if work == ONCE:
-        return [Item.of(drawn.text(5, 20), drawn.picture(side)) for _ in range(count)], "query"
+        return [Item.create(drawn.text(5, 20), drawn.picture(side)) for _ in range(count)], "query"
     return draw_items("pictures" if work == PICTURES else "labels", count, side)
 
 
 def even_pairs(count: int, side: int) -> list[Pair]:
     """Return pairs of distinct pictures and texts, all as long, so that full chunks have the same number of tokens."""
     drawn = Drawn()
-    items = [(Item.of(drawn.text(12, 12), drawn.picture(side)), Item.of(drawn.text(6, 6))) for _ in range(count)]
+    items = [
+        (Item.create(drawn.text(12, 12), drawn.picture(side)), Item.create(drawn.text(6, 6))) for _ in range(count)
+    ]
     return [Pair(query, positive, "even", row) for row, (query, positive) in enumerate(items)]
 
 

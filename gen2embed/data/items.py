@@ -66,7 +66,7 @@ def as_item(value: Input) -> Item:
     if isinstance(value, Item):
         return value
     if isinstance(value, str):
-        return Item.of(value)
+        return Item.create(value)
     if not isinstance(value, Mapping):
         raise UserError(f"an input is a text, a dict or an Item; got {_described(value)}")
     if unknown := set(value) - {"text", "image", "instruction"}:
@@ -77,7 +77,7 @@ def as_item(value: Input) -> Item:
     image = value.get("image")
     if not isinstance(image, str | Path | Image.Image | None):
         raise UserError(f"an image is a path or a PIL picture; got {_described(image)}")
-    return Item.of(value.get("text") or "", image, value.get("instruction"))
+    return Item.create(value.get("text") or "", image, value.get("instruction"))
 
 
 def _described(value: Any) -> str:

@@ -121,7 +121,7 @@ def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[st
 def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) -> Item:
     """The item of a text and a picture's name, either of which may be empty; `UserError` names the row if both are."""
     try:
-        return Item.of(text, locate(image) if image else None)
+        return Item.create(text, locate(image) if image else None)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

@@ -132,7 +132,7 @@ def _task(
 
 
 def _caption(caption: str) -> Item:
-    return Item.of(CAPTION.format(caption))
+    return Item.create(CAPTION.format(caption))
 
 
 def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]], file: Path) -> list[Item]:

@@ -103,7 +103,7 @@ def _items(batch: Mapping[str, Any], task: str) -> Iterator[Item]:
         raise UserError(f"the task {task} has {', '.join(batch)} and neither texts nor pictures; choose another task")
     nothing = [None] * len(columns[0])
     for text, image in zip(batch.get("text", nothing), batch.get("image", nothing), strict=True):
-        yield Item.of(text or "", image) if text or image is not None else Item(("",))
+        yield Item.create(text or "", image) if text or image is not None else Item(("",))
 
 
 def _rows(embeddings: Any) -> torch.Tensor:

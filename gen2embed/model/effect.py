@@ -19,7 +19,7 @@ ROUNDING = 1e-6  # in an element of a unit vector, in single precision
 
 def check_effect(embedder: Embedder, adapter: Path) -> None:
     """Raise `UserError` if the adapter of an embedder changes neither a text's vector nor a picture's."""
-    for item in (Item.of("a red apple"), Item.of("", Image.new("RGB", (336, 336), "red"))):
+    for item in (Item.create("a red apple"), Item.create("", Image.new("RGB", (336, 336), "red"))):
         with torch.inference_mode():
             inputs = embedder.build([item], "query")
             adapted = embedder.embed_inputs(inputs)

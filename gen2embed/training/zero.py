@@ -172,4 +172,4 @@ def _forget_trace(coordinator: Any) -> None:
 
 def fillers() -> tuple[Item, Item]:
     """A text and a picture that cost little."""
-    return Item.of("text"), Item.of("", Image.new("RGB", (56, 56)))
+    return Item.create("text"), Item.create("", Image.new("RGB", (56, 56)))

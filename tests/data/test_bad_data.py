@@ -220,7 +220,7 @@ def test_what_legal_rows_become(skipped, tiny):
 
 def test_a_text_of_a_million_characters_keeps_the_end_of_its_prompt(tiny):
     long = "a red circle on white, " * 45_000
-    ids, short = (tiny.build.token_ids(Item.of(text), "query") for text in (long, "a"))
+    ids, short = (tiny.build.token_ids(Item.create(text), "query") for text in (long, "a"))
     assert len(ids) <= tiny.build.max_length
     assert ids[-15:] == short[-15:]
 
@@ -378,7 +378,7 @@ def test_what_is_typed_moves_no_picture(tiny, text, pictured, role, instruction)
     special = set(tiny.backbone.tokenizer.all_special_ids) | set(tiny.backbone.tokenizer.added_tokens_decoder)
 
     def skeleton(said, told):
-        item = Item.of(said, noise(1) if pictured else None, told)
+        item = Item.create(said, noise(1) if pictured else None, told)
         return [token for token in tiny.build.token_ids(item, role) if token in special]
 
     assert skeleton(text, instruction) == skeleton("x", None if instruction is None else "y")

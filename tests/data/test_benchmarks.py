@@ -91,7 +91,7 @@ def test_mmeb_is_described_as_published():
 
 def fixed_task(name, group, right, queries=1000):
     """A task whose first `right` queries rank their positive first."""
-    vectors = tuple(Item.of(text) for text in ("1 0", "0 1"))
+    vectors = tuple(Item.create(text) for text in ("1 0", "0 1"))
     choices = tuple((0, 1) if index < right else (1, 0) for index in range(queries))
     return RankingTask(name, group, (vectors[0],) * queries, vectors, choices, ((1.0, 0.0),) * queries)
 
@@ -122,7 +122,7 @@ def test_the_published_averages():
 
 def test_recall_and_reciprocal_rank_against_loops():
     rng = np.random.default_rng(0)
-    vectors = tuple(Item.of(" ".join(map(str, rng.integers(-2, 3, size=3)))) for _ in range(60))
+    vectors = tuple(Item.create(" ".join(map(str, rng.integers(-2, 3, size=3)))) for _ in range(60))
     choices = tuple(tuple(rng.permutation(40)[:25].tolist()) for _ in range(20))
     relevance = tuple((1.0, 1.0, *[0.0] * 23) for _ in range(20))
     task = RankingTask("a", "g", vectors[:20], vectors[20:], choices, relevance)
@@ -297,7 +297,7 @@ def test_sugarcrepe_scoring_against_a_naive_oracle(tmp_path, share):
     vectors = {}
 
     def vector(said):
-        item = Item((ImagePart(tmp_path / said),)) if said in names else Item.of(CAPTION.format(said))
+        item = Item((ImagePart(tmp_path / said),)) if said in names else Item.create(CAPTION.format(said))
         return vectors.setdefault(said, np.array(Given(share).vector(item, None), np.float32))
 
     plain, itt, tot = naive(rows, vector)

@@ -31,8 +31,8 @@ def fresh():
     truncation._warn.cache_clear()
 
 
-ITEMS = [Item.of(text) for text in (SHORT, LONG + "red", SHORT, LONG + "blue", LONG + "red", "a cat")]
-ITEMS.append(Item.of(LONG, noise(1, (28, 28))))
+ITEMS = [Item.create(text) for text in (SHORT, LONG + "red", SHORT, LONG + "blue", LONG + "red", "a cat")]
+ITEMS.append(Item.create(LONG, noise(1, (28, 28))))
 
 
 @pytest.mark.parametrize(("workers", "packing"), [(0, True), (0, False), (1, True)])
@@ -85,7 +85,10 @@ def test_training_counts_on_all_ranks(caplog):
     """The first step that has a cut input names it; the total goes on from a checkpoint."""
     embedder = Embedder.from_pretrained(TINY, resolution="original", device="cpu", max_length=LENGTH)
     module, collate = make_module(embedder), collating(embedder, 4, share=True)
-    pairs = [Pair(Item.of(SHORT), Item.of(text), "own", row) for row, text in enumerate(("a", LONG, "b", LONG + "red"))]
+    pairs = [
+        Pair(Item.create(SHORT), Item.create(text), "own", row)
+        for row, text in enumerate(("a", LONG, "b", LONG + "red"))
+    ]
     for batch in (pairs[:1], pairs[1:], pairs):
         module._count_cut(collate(batch))
     assert (module.cut.count, module.cut.total, module.cut.max_length) == (4, 16, LENGTH)

@@ -59,7 +59,7 @@ def test_native_ids_are_the_processors_own():
     """Against the chat template applied by the tokenizer itself to the whole string."""
     embedder = load_golden("hierarchical", convention="native")
     tokenizer = embedder.backbone.tokenizer
-    item = Item.of("what colour?", Image.new("RGB", (60, 60)))
+    item = Item.create("what colour?", Image.new("RGB", (60, 60)))
     ids = embedder.build.token_ids(item, "query")
     content = [
         {"type": "image"},
@@ -171,7 +171,7 @@ def test_special_tokens_in_text_stay_text(tiny, texts, with_picture):
     special = set(tokenizer.convert_tokens_to_ids(SPECIAL))
     image = noise(1) if with_picture else None
     plain, typed = (
-        [token for token in tiny.build.token_ids(Item.of(said, image), "query") if token in special]
+        [token for token in tiny.build.token_ids(Item.create(said, image), "query") if token in special]
         for said in ("x", text)
     )
     assert plain == typed

@@ -15,7 +15,7 @@ from gen2embed.utils.fingerprints import differences, digest
 
 TINY = PACKAGE / "tiny" / "checkpoint"
 THINGS = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "moon")]
-ITEMS = [Item.of(f"a {thing} {number}") for number in range(5) for thing in THINGS]
+ITEMS = [Item.create(f"a {thing} {number}") for number in range(5) for thing in THINGS]
 
 
 class Counting(Fake):

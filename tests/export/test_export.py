@@ -156,7 +156,7 @@ def test_sentence_transformers_takes_another_instruction(exported, trained):
 def test_sentence_transformers_keeps_level_2_of_a_long_text(exported, trained):
     model, ours = load_sentences(exported / "sentence-transformers"), Embedder.from_pretrained(trained / "adapter")
     long = "a red circle, " * 1000
-    wanted = ours.build.token_ids(Item.of(long), "query")
+    wanted = ours.build.token_ids(Item.create(long), "query")
     found = model.preprocess([long], prompt=model.prompts["query"], task="query")["input_ids"][0].tolist()
     assert len(found) == len(wanted) == ours.build.max_length
     assert found[:1000] == wanted[:1000]  # the cut itself may fall into a word or before it

@@ -38,7 +38,7 @@ def varied_pairs(world):
     rows = replace(world, subsets=("shape", "t2i", "change")).pairs()
     some = [rows[index] for index in (0, 3, 24, 25, 26, 50, 51)]
     some.append(replace(some[2], positive=some[3].positive, row=99))
-    some[0] = replace(some[0], negatives=(Item.of("a green ring"), some[4].positive))
+    some[0] = replace(some[0], negatives=(Item.create("a green ring"), some[4].positive))
     some[5] = replace(some[5], negatives=(some[6].query,))
     return some
 

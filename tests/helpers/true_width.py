@@ -72,7 +72,7 @@ def draw_pairs() -> list[Pair]:
     """Pairs that make one chunk, all with pictures."""
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(256, size=(448, 448, 3), dtype=np.uint8)) for _ in range(CHUNK)]
-    items = [Item.of(f"picture {number}", picture) for number, picture in enumerate(pictures)]
+    items = [Item.create(f"picture {number}", picture) for number, picture in enumerate(pictures)]
     return [Pair(items[at], items[at + 1], "drawn", at) for at in range(0, CHUNK, 2)]
 
 

@@ -24,7 +24,7 @@ class Given(Fake):
 
 
 def task(name, group, rng, queries=40, size=5, width=3):
-    vectors = [Item.of(" ".join(map(str, rng.integers(-1, 2, size=width)))) for _ in range(queries + 12)]
+    vectors = [Item.create(" ".join(map(str, rng.integers(-1, 2, size=width)))) for _ in range(queries + 12)]
     choices = tuple(tuple(rng.permutation(12)[:size].tolist()) for _ in range(queries))
     relevance = tuple((1.0, *[0.0] * (size - 1)) for _ in range(queries))
     return RankingTask(name, group, tuple(vectors[:queries]), tuple(vectors[queries:]), choices, relevance)

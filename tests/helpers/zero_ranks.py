@@ -58,7 +58,8 @@ def cases(world):
     """The pairs of rank 0 and of rank 1."""
     pairs = replace(world, subsets=("shape", "t2i", "change")).pairs()
     texts = [
-        Pair(Item.of(f"a {word} star"), Item.of(word), "text", row) for row, word in enumerate(("red", "blue", "big"))
+        Pair(Item.create(f"a {word} star"), Item.create(word), "text", row)
+        for row, word in enumerate(("red", "blue", "big"))
     ]
     return {
         "texts here, pictures there": (texts[:2], [pairs[index] for index in (0, 24, 25, 50, 51, 52)]),

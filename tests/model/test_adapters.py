@@ -60,7 +60,7 @@ def test_what_plain_peft_saves(tmp_path):
     model.save_pretrained(tmp_path)
     by_peft = model.eval().get_base_model().model
     embedder = Embedder.from_pretrained(tmp_path, resolution="original", device="cpu")
-    inputs = embedder.build([Item.of("a red star")], "query")
+    inputs = embedder.build([Item.create("a red star")], "query")
     hidden = by_peft(**inputs).last_hidden_state[:, -1]
     expected = torch.nn.functional.normalize(hidden, dim=-1)
     torch.testing.assert_close(embedder.encode("a red star"), expected.detach(), atol=1e-5, rtol=0)

@@ -290,7 +290,7 @@ def bomb():
 def test_a_broken_picture_in_memory_is_named_before_any_is_embedded(tiny, tmp_path, monkeypatch, make, message):
     monkeypatch.setattr(Embedder, "embed_chunk", lambda *_: pytest.fail("something was embedded"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    for value in ({"image": make(tmp_path)}, Item.of("a", make(tmp_path))):
+    for value in ({"image": make(tmp_path)}, Item.create("a", make(tmp_path))):
         with pytest.raises(UserError, match=rf"input 1: its image .*{message}"):
             tiny.encode(["a fine text", value])
     with pytest.raises(UserError):
@@ -375,9 +375,9 @@ def test_inputs_are_one_or_a_list(tiny):
 
 def test_items_of_other_types():
     for make in (
-        lambda: Item.of(5),
-        lambda: Item.of("a", RAW),
-        lambda: Item.of("a", "https://example.com/c.jpg"),
+        lambda: Item.create(5),
+        lambda: Item.create("a", RAW),
+        lambda: Item.create("a", "https://example.com/c.jpg"),
         lambda: Item(()),
         lambda: Item(("a", noise(1))),
         lambda: Item(("a",), 5),

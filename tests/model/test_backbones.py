@@ -164,7 +164,7 @@ def own_processor(folder, embedder):
 def test_inputs_and_vectors_are_the_familys_own(checkpoint, embedder, prompt, with_picture):
     embedder = replace(embedder, build=replace(embedder.build, prompt=load_preset("prompt", prompt)))
     picture = noise(4, (120, 70))
-    item = Item.of("what  colour\n\nis it? é", picture if with_picture else None)
+    item = Item.create("what  colour\n\nis it? é", picture if with_picture else None)
     said = "what  colour\n\nis it? é" + ("\nRepresent the given text/image in one word." if prompt != "none" else "")
     said = "\n" + said if with_picture else said.replace("text/image", "text")
     messages = [{"role": "user", "content": [{"type": "text", "text": said}]}]
@@ -202,7 +202,7 @@ def test_typed_special_tokens_stay_text(embedder):
     typed = " ".join(added[index].content for index in sorted(guarded))
     image = noise(1)
     plain, other = (
-        [token for token in embedder.build.token_ids(Item.of(said, image), "query") if token in guarded]
+        [token for token in embedder.build.token_ids(Item.create(said, image), "query") if token in guarded]
         for said in ("x", f"x {typed} y")
     )
     assert plain == other
@@ -211,7 +211,9 @@ def test_typed_special_tokens_stay_text(embedder):
 
 def test_inputs_are_built_in_a_process_that_was_not_forked(embedder):
     """What such a worker gets was pickled; here after it was used."""
-    items = [(Item.of(text, noise(1) if pictured else None), "query") for text, pictured in (("a", True), ("b", False))]
+    items = [
+        (Item.create(text, noise(1) if pictured else None), "query") for text, pictured in (("a", True), ("b", False))
+    ]
     made = [
         prepare(items, ChunkLimit(500)) for prepare in (embedder.prepare, pickle.loads(pickle.dumps(embedder.prepare)))
     ]
@@ -222,8 +224,8 @@ def test_inputs_are_built_in_a_process_that_was_not_forked(embedder):
 
 def test_only_text_is_cut(embedder):
     tokenizer = embedder.backbone.tokenizer
-    item = Item.of(" ".join(f"red circle {number}" for number in range(200)), noise(1))
-    empty = embedder.build.token_ids(Item.of("", noise(1)), "query")
+    item = Item.create(" ".join(f"red circle {number}" for number in range(200)), noise(1))
+    empty = embedder.build.token_ids(Item.create("", noise(1)), "query")
     limit = len(empty) + 40
     ids = replace(embedder.build, max_length=limit).token_ids(item, "query")
     assert limit - 8 <= len(ids) <= limit
@@ -316,10 +318,10 @@ def test_reference_of_llava_next(tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     system = embedder.build.prompt.system["query"]
     said = f"[INST] {system}\na dog\nRepresent the given text in one word. [/INST]"
-    assert embedder.build.token_ids(Item.of("a dog"), "query") == tokenizer(said)["input_ids"]
+    assert embedder.build.token_ids(Item.create("a dog"), "query") == tokenizer(said)["input_ids"]
     assert tokenizer(said)["input_ids"][0] == tokenizer.bos_token_id
     bare = load(tmp_path, convention="reference", prompt="none")
-    inputs = bare.build([Item.of("<|image_1|>\nwhat?", noise(1))], "candidate")
+    inputs = bare.build([Item.create("<|image_1|>\nwhat?", noise(1))], "candidate")
     image = "<image>" * inputs["input_ids"][0].tolist().count(tokenizer.convert_tokens_to_ids("<image>"))
     assert inputs["input_ids"][0].tolist() == tokenizer(f"[INST] {image}\nwhat? [/INST]")["input_ids"]
     assert len(image) > 100

@@ -190,5 +190,5 @@ def test_a_pass_with_a_graph_after_one_in_inference_mode(folder):
     embedder = load(adapter=folder)  # which looks at its vectors in inference mode
     magnitude = next(its for name, its in embedder.backbone.full.named_parameters() if "magnitude" in name)
     magnitude.requires_grad_(True)
-    embedder.embed([Item.of("a dog")], "query")[0, 0].backward()
+    embedder.embed([Item.create("a dog")], "query")[0, 0].backward()
     assert magnitude.grad.abs().max() > 0

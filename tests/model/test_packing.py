@@ -131,7 +131,7 @@ def test_a_picture_is_seen_once(tiny, monkeypatch):
         "get_image_features",
         lambda self, **inputs: runs.append(len(inputs["image_grid_thw"])) or see(self, **inputs),
     )
-    items = [Item.of(f"question {number}", noise(picture)) for number in range(2) for picture in range(3)]
+    items = [Item.create(f"question {number}", noise(picture)) for number in range(2) for picture in range(3)]
     first = embedder.encode(items)
     assert sum(runs) == 3
     again = embedder.encode(items, "candidate")
@@ -186,7 +186,7 @@ def test_a_picture_that_is_cut_off(tiny, tmp_path, workers):
     path = tmp_path / "p.png"
     noise(1).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    item = Item.of("", path)
+    item = Item.create("", path)
     with pytest.raises(UserError, match=rf"^the file {path} is not a picture that can be read"):
         Engine(workers=workers).encode(tiny, [item], "query")
 

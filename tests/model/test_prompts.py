@@ -52,18 +52,20 @@ IMAGE_SUFFIX = "\nRepresent the given text/image in one word."
     ],
 )
 def test_reference_strings(text, image, role, name, expected):
-    assert shown(Item.of(text, image), role, name) == expected
+    assert shown(Item.create(text, image), role, name) == expected
 
 
 def test_marker_without_picture():
-    item = Item.of("<|image_1|>\nwhich?")
+    item = Item.create("<|image_1|>\nwhich?")
     assert shown(item, "query", "none", "reference") == chat("", "<|image_pad|>\nwhich?")
     assert shown(item, "query", "none", "native") == chat("", "\nwhich?")
     assert shown(item, "query", "suffix", "reference").endswith(chat("", TEXT_SUFFIX)[len("<|im_start|>user\n") :])
 
 
 def test_several_pictures_and_instruction():
-    item = Item(("first ", *Item.of("", PICTURE).parts, " then ", *Item.of("", PICTURE).parts), instruction="Find it.")
+    item = Item(
+        ("first ", *Item.create("", PICTURE).parts, " then ", *Item.create("", PICTURE).parts), instruction="Find it."
+    )
     assert shown(item, "query", "system") == chat("Find it.", "first <|image_pad|> then <|image_pad|>")
 
 
@@ -73,9 +75,9 @@ LLAVA = reference_template("llava_next")
 @pytest.mark.parametrize(
     ("item", "name", "expected"),
     [
-        (Item.of("a dog"), "hierarchical", f"[INST] {SYSTEM}\na dog{TEXT_SUFFIX} [/INST]"),
-        (Item.of("<|image_1|>\nwhat?", PICTURE), "suffix", f"[INST] <image>\nwhat?{IMAGE_SUFFIX} [/INST]"),
-        (Item.of("a dog"), "none", "[INST] a dog [/INST]"),
+        (Item.create("a dog"), "hierarchical", f"[INST] {SYSTEM}\na dog{TEXT_SUFFIX} [/INST]"),
+        (Item.create("<|image_1|>\nwhat?", PICTURE), "suffix", f"[INST] <image>\nwhat?{IMAGE_SUFFIX} [/INST]"),
+        (Item.create("a dog"), "none", "[INST] a dog [/INST]"),
     ],
 )
 def test_reference_strings_of_llava_next(item, name, expected):
@@ -94,7 +96,7 @@ def test_reference_strings_of_llava_next(item, name, expected):
     ],
 )
 def test_an_instruction_gets_its_stop(instruction, expected):
-    item = Item.of(" what?", PICTURE, instruction)
+    item = Item.create(" what?", PICTURE, instruction)
     shown = as_text(render(item, "query", load_preset("prompt", "qwen3_vl_embedding"), REFERENCE), "<|image_pad|>")
     assert shown == chat(expected, "<|image_pad|> what?")
 
@@ -102,7 +104,7 @@ def test_an_instruction_gets_its_stop(instruction, expected):
 def test_without_the_stop_an_instruction_is_what_it_is():
     prompt = load_preset("prompt", "system")
     for instruction in ("", " Find it \n"):
-        item = Item.of("what?", instruction=instruction)
+        item = Item.create("what?", instruction=instruction)
         assert as_text(render(item, "query", prompt, REFERENCE), "") == chat(instruction, "what?")
 
 
@@ -117,7 +119,7 @@ def test_a_description_makes_the_prompt_again(name):
 
 def test_texts_side_by_side_are_one_to_a_template_that_trims():
     trimming = chat_template(lambda messages: "".join(part["text"].strip() for part in messages[-1]["content"]), "<i>")
-    shown = as_text(render(Item.of(" a dog"), "query", load_preset("prompt", "suffix"), trimming), "<i>")
+    shown = as_text(render(Item.create(" a dog"), "query", load_preset("prompt", "suffix"), trimming), "<i>")
     assert shown == "a dog" + TEXT_SUFFIX
 
 
@@ -139,7 +141,7 @@ NATIVE = chat_template(qwen_chat, "<|image_pad|>")
 
 
 def test_native_uses_the_chat_template():
-    item = Item.of("what?", PICTURE)
+    item = Item.create("what?", PICTURE)
     both = as_text(render(item, "query", load_preset("prompt", "hierarchical"), NATIVE), "<|image_pad|>")
     assert both == chat(SYSTEM, "<s><|image_pad|></s>\nwhat?" + IMAGE_SUFFIX)
     bare = as_text(render(item, "query", load_preset("prompt", "none"), NATIVE), "<|image_pad|>")
@@ -148,15 +150,17 @@ def test_native_uses_the_chat_template():
 
 def test_a_template_that_trims_trims_the_item():
     trimming = chat_template(lambda messages: "[" + messages[-1]["content"][0]["text"].strip() + "]", "<i>")
-    assert as_text(render(Item.of("  a dog \n"), "query", load_preset("prompt", "none"), trimming), "<i>") == "[a dog]"
+    assert (
+        as_text(render(Item.create("  a dog \n"), "query", load_preset("prompt", "none"), trimming), "<i>") == "[a dog]"
+    )
 
 
 def test_a_template_that_drops_is_an_error():
     deaf = chat_template(lambda messages: messages[-1]["content"][0]["text"], "<i>")
     with pytest.raises(UserError, match="drops the text 'Given an image"):
-        render(Item.of("a"), "query", load_preset("prompt", "system"), deaf)
+        render(Item.create("a"), "query", load_preset("prompt", "system"), deaf)
     with pytest.raises(UserError, match="drops 1 of 1 image slots"):
-        render(Item.of("", PICTURE), "query", load_preset("prompt", "none"), chat_template(lambda m: "x", "<i>"))
+        render(Item.create("", PICTURE), "query", load_preset("prompt", "none"), chat_template(lambda m: "x", "<i>"))
 
 
 TEXTS = st.text(min_size=1) | st.sampled_from(
@@ -168,7 +172,7 @@ TEXTS = st.text(min_size=1) | st.sampled_from(
 def test_the_items_own_text_is_never_template(texts, with_picture, role):
     """Whatever a text holds, it comes back whole, as text; only slots are slots."""
     text = "".join(texts)
-    item = Item.of(text, PICTURE if with_picture else None)
+    item = Item.create(text, PICTURE if with_picture else None)
     prompt = load_preset_once("hierarchical")
     for template in (REFERENCE, NATIVE):
         pieces = render(item, role, prompt, template)

@@ -35,9 +35,9 @@ def pairs(tmp_path):
         noise(number, (200, 90)).save(tmp_path / f"{number}.png")
     a = [("x", "1"), ("y", "1"), ("x", "1"), ("z", "2"), ("x", "3"), ("w", "4")]
     b = [(SCRIPT, 0), ("word " * 100, 1), ("half \x1b", 2), ("", 3)]
-    out = [Pair(Item.of(query), Item.of(positive), "a", row) for row, (query, positive) in enumerate(a)]
+    out = [Pair(Item.create(query), Item.create(positive), "a", row) for row, (query, positive) in enumerate(a)]
     for row, (text, picture) in enumerate(b):
-        out.append(Pair(Item.of(text, tmp_path / f"{picture}.png"), Item.of(f"label {row % 2}"), "b", row))
+        out.append(Pair(Item.create(text, tmp_path / f"{picture}.png"), Item.create(f"label {row % 2}"), "b", row))
     return out
 
 
@@ -141,7 +141,7 @@ def random_run(seed, rows=40, candidates=25, clusters=8, size=4):
     vectors = [random.normal(size=(rows, 8)).astype(np.float32)[its] for its in sides]
     vectors = [its / np.linalg.norm(its, axis=1, keepdims=True) for its in vectors]
     pairs = [
-        Pair(Item.of(f"q{query}"), Item.of(f"c{candidate}"), "s", 3 * row)
+        Pair(Item.create(f"q{query}"), Item.create(f"c{candidate}"), "s", 3 * row)
         for row, (query, candidate) in enumerate(zip(*sides, strict=True))
     ]
     members = random.permutation(rows)[: clusters * size].reshape(clusters, size)

@@ -134,7 +134,7 @@ def pairs_of_words():
     from gen2embed import Item
     from gen2embed.types import Pair
 
-    return [Pair(Item.of(f"a {word}"), Item.of(word), "text", row) for row, word in enumerate("abcdefgh")]
+    return [Pair(Item.create(f"a {word}"), Item.create(word), "text", row) for row, word in enumerate("abcdefgh")]
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,9 @@ def test_distinct_positives_of_rare_ones():
 
 def test_which_positives_are_equal(tmp_path):
     """By their content; a picture by its path, which need not be there."""
-    texts = [Pair(Item.of("q"), Item.of(text), "a", row) for row, text in enumerate(["spam", "ham", "spam"])]
-    pictures = [Pair(Item.of("q"), Item.of("", tmp_path / name), "a", row) for row, name in enumerate("xyx")]
-    own = [replace(texts[0], negatives=(Item.of(text),)) for text in ("spam", "eggs")]
+    texts = [Pair(Item.create("q"), Item.create(text), "a", row) for row, text in enumerate(["spam", "ham", "spam"])]
+    pictures = [Pair(Item.create("q"), Item.create("", tmp_path / name), "a", row) for row, name in enumerate("xyx")]
+    own = [replace(texts[0], negatives=(Item.create(text),)) for text in ("spam", "eggs")]
     found = Positives.of([*texts, *pictures, *own])
     assert found.numbers.tolist() == [0, 1, 0, 2, 3, 2, 0, 0]
     assert found.contrasted.tolist() == [False] * 7 + [True]
@@ -235,7 +235,7 @@ def test_which_positives_are_equal(tmp_path):
 )
 def test_what_is_warned_of(caplog, mixed, subsets, warnings):
     pairs = [
-        Pair(Item.of(str(row)), Item.of("spam" if name == "a" else str(row)), name, row)
+        Pair(Item.create(str(row)), Item.create("spam" if name == "a" else str(row)), name, row)
         for row, name in enumerate(name for name in subsets for _ in range(8))
     ]
     names = [pair.subset for pair in pairs]

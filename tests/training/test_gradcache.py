@@ -247,7 +247,7 @@ def synchronisations(pairs, size):
 
 def test_a_step_does_not_wait_for_its_chunks(pairs):
     """Once for the loss, whether it is finite; transformers asks in each pass with pictures whether they fit."""
-    texts = [Pair(Item.of(f"{number} rings"), Item.of(f"{number} moons"), "x", number) for number in range(4)]
+    texts = [Pair(Item.create(f"{number} rings"), Item.create(f"{number} moons"), "x", number) for number in range(4)]
     counts = [synchronisations(texts, size) for size in (100, 1)]
     assert [count for count, *_ in counts] == [1, 1]
     assert counts[0][1] < counts[1][1]

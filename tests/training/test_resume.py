@@ -471,7 +471,7 @@ def test_bad_settings(tmp_path, settings, message):
 
 
 def test_negatives_are_data():
-    pairs = [Pair(Item.of("a"), Item.of("b"), "text", 0, negatives=(Item.of(word),)) for word in "cd"]
+    pairs = [Pair(Item.create("a"), Item.create("b"), "text", 0, negatives=(Item.create(word),)) for word in "cd"]
     assert data_fingerprint(pairs[:1]) == data_fingerprint(pairs[1:])
     assert data_fingerprint(pairs[:1], negatives=True) != data_fingerprint(pairs[1:], negatives=True)
 

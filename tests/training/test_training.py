@@ -69,7 +69,7 @@ def test_an_adapter_survives_saving(tmp_path, dora):
         assert loaded.fingerprint["adapter"] is not None
     plain = AutoModelForImageTextToText.from_pretrained(TINY, dtype=torch.float32)
     by_peft = peft.PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
-    inputs = loaded.build([Item.of("a red star")], "query")
+    inputs = loaded.build([Item.create("a red star")], "query")
     hidden = by_peft.get_base_model().model(**inputs).last_hidden_state[:, -1]
     torch.testing.assert_close(torch.nn.functional.normalize(hidden, dim=-1), expected[:1], atol=1e-5, rtol=0)
 

@@ -65,32 +65,32 @@ def test_a_picture_is_known_by_its_content(tmp_path, cache, later):
     red, blue = (noise(seed, (8, 8)) for seed in (1, 2))
     red.save(tmp_path / "a.bmp")
     red.save(tmp_path / "copy.bmp")
-    before, status = Item.of("", tmp_path / "a.bmp").key, (tmp_path / "a.bmp").stat()
-    assert Item.of("", tmp_path / "copy.bmp").key == before
+    before, status = Item.create("", tmp_path / "a.bmp").key, (tmp_path / "a.bmp").stat()
+    assert Item.create("", tmp_path / "copy.bmp").key == before
     blue.save(tmp_path / "a.bmp")
     os.utime(tmp_path / "a.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
     after = (tmp_path / "a.bmp").stat()
     assert (after.st_size, after.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    assert Item.of("", tmp_path / "a.bmp").key != before
+    assert Item.create("", tmp_path / "a.bmp").key != before
     red.save(tmp_path / "new.bmp")
     os.utime(tmp_path / "new.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
     (tmp_path / "new.bmp").replace(tmp_path / "a.bmp")
-    assert Item.of("", tmp_path / "a.bmp").key == before
-    assert Item.of("", tmp_path / "a.bmp", "of what colour?").key != before
+    assert Item.create("", tmp_path / "a.bmp").key == before
+    assert Item.create("", tmp_path / "a.bmp", "of what colour?").key != before
 
 
 def test_a_replaced_picture_gets_its_own_vector(tmp_path, cache, later, tiny):
     engine, picture = Engine(store=tmp_path / "store"), tmp_path / "a.bmp"
     noise(1).save(picture)
-    old, status = engine.encode(tiny, [Item.of("", picture)], "query").vectors, picture.stat()
+    old, status = engine.encode(tiny, [Item.create("", picture)], "query").vectors, picture.stat()
     noise(2).save(picture)
     os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
-    new = engine.encode(tiny, [Item.of("", picture)], "query")
+    new = engine.encode(tiny, [Item.create("", picture)], "query")
     assert new.computed == 1
     assert (new.vectors - old).abs().max() > 1e-3
     (tmp_path / "moved").mkdir()
     moved = picture.replace(tmp_path / "moved/b.bmp")
-    assert engine.encode(tiny, [Item.of("", moved)], "query").reused == 1
+    assert engine.encode(tiny, [Item.create("", moved)], "query").reused == 1
 
 
 def test_a_picture_is_read_once_by_all_processes(tmp_path, cache, later, reads):
@@ -124,10 +124,10 @@ def test_headers_are_remembered_with_their_faults(tmp_path, cache, later):
 
 def test_a_picture_that_vanished_is_named(tmp_path, cache):
     with pytest.raises(UserError, match=r"a.png does not exist"):
-        Item.of("", tmp_path / "a.png").key  # noqa: B018
+        Item.create("", tmp_path / "a.png").key  # noqa: B018
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UserError, match=r"pipe.png is not a picture that can be read: it is not a regular file"):
-        Item.of("", tmp_path / "pipe.png").key  # noqa: B018
+        Item.create("", tmp_path / "pipe.png").key  # noqa: B018
 
 
 # --- when a fact holds ----------------------------------------------------------------------------------------------

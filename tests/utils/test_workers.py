@@ -125,7 +125,7 @@ def most_held(loader, steps):
 def test_workers_hold_what_the_table_says(tmp_path, pairs):
     """Eight workers, pictures of 448x448; by default of torch they would hold 16 batches ahead."""
     Image.new("RGB", (448, 448), "red").save(tmp_path / "red.jpg")
-    rows = [Pair(Item.of(str(row), tmp_path / "red.jpg"), Item.of("red"), "a", row) for row in range(4 * pairs)]
+    rows = [Pair(Item.create(str(row), tmp_path / "red.jpg"), Item.create("red"), "a", row) for row in range(4 * pairs)]
     share, collate = RankBatchSampler(ClusterBatchSampler([], len(rows), pairs, 0)), Collate(TrueSizes())
     ahead = Ahead(8, 2)
     size = largest_batch(rows, share, collate)
@@ -140,7 +140,7 @@ def test_workers_hold_what_the_table_says(tmp_path, pairs):
 
 def test_pictures_travel_in_the_type_of_the_model(tiny):
     """Half as large for a model in bfloat16, and the same bits as those that are cast for the model."""
-    items = [(Item.of("what is it?", noise(1)), "query"), (Item.of("", noise(2)), "query")]
+    items = [(Item.create("what is it?", noise(1)), "query"), (Item.create("", noise(2)), "query")]
     for packs in (True, False):
         wide, narrow = (
             replaced(tiny.prepare, packs, dtype)(items, ChunkLimit(512)) for dtype in (torch.float32, torch.bfloat16)
@@ -160,7 +160,7 @@ def replaced(prepare, packs, dtype):
 
 def test_the_largest_batch_counts_pictures(tiny):
     """One subset has pictures, the other none; batches of one subset differ, and the larger one counts."""
-    pairs = [Pair(Item.of(f"q{row}", noise(row) if row < 8 else None), Item.of(f"p{row}"), "ab"[row // 8], row)
+    pairs = [Pair(Item.create(f"q{row}", noise(row) if row < 8 else None), Item.create(f"p{row}"), "ab"[row // 8], row)
              for row in range(16)]  # fmt: skip
     share, collate = (
         RankBatchSampler(ClusterBatchSampler([], 16, 4, 0, 1, [pair.subset for pair in pairs], mixed=False)),
@@ -205,7 +205,7 @@ class NoRoom(torch.utils.data.Dataset):
 
         torch.Tensor.share_memory_ = refuse
         try:
-            return shared(TrueSizes()([(Item.of("a"), "query")]))
+            return shared(TrueSizes()([(Item.create("a"), "query")]))
         except UserError as error:
             return str(error)
 
@@ -218,7 +218,7 @@ def test_full_shared_memory_is_an_error_and_no_hang():
 
 def test_an_engine_takes_as_many_workers_as_there_is_room_for(tiny, monkeypatch, caplog):
     """Nobody chose them; those that were chosen are an error."""
-    items = [Item.of(str(row), noise(row)) for row in range(65)]
+    items = [Item.create(str(row), noise(row)) for row in range(65)]
     chosen = []
     monkeypatch.setattr(
         engine,

@@ -89,8 +89,8 @@ def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
     yield Finding("ok", f"model: {backbone.name} loads: {size}, vectors of {embedder.dim} elements; {chosen}")
     for tower, modules in matched(backbone).items():
         yield Finding("ok", f"adapter: matches its base and changes its output; {tower}: {modules}")
-    texts = [Item.of(text) for text in ("a red apple", "a deep blue sea")]
-    pictures = [Item.of("", Image.new("RGB", SIDES, colour)) for colour in ("red", "blue")]
+    texts = [Item.create(text) for text in ("a red apple", "a deep blue sea")]
+    pictures = [Item.create("", Image.new("RGB", SIDES, colour)) for colour in ("red", "blue")]
     for kind, pair, suspect in (("texts", texts, "tokenizer"), ("pictures", pictures, "image processor")):
         announce(f"embedding two {kind}, at most {budget.left:.0f} seconds")
         try:
@@ -119,8 +119,8 @@ def check_speed(embedder: Embedder, items: Sequence[Item], budget: Budget) -> It
     pictured = sum(bool(item.pictures) for item in items)
     counts = {"texts": len(items) - pictured, "pictures": pictured} if items else dict.fromkeys(TIMED, MANY)
     make: dict[str, Callable[[int], Item]] = {
-        "texts": lambda number: Item.of(f"what is in picture {number}, and why is it there?"),
-        "pictures": lambda number: Item.of(f"picture {number}", picture()),
+        "texts": lambda number: Item.create(f"what is in picture {number}, and why is it there?"),
+        "pictures": lambda number: Item.create(f"picture {number}", picture()),
     }
     wanted = [kind for kind, count in counts.items() if count]
     for place, kind in enumerate(wanted):

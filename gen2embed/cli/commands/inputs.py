@@ -63,7 +63,7 @@ def read_items(path: Path, image_dir: Path | None = None) -> Given:
         meant = f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
         raise UserError(f"{path} does not exist{meant}; give {KINDS}")
     elif (why := why_no_picture(path)) is None:
-        given = Given([Item.of("", path)], {"image": [path.name]})
+        given = Given([Item.create("", path)], {"image": [path.name]})
     elif why == HEIC:
         raise UserError(f"{path} is {HEIC}")
     elif path.suffix.lower() in ("", ".txt"):
@@ -85,7 +85,7 @@ def _folder(folder: Path) -> Given:
         )
     columns = {"image": [str(path.relative_to(folder)) for path in found.paths]}
     concerning = any(reason in found.skipped for reason in CONCERNING)
-    return Given([Item.of("", path) for path in found.paths], columns, skipped, concerning)
+    return Given([Item.create("", path) for path in found.paths], columns, skipped, concerning)
 
 
 def _lines(file: Path) -> Given:
@@ -95,7 +95,7 @@ def _lines(file: Path) -> Given:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise UserError(f"{file} line {number} is empty; remove it, as every line is embedded")
-    return Given([Item.of(line) for line in lines], {"text": lines})
+    return Given([Item.create(line) for line in lines], {"text": lines})
 
 
 def _rows(file: Path, image_dir: Path) -> Given:
