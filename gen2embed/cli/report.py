@@ -1,10 +1,12 @@
-"""Make an evaluation's report again, or that of several runs side by side; no model is loaded.
+"""Write the report of a run again, or that of several evaluations side by side; no model is loaded.
 
     python -m gen2embed report outputs/zero_shot
     python -m gen2embed report outputs/zero_shot outputs/fine_tuned --output compared.html
+    python -m gen2embed report outputs/mined
 
-Reads results.json and predictions.parquet of every run and, for the queries that are shown, the benchmark of the first.
-The other runs are compared with the first, query by query.
+Of an evaluation it reads results.json, predictions.parquet and, for the queries that are shown, the benchmark of the
+first run. The other runs are compared with the first, query by query. Of a run of mine.py it reads clusters.parquet,
+skipped.parquet and the rows that config.yaml names, and writes report.html and mining.png.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+QUERIES = 20  # shown of each task by default
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="what eval.py or train.py left")
+    parser.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="what eval.py, train.py or mine.py left")
     parser.add_argument("--output", help="the page (default: report.html of a single run's folder)")
-    parser.add_argument("--queries", type=int, default=20, help="shown of each task, 0 for none (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of their choice, and of the bootstrap (default 0)")
+    parser.add_argument("--queries", type=int, help=f"shown of each task, 0 for none (default {QUERIES})")
+    help_ = "of the choice of queries or clusters, and of the bootstrap (default 0)"
+    parser.add_argument("--seed", type=int, default=0, help=help_)
 
 
 def run(args: argparse.Namespace) -> None:

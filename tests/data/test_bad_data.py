@@ -15,6 +15,7 @@ from PIL import Image
 from steps import collating
 
 from gen2embed import Embedder, Item, UserError
+from gen2embed.__main__ import main
 from gen2embed.data import pictures as images
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
@@ -139,8 +140,6 @@ def test_first_rows_are_counted_before_any_is_skipped(tmp_path):
 
 def test_a_run_skips_and_goes_on_the_same(run_script, tmp_path):
     """Clusters and batches are of the sound rows; the report finds them again; other sound rows are other data."""
-    from gen2embed.reports.mining import __main__ as report
-
     noise(1).save(tmp_path / "p.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "p.png").read_bytes()[:500])
     lines = [row(qry=f"a {number}", pos_text=f"b {number}", qry_image_path="p.png") for number in range(8)]
@@ -157,9 +156,7 @@ def test_a_run_skips_and_goes_on_the_same(run_script, tmp_path):
     assert (outcome := run_script(*train, "trainer.max_steps=1")).code == 0, outcome.err
     listed = [json.loads(line) for line in (tmp_path / "run" / FILE).read_text().splitlines()[1:]]
     assert {(line["subset"], line["row"]) for line in listed} == {("pairs", 3), ("pairs", 5)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["", str(tmp_path / "mined")])
-        report.main()
+    assert main(["report", str(tmp_path / "mined")]) == 0
     noise(2).save(tmp_path / "cut.png")  # it is sound now, so the rows are other ones
     outcome = run_script(*train, "trainer.max_steps=1")
     assert outcome.code == 1

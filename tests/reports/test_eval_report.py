@@ -158,7 +158,7 @@ def luminance(colour):
 
 def test_contrast():
     """WCAG 2, AA: 4.5 for text, 3 for the borders of controls; in both themes."""
-    style = (PACKAGE / "pages/base.html").read_text()
+    style = (PACKAGE / "reports/base.html").read_text()
     themes = [
         dict(re.findall(r"--([\w-]+): (#\w+);", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     ]
@@ -355,9 +355,7 @@ def test_command_refuses(left, capsys, tmp_path):
         assert main(["report", *map(str, args)]) == 1
         return capsys.readouterr().err
 
-    assert re.search(
-        r"error: .*nowhere holds no results.json; eval.py and train.py leave one", refused(tmp_path / "nowhere")
-    )
+    assert "nowhere holds no results.json" in refused(tmp_path / "nowhere")
     assert re.search(r"error: several runs .* say --output FILE.html", refused(left / "good", left / "bad"))
     assert re.search(
         r"error: a run is named twice", refused(left / "good", left / "good", "--output", tmp_path / "x.html")

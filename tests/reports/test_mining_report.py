@@ -14,12 +14,12 @@ from conftest import noise
 from pages import Page
 
 from gen2embed import Item, UserError
+from gen2embed.__main__ import main
 from gen2embed.data.pairs import data_fingerprint
 from gen2embed.mining import skipped as skipping
 from gen2embed.mining.clusters import SCHEMA, write_clusters
 from gen2embed.mining.mine import Mined
 from gen2embed.mining.skipped import skipped_owners, write_skipped
-from gen2embed.reports.mining import __main__ as command
 from gen2embed.reports.mining import charts
 from gen2embed.reports.mining.figures import facts, read_run, values
 from gen2embed.reports.mining.page import gallery, write_report
@@ -260,30 +260,26 @@ def test_random_clusters_have_no_similarities(tmp_path, pairs):
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def report(monkeypatch):
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["mining_report", *map(str, args)])
-        command.main()
+def test_command_refuses(run_folder, pairs, tmp_path, capsys):
+    def refused(*args):
+        assert main(["report", *map(str, args)]) == 1
+        return capsys.readouterr().err
 
-    return run
-
-
-def test_command_refuses(run_folder, pairs, report, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .*nowhere holds no clusters.parquet; mine.py leaves one"):
-        report(tmp_path / "nowhere")
-    with pytest.raises(SystemExit, match=r"error: .*config.yaml does not exist; it says where the rows of a run lie"):
-        report(run_folder)
+    message = refused(tmp_path / "nowhere")
+    assert "nowhere holds no results.json" in message
+    assert "no clusters.parquet" in message
+    assert "config.yaml does not exist" in refused(run_folder)
     (run_folder / "config.yaml").write_text("data:\n  _target_: os.system\n  command: false\n")
-    with pytest.raises(SystemExit, match=r"data._target_='os.system' is not allowed"):
-        report(run_folder)
+    assert "data._target_='os.system' is not allowed" in refused(run_folder)
     (run_folder / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(SystemExit, match="names no data"):
-        report(run_folder)
+    assert "names no data" in refused(run_folder)
     missing = "_target_: gen2embed.data.pairs.Files\n  path: gone/rows.csv\n"
     (run_folder / "config.yaml").write_text(f"data:\n  {missing}")
-    with pytest.raises(SystemExit, match=r"not where its config.yaml says: gone/rows.csv .*; relative paths start"):
-        report(run_folder)
+    assert re.search(r"config.yaml says: gone/rows.csv .*; relative paths start", refused(run_folder))
+    for more in ([tmp_path], ["--output", tmp_path / "x.html"], ["--queries", 0]):
+        assert "name it alone" in refused(run_folder, *more)
+    (run_folder / "results.json").write_text("{}")  # as a training run has, whose report is of its evaluation
+    assert "results.json holds no evaluation's results" in refused(run_folder)
 
 
 def test_what_is_gone_or_of_another_run(run_folder, pairs, tmp_path):
@@ -302,7 +298,7 @@ def test_what_is_gone_or_of_another_run(run_folder, pairs, tmp_path):
     assert not (run_folder / "report.html").exists()
 
 
-def test_mine_leaves_the_report(run_script, report, world, tmp_path):
+def test_mine_leaves_the_report(run_script, world, tmp_path, capfd):
     small = [f"data.folder={world.folder}", "data.rows=24", "data.subsets=[shape,change]", "mining.top_k=7"]
     for mining, skipped in (("saha_paper", True), ("random", False)):
         outcome = run_script("mine.py", f"mining={mining}", f"output_dir={mining}", *small, "engine.store=null")
@@ -310,6 +306,7 @@ def test_mine_leaves_the_report(run_script, report, world, tmp_path):
         folder = tmp_path / mining
         left = {name: (folder / name).read_bytes() for name in ("report.html", "mining.png")}
         assert (pq.read_table(folder / "skipped.parquet").num_rows > 0) == skipped
-        report(folder)
+        assert main(["report", str(folder)]) == 0
+        assert "mining.png written" in capfd.readouterr().out
         assert {name: (folder / name).read_bytes() for name in left} == left
         assert "change" in read_page(folder).said

@@ -67,7 +67,10 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path) -> dict[str, Result]:
     path = folder / "results.json"
     if not path.is_file():
-        raise UserError(f"{folder} holds no results.json; eval.py and train.py leave one in their output_dir")
+        raise UserError(
+            f"{folder} holds no results.json of eval.py or train.py, and no clusters.parquet of mine.py; name the "
+            "output_dir of a run"
+        )
     scores = json.loads(path.read_text())
     if "benchmarks" in scores:
         return {name: result for its in scores["benchmarks"] for name, result in _read(folder / its).items()}

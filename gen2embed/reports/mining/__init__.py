@@ -1,4 +1,4 @@
-"""The report of mined clusters: figures, charts, and a gallery of owners. `python -m` writes it for a run's folder."""
+"""The report of mined clusters: figures, charts, and a gallery of clusters."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,8 @@
-"""The rows that a run was given."""
+"""The rows that a mining run was given."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,11 +11,27 @@ from omegaconf import DictConfig, OmegaConf
 from gen2embed.config.schema import make_saved
 from gen2embed.config.values import plain
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.quarantine import valid_pairs
+from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
 
 
+def read_rows(folder: Path) -> tuple[Sequence[Pair], Sequence[Path]]:
+    """Return the pairs that a run in `folder` mined, and the folders in which their pictures were looked for.
+
+    Raises:
+        UserError: For a `config.yaml` that names no data, and for rows that are no longer where it says.
+    """
+    data = read_data(folder)
+    try:
+        return data.pairs() if data.on_error == "raise" else valid_pairs(data, folder), data.roots
+    except UserError as error:
+        where = f"the rows of {folder} are not where its config.yaml says"
+        raise UserError(f"{where}: {error}; relative paths start in the folder where mine.py ran") from None
+
+
 def read_data(folder: Path) -> PairSource:
-    """The rows that a run in `folder` was given, by its `config.yaml`; raises `UserError` if that says none."""
+    """Return the source of a run's rows, by the run's `config.yaml`; raises `UserError` if that names none."""
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{file} does not exist; it says where the rows of a run lie, and every run leaves one")
