@@ -11,7 +11,8 @@ import gen2embed
 project = "gen2embed"
 author = "the gen2embed authors"
 version = release = gen2embed.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+napoleon_numpy_docstring = False
 myst_heading_anchors = 3
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
