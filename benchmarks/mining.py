@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from gen2embed.mining.saha import group
+from gen2embed.mining.saha import mine_clusters
 from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.search.exact import Exact, Search, nearest
 from gen2embed.utils.log import progress
@@ -104,7 +105,9 @@ def compare(rows: int, width: int) -> None:
     """Search, grouping and the whole, in full, with the clusters of both."""
     queries, candidates, positive = draw(rows, width, 0), draw(rows, width, 1), np.arange(rows)
     found, ours = timed(lambda: nearest(queries, candidates, POOL))
-    clusters, grouping = timed(lambda: group(found, queries, positive, TOP_K, MULTIPLIER))
+    clusters, grouping = timed(
+        lambda: mine_clusters(queries, candidates, positive, TOP_K, MULTIPLIER, neighbours=found)
+    )
     looped, loop = timed(lambda: search_one_by_one(queries, candidates, POOL, f"loop over {rows:,} queries"))
     theirs, sets = timed(lambda: group_by_sets(queries, positive, looped))
     again, exactly = timed(lambda: group_by_sets(queries, positive, found))
@@ -194,8 +197,8 @@ def growth(width: int, largest: int, output: Path) -> None:
         queries, candidates, positive = draw(rows, width, 0), draw(rows, width, 1), np.arange(rows)
         found, seconds = timed(lambda q=queries, c=candidates: nearest(q, c, POOL))
         spent["search"].append(seconds)
-        arguments = (found, queries, positive, TOP_K, MULTIPLIER)
-        spent["grouping"].append(timed(lambda a=arguments: group(*a))[1])
+        group = partial(mine_clusters, queries, candidates, positive, TOP_K, MULTIPLIER, neighbours=found)
+        spent["grouping"].append(timed(group)[1])
     out = table(f"growth, {width} elements", "rows", "search, s", "grouping, s")
     for rows, a, b in zip(sizes, spent["search"], spent["grouping"], strict=True):
         out.add_row(f"{rows:,}", f"{a:.2f}", f"{b:.2f}")

@@ -17,8 +17,8 @@ from gen2embed import Embedder
 from gen2embed.config.presets import PACKAGE
 from gen2embed.data import pictures as images
 from gen2embed.mining.base import Subset
-from gen2embed.mining.mine import make_subset
 from gen2embed.mining.owners import GroupIndex, nearest_owners
+from gen2embed.mining.subsets import make_subset
 from gen2embed.outputs.paths import write_file
 from gen2embed.types import Pair, RankingTask
 from gen2embed.world.data import World, read_world
@@ -120,7 +120,7 @@ def pool(subset: Subset, anchor: int) -> tuple[int, np.ndarray, np.ndarray]:
     """The anchor, the owners of its nearest candidates, the nearest first, and their likeness to it: steps 1 and 2."""
     found = subset.top(2 * TOP_K * MULTIPLIER)[anchor]
     owners = GroupIndex(subset.positive, len(subset.candidates))
-    rows, places = owners.of(found[found != subset.positive[anchor]])
+    rows, places = owners.gather(found[found != subset.positive[anchor]])
     return anchor, *nearest_owners(subset.queries, anchor, rows, places, TOP_K * MULTIPLIER)
 
 

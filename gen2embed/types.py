@@ -17,13 +17,13 @@ from gen2embed.utils.content import not_a_file, orientation, shown, wrong_with
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.picture_facts import PictureFacts, known_picture
 
-Advance = Callable[[int], object]  # is told how many steps of long work were done
+Advance = Callable[[int], object]  # called with the number of steps of long work that were done
 
 IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
 
 
-def unseen(steps: int) -> None:
-    """An `Advance` where nobody looks at the progress."""
+def no_progress(steps: int) -> None:
+    """An `Advance` that shows nothing."""
 
 
 @dataclass(frozen=True, eq=False)

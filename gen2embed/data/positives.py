@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from gen2embed.data.numbering import number_distinct, rows_by_subset
 from gen2embed.types import ImagePart, Item, Pair
 
 Cluster = Sequence[int]  # rows that stay together
@@ -31,10 +32,9 @@ class Positives:
     @classmethod
     def of(cls, pairs: Sequence[Pair]) -> Positives:
         """Return the positives of training pairs; picture files are compared by their paths, and not read."""
-        seen: dict[object, int] = {}
-        numbers = [seen.setdefault(_identity(pair.positive), len(seen)) for pair in pairs]
-        contrasted = [any(_identity(its) != _identity(pair.positive) for its in pair.negatives) for pair in pairs]
-        return cls(np.array(numbers), np.array(contrasted, bool))
+        numbers, _ = number_distinct(_identity(pair.positive) for pair in pairs)
+        contrasted = [any(_identity(item) != _identity(pair.positive) for item in pair.negatives) for pair in pairs]
+        return cls(numbers, np.array(contrasted, bool))
 
     def lone(self, rows: Iterable[int]) -> int | None:
         """Return the number of the only candidate that a batch of `rows` has; None if it has several."""
@@ -46,10 +46,7 @@ class Positives:
 
     def alone(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
         """Return the rows of each subset of `pairs` that has one candidate alone."""
-        rows: dict[str, list[int]] = {}
-        for row, pair in enumerate(pairs):
-            rows.setdefault(pair.subset, []).append(row)
-        return {name: its for name, its in rows.items() if self.lone(its) is not None}
+        return {name: rows for name, rows in rows_by_subset(pairs).items() if self.lone(rows) is not None}
 
     def spread(self, clusters: Sequence[Cluster], rng: np.random.Generator) -> list[Cluster]:
         """Return the clusters in an order in which those of equal first positives are evenly spaced.
@@ -104,13 +101,13 @@ class Positives:
         return False
 
 
-def _identity(item: Item) -> object:
+def _identity(item: Item) -> Hashable:
     """Equal for items of the same texts and the same picture files, in the same order."""
     parts = (part if isinstance(part, str) else ("picture", _source(part)) for part in item.parts)
     return (*parts, ("instruction", item.instruction))
 
 
-def _source(picture: ImagePart) -> object:
+def _source(picture: ImagePart) -> Hashable:
     return picture.source if isinstance(picture.source, Path) else id(picture.source)
 
 

@@ -2,15 +2,14 @@
 
 As in its authors' code (github.com/raghavlite/B3, data_processing):
 
-    1. Each row ranks the candidates, by a teacher's embeddings or those at hand. It prefers those of ranks p to p + m:
-       the first p may be false negatives. In a classification subset it prefers the first 30 % of the labels, less its
-       own.
+    1. Each row ranks the candidates by similarity. It prefers those of ranks p to p + m: the first p may be false
+       negatives. In a classification subset it prefers the first 30 % of the labels, without its own.
     2. Two rows that prefer each other's positives are linked.
     3. METIS cuts the graph into n // (K + 1) communities of about equal size.
-    4. Communities that came out too large give rows to those that came out too small.
+    4. Communities that are too large give rows to those that are too small.
 
-Two things differ. Of a candidate with several owners a row is linked to one, in turn by the row's index, so that
-the graph stays sparse. And rows that may not meet are taken out of a community: `Grouping` completes it.
+Two things differ. A row is linked to one of the owners of a candidate, in turn by the row's index, so that the graph
+stays sparse. And rows that may not meet are taken out of a community, which `Grouping` then completes.
 """
 
 from __future__ import annotations
@@ -19,19 +18,27 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Int
 
 from gen2embed.mining.base import Subset
 from gen2embed.mining.filters import Filters
 from gen2embed.mining.grouping import Grouping
 from gen2embed.mining.owners import GroupIndex
-from gen2embed.types import Advance, unseen
+from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class B3(Filters):
-    """top_k: K. skip_ranks: p. window: m. label_share: the share of labels that a row of a classification subset, or of
-    one with at most p + m candidates, prefers. seed: METIS's.
+    """Communities of rows that prefer each other's positives.
+
+    Args:
+        top_k: K. A full cluster has K + 1 rows.
+        skip_ranks: p. The first candidates, which may be false negatives.
+        window: m. How many candidates after those a row prefers.
+        label_share: The share of the candidates that a row prefers in a classification subset, or in one with at most
+            p + m candidates.
+        seed: The seed of METIS.
     """
 
     embeds: ClassVar[bool] = True
@@ -53,7 +60,7 @@ class B3(Filters):
     def neighbours(self) -> int:
         return self.skip_ranks + self.window
 
-    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+    def mine(self, subset: Subset, advance: Advance = no_progress) -> list[list[int]]:
         subset.check(self.top_k)
         grouping = Grouping(subset, self.top_k, self, advance)
         neighbours, starts = mutual(self._preferred(subset), subset.positive, len(subset.candidates))
@@ -62,17 +69,18 @@ class B3(Filters):
                 grouping.start(int(free[0]), free[1:])
         return grouping.finish()
 
-    def _preferred(self, subset: Subset) -> np.ndarray:
-        """(n, w) the candidates that each row prefers."""
+    def _preferred(self, subset: Subset) -> Int[np.ndarray, "n w"]:
+        """Return the candidates that each row prefers."""
         candidates = len(subset.candidates)
         if subset.classification or candidates <= self.neighbours:
             labels = int(np.ceil(candidates * self.label_share))
-            found = subset.top(labels + 1)
-            others = np.argsort(found == subset.positive[:, None], axis=1, kind="stable")  # its own goes last
-            return np.take_along_axis(found, others, axis=1)[:, :labels]
+            pools = subset.top(labels + 1)
+            own_last = np.argsort(pools == subset.positive[:, None], axis=1, kind="stable")
+            return np.take_along_axis(pools, own_last, axis=1)[:, :labels]
         return subset.top(self.neighbours)[:, self.skip_ranks :]
 
     def _communities(self, neighbours: np.ndarray, starts: np.ndarray, count: int) -> list[np.ndarray]:
+        """Return the rows of each community; the graph is in CSR form."""
         try:
             import pymetis  # noqa: PLC0415
         except ImportError as error:
@@ -83,19 +91,25 @@ class B3(Filters):
         return [parts[part] for part in range(max(count, 1))]
 
 
-def mutual(preferred: np.ndarray, positive: np.ndarray, candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """The neighbours of each row, one row after the other, and where each row's begin: rows that prefer each other's
-    positives, of a candidate with several owners one.
+def mutual(
+    preferred: Int[np.ndarray, "n w"], positive: Int[np.ndarray, " n"], candidates: int
+) -> tuple[Int[np.ndarray, " e"], Int[np.ndarray, " s"]]:
+    """Return the graph of rows that prefer each other's positives, in CSR form: neighbours, and each row's start.
+
+    Args:
+        preferred: The candidates that each row prefers.
+        positive: The candidate that each row is paired with.
+        candidates: The number of candidates.
     """
     owners, rows = GroupIndex(positive, candidates), np.arange(len(positive))
-    owned = np.diff(owners.starts)[preferred]
-    turn = owners.starts[preferred] + rows[:, None] % np.maximum(owned, 1)
-    row, column = np.nonzero(owned)
-    other = owners.rows[turn[row, column]]
+    counts = np.diff(owners.starts)[preferred]  # owners of each preferred candidate
+    turn = owners.starts[preferred] + rows[:, None] % np.maximum(counts, 1)
+    row, column = np.nonzero(counts)
+    owner = owners.rows[turn[row, column]]  # a row and a column stand for a row and an owner of what it prefers
     wishes = np.sort((rows[:, None] * candidates + preferred).ravel())
-    back = other * candidates + positive[row]  # the other prefers this row's positive
-    linked = wishes[np.searchsorted(wishes, back).clip(max=len(wishes) - 1)] == back
-    linked &= row != other
-    ends = np.concatenate(([row[linked], other[linked]], [other[linked], row[linked]]), axis=1)
-    ends = np.unique(ends, axis=1)  # each link in both directions, once, in order of the row
-    return ends[1], np.searchsorted(ends[0], np.arange(len(positive) + 1))
+    wish = owner * candidates + positive[row]  # that the owner prefers this row's positive
+    linked = wishes[np.searchsorted(wishes, wish).clip(max=len(wishes) - 1)] == wish
+    linked &= row != owner
+    links = np.concatenate(([row[linked], owner[linked]], [owner[linked], row[linked]]), axis=1)
+    links = np.unique(links, axis=1)  # each link in both directions, once, in order of the row
+    return links[1], GroupIndex(links[0], len(positive)).starts

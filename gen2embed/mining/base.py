@@ -1,4 +1,4 @@
-"""What a miner is: a way to group the rows of a subset."""
+"""The interface of a miner: it groups the rows of a subset into clusters."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from gen2embed.search.exact import nearest
-from gen2embed.types import Advance, unseen
+from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Subset:
-    """One subset in arrays: unit vectors of its n queries and m distinct candidates.
+    """One subset in arrays.
 
-    positive: (n,) the candidate of each row. query_ids: (n,) equal for rows with the same query. nearest: (n, k) the
-    candidates most similar to each query, most similar first, as many as the miner asks for or as there are; None
-    searches them when they are asked for.
-    teacher: (n,) another model's score of each pair; None if the data have none.
+    Args:
+        queries: Unit vectors of the rows' queries.
+        candidates: Unit vectors of the distinct candidates.
+        positive: The candidate that each row is paired with.
+        query_ids: Equal for rows with the same query.
+        classification: Whether the candidates are labels.
+        nearest: The candidates most similar to each query, most similar first: as many as the miner asks for, or all
+            there are. None: they are searched when they are needed.
+        teacher: Another model's score of each pair; None if the data have none.
     """
 
-    queries: np.ndarray
-    candidates: np.ndarray
-    positive: np.ndarray
-    query_ids: np.ndarray
+    queries: Float[np.ndarray, "n d"]
+    candidates: Float[np.ndarray, "m d"]
+    positive: Int[np.ndarray, " n"]
+    query_ids: Int[np.ndarray, " n"]
     classification: bool
-    nearest: np.ndarray | None = None
-    teacher: np.ndarray | None = None
+    nearest: Int[np.ndarray, "n k"] | None = None
+    teacher: Float[np.ndarray, " n"] | None = None
 
     def check(self, top_k: int) -> None:
         """Raise `UserError` for rows that clusters of `top_k` + 1 cannot be made of."""
         check_rows(self.queries, self.candidates, self.positive, self.query_ids, top_k)
 
-    def top(self, count: int) -> np.ndarray:
-        """(n, k) the candidates most similar to each query, most similar first, `count` of them or all there are."""
+    def top(self, count: int) -> Int[np.ndarray, "n k"]:
+        """Return the `count` candidates most similar to each query, or all there are, most similar first."""
         count = min(count, len(self.candidates))
         if self.nearest is None or count > self.nearest.shape[1]:  # more than the miner's `neighbours`
             return nearest(self.queries, self.candidates, count)
@@ -44,10 +50,11 @@ class Subset:
 
 
 class Miner(Protocol):
-    """A way to group the rows of a subset.
+    """A dataclass that groups the rows of a subset; its fields are written to the clusters' manifest.
 
-    embeds: whether it looks at embeddings at all. top_k: its largest cluster has one row more.
-    neighbours: how many of the nearest candidates of each query it asks for.
+    Attributes:
+        embeds: Whether it looks at embeddings.
+        top_k: Its largest cluster has one row more.
     """
 
     embeds: ClassVar[bool]
@@ -55,10 +62,10 @@ class Miner(Protocol):
 
     @property
     def neighbours(self) -> int:
-        """It may follow from other settings."""
+        """How many of the candidates nearest to each query it needs; 0 searches none."""
 
-    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
-        """Clusters of rows, the anchor first. advance: is told of each row of the subset once, when it is done with."""
+    def mine(self, subset: Subset, advance: Advance = no_progress) -> list[list[int]]:
+        """Return clusters of rows, the anchor first; call `advance` so that its numbers add up to the rows."""
 
 
 def check_rows(
@@ -68,16 +75,22 @@ def check_rows(
     query_ids: Sequence[int] | np.ndarray | None,
     top_k: int,
 ) -> None:
-    """Raise `UserError` for rows that cannot be mined. What vectors hold is checked where they are searched."""
+    """Raise `UserError` for rows that cannot be mined. The values of vectors are checked where they are searched."""
     lengths = {"queries": len(queries), "positive": len(positive)}
     if query_ids is not None:
         lengths["query_ids"] = len(query_ids)
     if len(set(lengths.values())) > 1:
-        raise UserError(f"as many of each are needed; got {', '.join(f'{n} {name}' for name, n in lengths.items())}")
+        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise UserError(f"{', '.join(lengths)} have one entry a row; got {counts}; give as many of each")
     if len(queries) == 1:
-        raise UserError("one row cannot be mined: a cluster needs two")
+        raise UserError("one row cannot be mined: a cluster needs two; add rows")
     if top_k >= len(queries):
         most = len(queries) - 1
-        raise UserError(f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners")
+        raise UserError(
+            f"top_k={top_k} is larger than the data: {len(queries)} rows have at most {most} owners; lower it"
+        )
     if len(positive) and not 0 <= np.min(positive) <= np.max(positive) < len(candidates):
-        raise UserError(f"positive holds indices outside of the {len(candidates)} candidates")
+        raise UserError(
+            f"positive holds indices outside of the {len(candidates)} candidates, from {np.min(positive)} to "
+            f"{np.max(positive)}; count from 0"
+        )

@@ -32,7 +32,13 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Clusters:
-    """Lists of positions in the list of pairs, the anchor first, with what they were mined from and how."""
+    """Mined clusters of a list of pairs.
+
+    Args:
+        path: The file that they were read from.
+        members: The positions of each cluster's pairs, the anchor first.
+        manifest: What they were mined from, and how.
+    """
 
     path: Path
     members: Sequence[Sequence[int]]
@@ -40,16 +46,16 @@ class Clusters:
 
     @property
     def largest(self) -> int:
-        """Rows of a full cluster."""
+        """The number of rows of a full cluster."""
         return self.manifest["settings"]["top_k"] + 1
 
 
 def warn_of_other_pictures(clusters: Clusters, pairs: Sequence[Pair]) -> None:
     """Warn if pictures of these rows have another content than when the clusters were mined."""
-    if clusters.manifest.get("items", here := items_digest(pairs)) != here:
+    current = items_digest(pairs)
+    if clusters.manifest.get("items", current) != current:
         log.warning(
-            "pictures or texts of the rows have changed since the clusters %s were mined; mine again to have their "
-            "neighbours",
+            "pictures or texts of the rows have changed since the clusters %s were mined; mine again",
             clusters.path,
         )
 
@@ -61,25 +67,25 @@ def write_clusters(path: Path, table: pa.Table, manifest: dict[str, Any]) -> Non
 
 
 def read_table(path: Path, pairs: Sequence[Pair]) -> tuple[pa.Table, dict[str, Any]]:
-    """The table and the manifest of clusters of these very pairs; raises `UserError` for those of other data."""
+    """Return the table and the manifest of clusters; raises `UserError` unless they were mined from these pairs."""
     if not path.is_file():
         raise UserError(f"the clusters {path} do not exist; mine them with mine.py")
     table = pq.read_table(path)
     metadata = (table.schema.metadata or {}).get(b"gen2embed")
     if metadata is None or not set(SCHEMA.names) <= set(table.column_names):
         raise UserError(f"{path} holds no clusters: mine.py writes {', '.join(SCHEMA.names)} and a manifest")
-    manifest = json.loads(metadata)
-    if manifest["data"] != (here := data_fingerprint(pairs)):
+    manifest, fingerprint = json.loads(metadata), data_fingerprint(pairs)
+    if manifest["data"] != fingerprint:
         raise UserError(
             f"the clusters {path} were mined from other data: {manifest['rows']} rows of "
             f"{', '.join(manifest['subsets'])} (fingerprint {manifest['data']}), and these are {len(pairs)} rows "
-            f"(fingerprint {here}); mine again"
+            f"(fingerprint {fingerprint}); mine again"
         )
     return table, manifest
 
 
 def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
-    """Read clusters of these very pairs; raises `UserError` for those of other data."""
+    """Return the clusters in a file; raises `UserError` unless they were mined from these pairs."""
     table, manifest = read_table(path, pairs)
     position = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
     members: dict[int, list[int]] = {}
@@ -89,9 +95,13 @@ def read_clusters(path: Path, pairs: Sequence[Pair]) -> Clusters:
 
 
 def check_miner(clusters: Clusters, model: str, is_model: Callable[[str], bool] | None = None) -> None:
-    """Raise `UserError` if another model than `model`, an identity, mined the clusters.
+    """Raise `UserError` if another model mined the clusters.
 
-    is_model: whether a recorded identity is that model's, which may be one of an earlier version; None compares them.
+    Args:
+        clusters: The clusters.
+        model: The identity of the model that trains on them.
+        is_model: Returns whether a recorded identity, which may be one of an earlier version, is that model's. None
+            compares the two.
     """
     miner = (clusters.manifest["embedding"] or {}).get("model")
     if miner is not None and not (is_model(miner) if is_model else miner == model):

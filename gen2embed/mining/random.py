@@ -1,4 +1,4 @@
-"""Random clusters."""
+"""Random clusters of one subset."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import ClassVar
 import numpy as np
 
 from gen2embed.mining.base import Subset
-from gen2embed.types import Advance, unseen
+from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Random:
-    """K + 1 rows of one subset at random: homogeneous batches without mining. The last cluster may be smaller."""
+    """K + 1 rows of one subset at random: homogeneous batches without mining. The last cluster may be smaller.
+
+    Args:
+        top_k: K. A full cluster has K + 1 rows.
+        seed: The seed of the order.
+    """
 
     embeds: ClassVar[bool] = False
     top_k: int = 15
@@ -28,7 +33,7 @@ class Random:
     def neighbours(self) -> int:
         return 0
 
-    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+    def mine(self, subset: Subset, advance: Advance = no_progress) -> list[list[int]]:
         rows = len(subset.queries)
         advance(rows)
         order = np.random.default_rng(self.seed).permutation(rows).tolist()

@@ -1,17 +1,20 @@
 """Self-aware hard negative sampling (SaHa): clusters of training pairs that are each other's hard negatives.
 
-On zero-shot embeddings of the queries and the distinct candidates of one subset (arXiv 2508.00955, section 3.3):
+The algorithm of arXiv 2508.00955, section 3.3, on zero-shot embeddings of the queries and the distinct candidates of
+one subset. K is `top_k`, m is `pool_multiplier`. For an anchor, a row of the subset:
 
-    1. For each anchor query in order that is not used yet: the top 2*K*m candidates, less its own positive.
-    2. Walk them from most to least similar; a candidate stands for its owners, the queries whose positive it is. Take
-       the free owner most similar to the anchor query, if there is one; stop at K*m owners.
+    1. Take the 2*K*m candidates nearest to the anchor's query, without the positives of that query.
+    2. Walk them from most to least similar. A candidate stands for its owners, the rows whose positive it is: take the
+       free owner whose query is most similar to the anchor's, if any is free. Stop after K*m owners.
     3. Sort the owners by the similarity of their query to the anchor's, ascending, and take the first K: the least
-       similar are the safest from being false negatives. A classification subset keeps the walk's order.
-    4. The cluster is the anchor and the K owners; all of them are used now. An anchor without owners stays unused.
-    5. Second phase, for the anchors still unused: again, but an owner is free unless taken in this phase, and up to
-       2*K*m owners are walked.
+       similar are the least likely to be false negatives. A classification subset keeps the order of the walk.
+    4. The cluster is the anchor and its owners. An anchor without owners gets none.
 
-Nothing here depends on the order of a set: ties go to the lower index.
+In the first phase each row that no cluster holds yet is an anchor, in the order of the rows; all rows of its cluster
+are used, and an owner is free until it is used. In the second phase the rows still unused are anchors: an owner is
+free until this phase has used it, and a walk takes up to 2*K*m owners.
+
+The result depends on the order of no set: ties go to the lower index.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gen2embed.mining.base import Subset, check_rows
 from gen2embed.mining.filters import Filters
 from gen2embed.mining.grouping import Grouping
 from gen2embed.mining.owners import GroupIndex, nearest_owners
 from gen2embed.search.exact import check_vectors, nearest
-from gen2embed.types import Advance, unseen
+from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
 
 
@@ -40,76 +43,81 @@ def mine_clusters(
     pool_multiplier: int,
     classification: bool = False,
     query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
-    found: Int[np.ndarray, "n k"] | None = None,
+    neighbours: Int[np.ndarray, "n k"] | None = None,
+    advance: Advance = no_progress,
 ) -> list[list[int]]:
-    """Mine clusters of rows, the anchor first.
+    """Return clusters of rows, the anchor first.
 
-    queries, candidates: unit vectors. positive: the candidate that row i is paired with.
-    top_k, pool_multiplier: K and m.
-    query_ids: rows with one id are one query with several positives; None makes every row its own. Such rows never meet
-        in a cluster.
-    found: the 2*K*m nearest candidates of each query, or all there are; None searches them here.
+    Args:
+        queries: Unit vectors of the rows' queries.
+        candidates: Unit vectors of the distinct candidates.
+        positive: The candidate that each row is paired with.
+        top_k: K. A full cluster has K + 1 rows.
+        pool_multiplier: m. A walk takes K*m owners, to choose K from.
+        classification: Whether the subset is classification.
+        query_ids: Equal for rows that are one query with several positives, which never meet in a cluster. None: all
+            queries are different.
+        neighbours: The 2*K*m candidates nearest to each query, most similar first, or all there are. None: they are
+            searched.
+        advance: Called with the number of rows that are done, as they are.
+
+    Raises:
+        UserError: The arrays do not fit each other, hold values that are not finite, or have too few rows.
     """
     if top_k < 1 or pool_multiplier < 1:
         raise UserError(f"top_k and pool_multiplier are at least 1; got {top_k} and {pool_multiplier}")
     check_rows(queries, candidates, positive, query_ids, top_k)
-    if found is None:
-        found = nearest(queries, candidates, 2 * top_k * pool_multiplier)
+    if neighbours is None:
+        neighbours = nearest(queries, candidates, 2 * top_k * pool_multiplier)
     else:
         check_vectors(queries, "queries")
-    return group(found, queries, np.asarray(positive), top_k, pool_multiplier, classification, query_ids)
+    positive, count = np.asarray(positive), len(queries)
+    owners_of = GroupIndex(positive, len(candidates))
+    _, ids = np.unique(np.arange(count) if query_ids is None else query_ids, return_inverse=True)
+    rows_of_query = GroupIndex(ids, count)
+    recurring_ids = ids if ids.max() + 1 < count else None  # None: every query has one positive
 
-
-def group(
-    found: Int[np.ndarray, "n p"],
-    queries: Float[np.ndarray, "n d"],
-    positive: Int[np.ndarray, " n"],
-    top_k: int,
-    pool_multiplier: int,
-    classification: bool = False,
-    query_ids: Sequence[int] | Int[np.ndarray, " n"] | None = None,
-    advance: Advance = unseen,
-) -> list[list[int]]:
-    """`mine_clusters` after its search.
-
-    found: the top candidates of each query, most similar first. advance: is told of rows that are used, or done with.
-    """
-    owners = GroupIndex(positive, int(max(found.max(), positive.max())) + 1)
-    _, ids = np.unique(np.arange(len(queries)) if query_ids is None else query_ids, return_inverse=True)
-    rows_of_query = GroupIndex(ids, len(ids))
-    several = ids if ids.max() + 1 < len(ids) else None  # some query has several positives
-
-    def cluster(anchor: int, taken: np.ndarray, limit: int) -> list[int]:
-        """The anchor and its owners, by steps 1 to 3."""
-        pool = found[anchor]
-        own = positive[rows_of_query[ids[anchor]]]
+    def cluster_of(anchor: int, used: Bool[np.ndarray, " n"], limit: int) -> list[int]:
+        # 1. the pool
+        pool, own = neighbours[anchor], positive[rows_of_query[ids[anchor]]]
         pool = pool[pool != own[0]] if len(own) == 1 else pool[~np.isin(pool, own)]
-        rows, places = owners.of(pool)
-        free = ~taken[rows]
-        chosen, near = nearest_owners(queries, anchor, rows[free], places[free], limit, several)
+        # 2. the walk
+        rows, walked = owners_of.gather(pool)
+        free = ~used[rows]
+        owners, similarities = nearest_owners(queries, anchor, rows[free], walked[free], limit, recurring_ids)
+        # 3. the least similar owners
         if not classification:
-            chosen = chosen[np.argsort(near, kind="stable")]
-        return [anchor, *chosen[:top_k].tolist()]
+            owners = owners[np.argsort(similarities, kind="stable")]
+        # 4. the cluster
+        return [anchor, *owners[:top_k].tolist()]
 
     clusters: list[list[int]] = []
-    used = np.zeros(len(queries), bool)
-    for anchor in range(len(queries)):
-        if not used[anchor] and len(members := cluster(anchor, used, top_k * pool_multiplier)) > 1:
+    used = np.zeros(count, bool)
+    for anchor in range(count):  # first phase
+        if not used[anchor] and len(members := cluster_of(anchor, used, top_k * pool_multiplier)) > 1:
             clusters.append(members)
             used[members] = True
             advance(len(members))
-    reused = np.zeros(len(queries), bool)
-    for anchor in map(int, np.flatnonzero(~used)):
-        if not reused[anchor] and len(members := cluster(anchor, reused, 2 * top_k * pool_multiplier)) > 1:
+    reused = np.zeros(count, bool)
+    for anchor in np.flatnonzero(~used).tolist():  # second phase
+        if not reused[anchor] and len(members := cluster_of(anchor, reused, 2 * top_k * pool_multiplier)) > 1:
             clusters.append(members)
             reused[members] = True
         advance(1)
     return clusters
 
 
+# --- the miners -----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class SaHaPaper:
-    """The paper's algorithm (`gen2embed.mining.saha`). top_k: K; a full cluster has K + 1 pairs. pool_multiplier: m."""
+    """SaHa as the paper has it: `mine_clusters`.
+
+    Args:
+        top_k: K. A full cluster has K + 1 rows.
+        pool_multiplier: m. An anchor looks at 2*K*m candidates.
+    """
 
     embeds: ClassVar[bool] = True
     top_k: int = 15
@@ -122,22 +130,23 @@ class SaHaPaper:
     def neighbours(self) -> int:
         return 2 * self.top_k * self.pool_multiplier
 
-    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
-        subset.check(self.top_k)
-        return group(
-            subset.top(self.neighbours), subset.queries, subset.positive,
-            self.top_k, self.pool_multiplier, subset.classification, subset.query_ids, advance,
+    def mine(self, subset: Subset, advance: Advance = no_progress) -> list[list[int]]:
+        return mine_clusters(
+            subset.queries, subset.candidates, subset.positive, self.top_k, self.pool_multiplier,
+            subset.classification, subset.query_ids, subset.top(self.neighbours), advance,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Walk(Filters):
-    """Anchors in the order of the data, each with owners of its top candidates; then `Grouping`'s steps 2 to 4.
+class _OwnerMiner(Filters):
+    """Starts a cluster of each free row and owners of its nearest candidates; `Grouping` completes the clusters.
 
-    top_k: K. pool_multiplier: m; an anchor looks at 2*K*m candidates and takes at most K*m owners, to choose K from.
-    skip_ranks: owners of an anchor's first candidates are not taken (the rank window of sentence-transformers'
-        `range_min`; its own positive counts as a rank).
-    min_similarity: an owner's positive is at least so similar to the anchor query (its `min_score`).
+    Args:
+        top_k: K. A full cluster has K + 1 rows.
+        pool_multiplier: m. An anchor looks at 2*K*m candidates and takes at most K*m owners, to choose K from.
+        skip_ranks: Owners of the anchor's first candidates are not taken (`range_min` of sentence-transformers, where
+            the anchor's own positive counts as a rank).
+        min_similarity: How similar, at least, an owner's positive is to the anchor's query (`min_score` there).
     """
 
     embeds: ClassVar[bool] = True
@@ -157,36 +166,35 @@ class _Walk(Filters):
     def neighbours(self) -> int:
         return self.skip_ranks + 2 * self.top_k * self.pool_multiplier
 
-    def mine(self, subset: Subset, advance: Advance = unseen) -> list[list[int]]:
+    def mine(self, subset: Subset, advance: Advance = no_progress) -> list[list[int]]:
         subset.check(self.top_k)
-        most = self.top_k * self.pool_multiplier
-        found = subset.top(self.neighbours)
-        barred = found[:, : self.skip_ranks] if self.skip_ranks else None
-        grouping = Grouping(subset, self.top_k, self, advance, barred, self.min_similarity)
+        pools = subset.top(self.neighbours)
+        skipped = pools[:, : self.skip_ranks] if self.skip_ranks else None
+        grouping = Grouping(subset, self.top_k, self, advance, skipped, self.min_similarity)
         for anchor in range(len(subset.queries)):
             if grouping.free[anchor]:
-                rows, near = grouping.owners([anchor], found[anchor], most)
+                rows, similarities = grouping.owners([anchor], pools[anchor], self.top_k * self.pool_multiplier)
                 if self.safest_first and not subset.classification:
-                    rows = rows[np.argsort(near, kind="stable")]
+                    rows = rows[np.argsort(similarities, kind="stable")]
                 grouping.start(anchor, rows)
         return grouping.finish()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaHa(_Walk):
-    """SaHa (arXiv 2508.00955) without its false negatives, in clusters of equal size.
+class SaHa(_OwnerMiner):
+    """SaHa without known false negatives, in clusters of equal size.
 
     As in the paper, the least similar of an anchor's K*m owners come first, and a classification subset keeps the
-    candidates' order. Other than in the paper, known positives never meet (`FalseNegativeMask`), every row is in one
-    cluster at most, and there is no second phase: `Grouping` completes and merges what is not full.
+    candidates' order. Unlike in the paper, known positives never meet (`FalseNegativeMask`), every row is in one
+    cluster at most, and there is no second phase: `Grouping` completes and merges clusters that are not full.
     """
 
     safest_first = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK(_Walk):
-    """Owners of each anchor's top candidates, the hardest first (top-k mining, as in ANCE, arXiv 2007.00808)."""
+class TopK(_OwnerMiner):
+    """Owners of each anchor's nearest candidates, the hardest first (top-k mining, as in ANCE, arXiv 2007.00808)."""
 
     safest_first = False
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from gen2embed.search.approximate import Approximate, build_index
 from gen2embed.search.exact import Exact, Search, check_vectors
-from gen2embed.types import Advance, unseen
+from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.fingerprints import Fingerprint, claim, digest, say_what_differs
@@ -46,7 +46,7 @@ def find_neighbours(
     count: int,
     decided_by: Fingerprint,
     peers: RankGroup = ALONE,
-    advance: Advance = unseen,
+    advance: Advance = no_progress,
 ) -> Neighbours:
     """The `count` nearest candidates of each query, or all there are; every one of `peers` searches its part.
 

@@ -48,9 +48,9 @@ def may_not_meet(subset, a, b):
 @pytest.mark.parametrize("miner", MINERS)
 @given(subset=subsets, top_k=st.integers(1, 12))
 def test_guarantees(miner, subset, top_k):
-    told = []
-    clusters = miner(top_k=top_k).mine(subset, told.append)
-    check_told(told, subset, clusters)
+    steps = []
+    clusters = miner(top_k=top_k).mine(subset, steps.append)
+    check_progress(steps, subset, clusters)
     rows = [row for members in clusters for row in members]
     assert len(rows) == len(set(rows))  # no row twice, in a cluster or overall
     size = min(top_k + 1, len(set(subset.positive)))
@@ -65,17 +65,17 @@ def test_guarantees(miner, subset, top_k):
     assert clusters == miner(top_k=top_k).mine(subset)
 
 
-def check_told(told, subset, clusters):
-    """Every row is told once, as the clusters come about."""
-    assert sum(told) == len(subset.queries)
-    assert min(told) >= 0
-    assert len(told) >= len(clusters)
+def check_progress(steps, subset, clusters):
+    """Every row is counted once, as the clusters come about."""
+    assert sum(steps) == len(subset.queries)
+    assert min(steps) >= 0
+    assert len(steps) >= len(clusters)
 
 
 @given(subset=subsets, top_k=st.integers(1, 12))
 def test_the_papers_miner_tells_every_row(subset, top_k):
-    told = []
-    check_told(told, subset, SaHaPaper(top_k=top_k).mine(subset, told.append))
+    steps = []
+    check_progress(steps, subset, SaHaPaper(top_k=top_k).mine(subset, steps.append))
 
 
 @pytest.mark.parametrize("miner", MINERS)
@@ -200,7 +200,7 @@ def test_b3_without_its_library(monkeypatch):
     [
         ({"queries": np.full((20, 8), np.nan, np.float32)}, "row 0 of the queries holds values that are not finite"),
         ({"candidates": np.zeros((20, 8), np.float32)}, "row 0 of the candidates is zero, and a neighbour of it means"),
-        ({"positive": np.arange(19)}, "as many of each are needed; got 20 queries, 19 positive, 20 query_ids"),
+        ({"positive": np.arange(19)}, "got 20 queries, 19 positive, 20 query_ids; give as many"),
         ({"queries": np.ones((1, 8), np.float32), "positive": np.zeros(1, int), "query_ids": np.zeros(1, int)},
          "one row cannot be mined: a cluster needs two"),
         ({"queries": np.ones((3, 8), np.float32), "positive": np.zeros(3, int), "query_ids": np.zeros(3, int)},

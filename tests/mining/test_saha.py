@@ -122,11 +122,14 @@ def test_nearest_breaks_ties_by_index():
     [
         ({"top_k": 10}, "top_k=10 is larger than the data: 10 rows have at most 9 owners"),
         ({"top_k": 0}, "top_k and pool_multiplier are at least 1; got 0 and 2"),
-        ({"positive": np.zeros(9, int)}, "as many of each are needed; got 10 queries, 9 positive"),
-        ({"query_ids": [1]}, "got 10 queries, 10 positive, 1 query_ids"),
+        ({"positive": np.zeros(9, int)}, "got 10 queries, 9 positive; give as many"),
+        ({"query_ids": [1]}, "got 10 queries, 10 positive, 1 query_ids; give"),
         ({"positive": np.full(10, 7)}, "positive holds indices outside of the 7 candidates"),
         ({"queries": np.full((10, 2), np.nan)}, "row 0 of the queries holds values that are not finite"),
-        ({"queries": np.full((10, 2), np.nan), "found": np.ones((10, 5), int)}, "row 0 of the queries holds values"),
+        (
+            {"queries": np.full((10, 2), np.nan), "neighbours": np.ones((10, 5), int)},
+            "row 0 of the queries holds values",
+        ),
         ({"candidates": np.eye(7, 2)}, "row 2 of the candidates is zero, and a neighbour of it"),
         ({"queries": np.ones((1, 2)), "positive": [0]}, "one row cannot be mined: a cluster needs two"),
     ],

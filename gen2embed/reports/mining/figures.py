@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen2embed.data.numbering import number_distinct
 from gen2embed.mining.clusters import read_table
 from gen2embed.types import Item, Pair
 from gen2embed.utils.errors import UserError
@@ -85,9 +86,8 @@ def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
     place = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
     members = _columns(table, place)
     skipped, sample = _read_skipped(folder / "skipped.parquet", manifest, place)
-    names = list(dict.fromkeys(pair.subset for pair in pairs))
-    code = {name: number for number, name in enumerate(names)}
-    of_pair = np.array([code[pair.subset] for pair in pairs])
+    of_pair, firsts = number_distinct(pair.subset for pair in pairs)
+    names = [pairs[first].subset for first in firsts]
     clusters, first = np.unique(members.cluster, return_index=True)
     of_cluster = of_pair[members.pair[first]]  # its anchor's subset
     covered = np.bincount(of_pair[np.unique(members.pair)], minlength=len(names))
@@ -96,7 +96,9 @@ def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
         its = clusters[of_cluster == number]
         parts = (rows.where(np.isin(rows.cluster, its)) for rows in (members, skipped))
         subsets.append(Subset(name, np.flatnonzero(of_pair == number), int(covered[number]), *parts))
-    queries, positives = (_numbered([getattr(pair, side) for pair in pairs]) for side in ("query", "positive"))
+    queries, positives = (
+        number_distinct(_identity(getattr(pair, side)) for pair in pairs)[0] for side in ("query", "positive")
+    )
     return Run(manifest, sample, pairs, queries, positives, subsets)
 
 
@@ -118,11 +120,6 @@ def _read_skipped(
     if sample["clusters"] != digest(manifest):
         raise UserError(f"{path} was sampled from other clusters than those beside it; mine again, or remove it")
     return _columns(table, place), sample
-
-
-def _numbered(items: Sequence[Item]) -> np.ndarray:
-    numbers: dict[tuple, int] = {}
-    return np.array([numbers.setdefault(_identity(item), len(numbers)) for item in items])
 
 
 def _identity(item: Item) -> tuple[tuple[str, str], ...]:
