@@ -1,7 +1,7 @@
-"""Approximate neighbours for numbers of candidates that an exact search cannot serve: an inverted file of faiss.
+"""Approximate neighbours, for more candidates than an exact search can compare: an inverted file of faiss.
 
-Candidates lie in about 4 sqrt(m) cells around centroids; a query looks at the nearest `probes` cells alone. What it
-finds is ranked by the exact search's float64 scores.
+The m candidates lie in about 4 sqrt(m) cells around centroids, and a query is compared with those in the nearest
+`probes` cells. The neighbours are ranked by the exact search's float64 scores.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ from gen2embed.utils.log import progress
 from gen2embed.utils.rank_group import RankGroup
 
 BLOCK = 65536  # candidates added to the index, and queries searched, at a time
-A_CELL = 64  # candidates that a centroid is trained on
+PER_CELL = 64  # candidates that a centroid is trained on
 
 
 class Approximate:
-    """An approximate search among candidates; where too few are found, the exact one answers."""
+    """An approximate search among candidates. Queries with too few neighbours in their cells are searched exactly.
+
+    Args:
+        candidates: Unit vectors.
+        search: The settings.
+        path: The file that `build_index` of rank 0 writes. None: the index is built for this process alone.
+        peers: The ranks that share the index.
+    """
 
     def __init__(
         self, candidates: Float[np.ndarray, "m d"], search: Search, path: Path | None, peers: RankGroup
     ) -> None:
-        """path: where `build_index` of rank 0 leaves the index; None builds one for this process alone."""
         self.candidates, self.search = candidates, search
         self._exact: Exact | None = None
         if path is not None:
@@ -39,24 +45,25 @@ class Approximate:
         self._index = _build(candidates) if path is None else _faiss().read_index(str(path))
 
     def __call__(self, queries: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, "n k"]:
-        """About the `count` nearest candidates of each query, ranked as the exact search ranks."""
+        """Return about the `count` candidates nearest to each query, ranked as the exact search ranks them."""
         self._index.nprobe = min(self.search.probes, self._index.nlist)
-        found = np.empty((len(queries), count), np.int64)
+        neighbours = np.empty((len(queries), count), np.int64)
         for start in range(0, len(queries), BLOCK):
             block = np.array(queries[start : start + BLOCK], np.float32)
-            found[start : start + BLOCK] = self._index.search(block, count)[1]
-        short = (found < 0).any(axis=1)
+            neighbours[start : start + BLOCK] = self._index.search(block, count)[1]
+        short = (neighbours < 0).any(axis=1)
         if short.any():
             self._exact = self._exact or Exact(self.candidates, self.search)
-            found[short] = self._exact(queries[short], count)
+            neighbours[short] = self._exact(queries[short], count)
         for row in np.flatnonzero(~short):
-            scores = exact_scores(queries[row], self.candidates[found[row]])
-            found[row] = found[row][np.lexsort((found[row], -scores))]
-        return found
+            indices = neighbours[row]
+            scores = exact_scores(queries[row], self.candidates[indices])
+            neighbours[row] = indices[np.lexsort((indices, -scores))]
+        return neighbours
 
 
 def build_index(candidates: Float[np.ndarray, "m d"], path: Path) -> None:
-    """Leave the index at `path`, unless it is there."""
+    """Write the index of some candidates to `path`, unless it is there."""
     if not path.is_file():
         unfinished = temporary_name(path)
         try:
@@ -70,14 +77,14 @@ def build_index(candidates: Float[np.ndarray, "m d"], path: Path) -> None:
 def _build(candidates: np.ndarray) -> Any:
     faiss = _faiss()
     check_vectors(candidates, "candidates")
-    many, width = candidates.shape
-    cells = max(1, min(round(4 * math.sqrt(many)), many // A_CELL))
+    count, width = candidates.shape
+    cells = max(1, min(round(4 * math.sqrt(count)), count // PER_CELL))
     index = faiss.index_factory(width, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    sample = np.unique(np.linspace(0, many - 1, min(many, A_CELL * cells)).astype(int))
-    with progress(f"training an index of {cells:,} cells", many) as advance:
+    sample = np.unique(np.linspace(0, count - 1, min(count, PER_CELL * cells)).astype(int))
+    with progress(f"training an index of {cells:,} cells", count) as advance:
         index.train(np.array(candidates[sample], np.float32))
         advance(0, "indexing candidates")
-        for start in range(0, many, BLOCK):
+        for start in range(0, count, BLOCK):
             block = np.array(candidates[start : start + BLOCK], np.float32)
             index.add(block)
             advance(len(block))

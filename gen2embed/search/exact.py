@@ -1,16 +1,16 @@
 """Exact nearest neighbours by inner product, in blocks, in memory that does not grow with the data.
 
-    1. For a block of queries: float32 inner products with one block of candidates after another, of which the best
-       `count` + SPARE stay.
-    2. Summed in any order, a float32 inner product is off by at most b = gamma(d) |q| |c| (Higham, Accuracy and
-       Stability of Numerical Algorithms, section 3.1). What lies within 2 b of its neighbour in the ranking is scored
-       again: first in float32 sums of `PARTS` products, so that gamma(d) becomes gamma(PARTS), and what even then is
-       within 2 b in float64, in one fixed order of summation.
-    3. A query with more than SPARE near-ties at the cut is ranked again: float64 inner products give its cut, and all
-       candidates within the float64 bound of it are scored in the fixed order.
+    1. For a block of queries, compute float32 inner products with one block of candidates after another, and keep the
+       best `count` + SPARE.
+    2. A float32 inner product, summed in any order, is off by at most b = gamma(d) |q| |c| (Higham, Accuracy and
+       Stability of Numerical Algorithms, section 3.1). Score those again that lie within 2 b of their neighbour in the
+       ranking: first in float32 sums of `PARTS` products, so that gamma(d) becomes gamma(PARTS). Score those that are
+       still within 2 b in float64, in one fixed order of summation.
+    3. Rank a query with more than SPARE near-ties at the cut again: float64 inner products give its cut, and all
+       candidates within the float64 bound of the cut are scored in the fixed order.
 
-So the order is by (float64 score, descending; index, ascending) and nothing else: not by the size of a block, the
-number of threads, or the device.
+So the order is by float64 score, descending, then by index. It does not depend on the size of a block, the number of
+threads, or the device.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ CHECKED = 4096  # vectors looked at together for values that cannot be searched
 class Search:
     """How neighbours are searched.
 
-    memory_gib: bounds what a search takes beside vectors and results, on the device as in main memory.
-    device: auto is a GPU if there is one.
-    block: queries, and candidates, compared at a time; None derives both from `memory_gib`.
-    store: folder of results that survive a kill, and that ranks share; None keeps them in memory only.
-    shard_size: queries between two writes to the store.
-    approximate_above: number of candidates beyond which a faiss index is searched; None always searches exactly.
-    probes: cells of that index that are looked at for a query.
-    sample: queries that its recall is measured on.
+    Args:
+        memory_gib: The most memory that a search takes beside vectors and results, on the device as in main memory.
+        device: A device of torch; "auto" is a GPU if there is one.
+        block: How many queries, and candidates, are compared at a time. None derives both from `memory_gib`.
+        store: The folder of results, which survive a kill and which ranks share. None keeps them in memory.
+        shard_size: How many queries are searched between two writes to the store.
+        approximate_above: The number of candidates beyond which a faiss index is searched. None always searches
+            exactly.
+        probes: How many cells of that index a query looks at.
+        sample: How many queries the recall of that index is measured on.
     """
 
     memory_gib: float = 4.0
@@ -68,17 +70,17 @@ class Search:
             raise UserError(f"search.approximate_above is at least 0, or null for never; got {self.approximate_above}")
 
     def describe(self) -> dict[str, Any]:
-        """The settings that change results."""
+        """Return the settings that change results."""
         if self.approximate_above is None:
             return {"exact": True}
         return {"exact": False, "approximate_above": self.approximate_above, "probes": self.probes}
 
     def blocks(self, width: int, count: int) -> tuple[int, int]:
-        """How many queries and candidates of `width` elements are compared at a time."""
+        """Return how many queries and candidates of `width` elements are compared at a time."""
         if self.block is not None:
             return self.block, self.block
         budget = self.memory_gib * 2**30
-        # half for scores, an eighth each for queries and what is kept of them, a quarter for candidates; 8 is float64's
+        # half for scores, an eighth each for queries and their best scores, a quarter for candidates; 8 is float64's
         per_query = max(8 * width, 24 * (count + SPARE))
         queries = int(min(self.shard_size, math.sqrt(budget / 16), budget / 8 / per_query))
         candidates = int(min(budget / 16 / max(queries, 1), budget / 4 / (16 * width)))
@@ -93,24 +95,24 @@ class Search:
 def nearest(
     queries: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "m d"], count: int
 ) -> Int[np.ndarray, "n k"]:
-    """Indices of the `count` candidates of largest inner product, most similar first, equal ones by index.
+    """Return the indices of the `count` candidates of largest inner product, or of all, most similar first.
 
-    k is the smaller of `count` and m.
+    Equal ones come in the order of their index.
     """
     check_vectors(queries, "queries")
     return Exact(candidates)(queries, count)
 
 
 def check_vectors(vectors: Float[np.ndarray, "n d"], name: str) -> float:
-    """The largest norm; raises `UserError` for what has no nearest neighbours."""
+    """Return the largest norm; raises `UserError` for a vector that is zero or not finite: it has no neighbours."""
     largest = 0.0
     for start in range(0, len(vectors), CHECKED):
         block = np.asarray(vectors[start : start + CHECKED], np.float32)
         norms = np.sqrt(np.einsum("nd,nd->n", block, block))  # no other array as large as the block
-        for bad, what in ((~np.isfinite(norms), "holds values that are not finite"), (norms == 0, "is zero")):
+        for bad, fault in ((~np.isfinite(norms), "holds values that are not finite"), (norms == 0, "is zero")):
             if bad.any():
                 raise UserError(
-                    f"the embedding of row {start + int(bad.argmax())} of the {name} {what}, and a neighbour of it "
+                    f"the embedding of row {start + int(bad.argmax())} of the {name} {fault}, and a neighbour of it "
                     "means nothing; check the model, or try model.dtype=float32, and remove the embedding store that "
                     "holds it"
                 )
@@ -119,17 +121,20 @@ def check_vectors(vectors: Float[np.ndarray, "n d"], name: str) -> float:
 
 
 def _near(scores: Float[np.ndarray, " p"], bound: float) -> Int[np.ndarray, " r"]:
-    """Which of some scores, largest first, lie within twice the bound of one beside them."""
+    """Return which scores, of a descending list, lie within twice the bound of the one before or after."""
     close = np.zeros(len(scores) + 1, bool)
     close[1:-1] = scores[:-1] - scores[1:] <= 2 * bound
     return np.flatnonzero(close[1:] | close[:-1])
 
 
 class Exact:
-    """Exact search among candidates, which may be memory-mapped."""
+    """An exact search among candidates, which may be memory-mapped.
+
+    Raises:
+        UserError: A candidate is zero or not finite.
+    """
 
     def __init__(self, candidates: Float[np.ndarray, "m d"], search: Search | None = None) -> None:
-        """Raises `UserError` if a candidate cannot be searched."""
         self.candidates, self.search = candidates, search or Search()
         self.largest = check_vectors(candidates, "candidates")
         chosen = self.search.device
@@ -137,7 +142,7 @@ class Exact:
         self._loaded: tuple[torch.dtype, Tensor] | None = None
 
     def __call__(self, queries: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, "n k"]:
-        """The `count` nearest candidates of each query; the queries are finite and not zero."""
+        """Return the `count` candidates nearest to each query; the queries are finite and not zero."""
         if queries.shape[1] != self.candidates.shape[1]:
             raise UserError(
                 f"queries of {queries.shape[1]} elements cannot be compared with candidates of "
@@ -145,9 +150,9 @@ class Exact:
             )
         count = min(count, len(self.candidates))
         size, self._size = self.search.blocks(queries.shape[1], count)
-        found = np.empty((len(queries), count), np.int64)
+        neighbours = np.empty((len(queries), count), np.int64)
         if not count:
-            return found
+            return neighbours
         with full_precision(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, len(queries), size):
                 block = np.array(queries[start : start + size])
@@ -156,36 +161,39 @@ class Exact:
                 tied = (scores[:, -1] >= cuts) & (scores.shape[1] < len(self.candidates))
                 rows = np.flatnonzero(~tied)
                 tight = error_bounds(block, self.largest, PARTS, torch.float32)
-                several = (block, scores, indices, bounds, tight, cuts)
-                settled = pool.map(self._settle, *(its[rows] for its in several))
+                arguments = (block, scores, indices, bounds, tight, cuts)
+                settled = pool.map(self._settle, *(values[rows] for values in arguments))
                 for row, ranked in zip(rows, settled, strict=True):
-                    found[start + row] = ranked[:count]
+                    neighbours[start + row] = ranked[:count]
                 if tied.any():
-                    found[start + np.flatnonzero(tied)] = self._rank_tied(block[tied], count)
-        return found
+                    neighbours[start + np.flatnonzero(tied)] = self._rank_tied(block[tied], count)
+        return neighbours
 
     def _best(
         self, queries: np.ndarray, count: int, dtype: torch.dtype
     ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"], Float[np.ndarray, " n"]]:
-        """Step 1: the best scores, largest first, in `dtype`; whose they are; by how much each can be off."""
-        at = torch.tensor(queries).to(self.device, dtype)
+        """Step 1: return the best scores in `dtype`, largest first, their candidates, and bounds of their errors."""
+        vectors = torch.tensor(queries).to(self.device, dtype)
         best = torch.empty(len(queries), 0, dtype=dtype, device=self.device)
-        whose = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
+        best_of = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)  # the candidate of each score
         for start, block in self._blocks(dtype):
-            scores, indices = (at @ block.T).topk(min(count, len(block)), dim=1)
-            best, whose = torch.cat([best, scores], 1), torch.cat([whose, indices + start], 1)
+            scores, indices = (vectors @ block.T).topk(min(count, len(block)), dim=1)
+            best, best_of = torch.cat([best, scores], 1), torch.cat([best_of, indices + start], 1)
             best, kept = best.topk(min(count, best.shape[1]), dim=1)
-            whose = whose.gather(1, kept)
+            best_of = best_of.gather(1, kept)
         return (
             best.double().cpu().numpy(),
-            whose.cpu().numpy(),
+            best_of.cpu().numpy(),
             error_bounds(queries, self.largest, queries.shape[1], dtype),
         )
 
     def _settle(
         self, query: np.ndarray, scores: np.ndarray, indices: np.ndarray, bound: float, tight: float, cut: float
     ) -> Int[np.ndarray, " p"]:
-        """Step 2: those that can be above the cut, in their order. bound, tight: of either kind of float32 sums."""
+        """Step 2: return the candidates that can be above the cut, in order.
+
+        `bound` is how much the scores can be off, `tight` how much `short_sums` can.
+        """
         within = int(np.searchsorted(-scores, -cut, side="right"))
         scores, indices = scores[:within].copy(), indices[:within]
         near = _near(scores, bound)
@@ -197,13 +205,13 @@ class Exact:
         return indices[np.lexsort((indices, -scores))]
 
     def _rank_tied(self, queries: np.ndarray, count: int) -> Int[np.ndarray, "n k"]:
-        """Step 3."""
+        """Step 3: return the nearest candidates of queries with many near-ties."""
         scores, _, bounds = self._best(queries, count, torch.float64)
-        at = torch.tensor(queries).to(self.device, torch.float64)
+        vectors = torch.tensor(queries).to(self.device, torch.float64)
         cuts = torch.from_numpy(scores[:, -1] - 2 * bounds).to(self.device)
         ranked = [(np.empty(0), np.empty(0, np.int64))] * len(queries)
         for start, block in self._blocks(torch.float64):
-            hits = (at @ block.T >= cuts[:, None]).cpu().numpy()
+            hits = (vectors @ block.T >= cuts[:, None]).cpu().numpy()
             for row in np.flatnonzero(hits.any(axis=1)):
                 columns = start + np.flatnonzero(hits[row])
                 again = exact_scores(queries[row], self.candidates[columns])
@@ -213,7 +221,7 @@ class Exact:
         return np.stack([indices for _, indices in ranked])
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """Candidates on the device, block by block; a single block stays there."""
+        """Yield the start of each block of candidates, and the block on the device; a single block stays there."""
         if self._loaded is not None and self._loaded[0] == dtype:
             yield 0, self._loaded[1]
             return
@@ -228,7 +236,7 @@ class Exact:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Float32 products in float32, whatever training chose: TF32 would break the bound."""
+    """Compute float32 products in float32, whatever training chose: TF32 would break the bound."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

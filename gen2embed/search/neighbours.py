@@ -1,17 +1,18 @@
-"""The neighbours of a subset's queries, found in shards that survive a kill, by one process or several.
+"""The neighbours of a subset's queries, searched in shards that survive a kill, by one process or several.
 
-    store/<digest>/manifest.json         what decides them, spelled out
+    store/<digest>/manifest.json         what decides the results, spelled out
                    index.faiss           the approximate index, until the last shard is there
                    <start>-<stop>.npy    of these queries: int32 (stop - start, k), most similar first
                    recall.json           of an approximate search, on a sample of the queries
 
-Every file is written to a temporary name and renamed, so whatever is there is whole.
+Every file is written to a temporary name and renamed, so a file that is there is complete.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,17 @@ from gen2embed.utils.rank_group import ALONE, RankGroup
 INDEX = "index.faiss"
 
 
+Shard = tuple[int, int]  # the first query, and the one after the last
+
+
 @dataclass(frozen=True)
 class Neighbours:
-    """The candidates nearest to each query; how they were searched, with the recall of an approximate search."""
+    """The candidates nearest to each query.
+
+    Args:
+        indices: Most similar first.
+        searched: How they were searched, with the recall of an approximate search.
+    """
 
     indices: Int[np.ndarray, "n k"]
     searched: dict[str, Any]
@@ -48,67 +57,124 @@ def find_neighbours(
     peers: RankGroup = ALONE,
     advance: Advance = no_progress,
 ) -> Neighbours:
-    """The `count` nearest candidates of each query, or all there are; every one of `peers` searches its part.
+    """Search the candidates nearest to each query.
 
-    decided_by: what decides the vectors, under which the results are kept. advance: is told of queries that are done.
+        1. See which shards are there already, in the store.
+        2. Search this rank's shards that are not.
+        3. Wait for the shards of the other ranks, and read all.
+        4. Measure the recall of an approximate search, on rank 0.
+
+    Args:
+        search: How neighbours are searched.
+        queries: Unit vectors.
+        candidates: Unit vectors.
+        count: How many neighbours each query gets, or as many as there are.
+        decided_by: What decides the vectors; the results are stored under it.
+        peers: The ranks that share the work.
+        advance: Called with the number of queries that are done, as they are.
+
+    Raises:
+        UserError: Several ranks have no store, or a vector has no neighbours, since it is zero or not finite.
     """
-    if peers.count > 1 and not search.store:
-        raise UserError("several ranks share neighbours through the store, and there is none; set search.store")
-    count, folder = min(count, len(candidates)), None
-    if search.store:
-        decided_by = {**decided_by, "count": count, "search": search.describe()}
-        folder = Path(search.store) / digest(decided_by)
-        say_what_differs(folder, decided_by, "neighbours")
-        claim(folder, decided_by, "neighbours")
-    starts = range(0, len(queries), search.shard_size)
-    shards = [(start, min(start + search.shard_size, len(queries))) for start in starts]
-    own, found = peers.share(shards), dict[tuple[int, int], np.ndarray]()
-    missing = [shard for shard in own if not (folder and _file(folder, shard).is_file())]
-    advance(sum(stop - start for start, stop in own if (start, stop) not in missing))
+    count = min(count, len(candidates))
     approximate = search.approximate_above is not None and len(candidates) > search.approximate_above
-    at = folder / INDEX if folder and approximate else None
-    if at and peers.rank == 0 and not all(_file(at.parent, shard).is_file() for shard in shards):
-        build_index(candidates, at)  # also if only the others miss shards
-    index: Exact | Approximate | None = None
-    for shard in missing:
-        if index is None:
-            check_vectors(queries, "queries")
-            index = Approximate(candidates, search, at, peers) if approximate else Exact(candidates, search)
-        found[shard] = index(queries[slice(*shard)], count)
-        if folder:
-            write_atomic(_file(folder, shard), partial(np.save, arr=found.pop(shard).astype(np.int32)))
-        advance(shard[1] - shard[0])
+    results = _results(search, len(queries), count, decided_by, peers)
+    # 1. what is there
+    own = peers.share(results.shards)
+    missing = [shard for shard in own if not results.has(shard)]
+    advance(_size(own) - _size(missing))
+    # 2. this rank's shards
+    index_file = results.folder / INDEX if results.folder and approximate else None
+    if index_file and peers.rank == 0 and not all(map(results.has, results.shards)):
+        build_index(candidates, index_file)  # even if only other ranks miss shards
+    if missing:
+        check_vectors(queries, "queries")
+        index: Approximate | Exact = (
+            Approximate(candidates, search, index_file, peers) if approximate else Exact(candidates, search)
+        )
+        for shard in missing:
+            results.write(shard, index(queries[slice(*shard)], count))
+            advance(_size([shard]))
+    # 3. all shards
+    results.wait(peers)
+    advance(len(queries) - _size(own))
     indices = np.empty((len(queries), count), np.int64)
-    if folder:
-        peers.wait([_file(folder, shard) for shard in shards])
-        advance(len(queries) - sum(stop - start for start, stop in own))
-    for shard in shards:
-        indices[slice(*shard)] = np.load(_file(folder, shard), allow_pickle=False) if folder else found[shard]
+    for shard in results.shards:
+        indices[slice(*shard)] = results.read(shard)
+    # 4. the recall
     if not approximate or peers.rank > 0:
         return Neighbours(indices, {"exact": not approximate})
-    recall = _recall(search, queries, candidates, indices, folder)
-    if folder:
-        (folder / INDEX).unlink(missing_ok=True)
+    recall = _recall(search, queries, candidates, indices, results.folder)
+    if index_file:
+        index_file.unlink(missing_ok=True)
     return Neighbours(indices, {"exact": False, **recall})
 
 
-def _file(folder: Path, shard: tuple[int, int]) -> Path:
+@dataclass(frozen=True)
+class _Results:
+    """The neighbours of each shard: in files of `folder`, or in memory if that is None."""
+
+    folder: Path | None
+    shards: Sequence[Shard]
+    memory: dict[Shard, np.ndarray] = field(default_factory=dict)
+
+    def has(self, shard: Shard) -> bool:
+        return shard in self.memory if self.folder is None else _file(self.folder, shard).is_file()
+
+    def write(self, shard: Shard, indices: np.ndarray) -> None:
+        if self.folder is None:
+            self.memory[shard] = indices
+        else:
+            write_atomic(_file(self.folder, shard), partial(np.save, arr=indices.astype(np.int32)))
+
+    def read(self, shard: Shard) -> np.ndarray:
+        if self.folder is None:
+            return self.memory[shard]
+        return np.load(_file(self.folder, shard), allow_pickle=False)
+
+    def wait(self, peers: RankGroup) -> None:
+        """Return when all shards are there; in memory, this process has searched them all."""
+        if self.folder is not None:
+            peers.wait([_file(self.folder, shard) for shard in self.shards])
+
+
+def _results(search: Search, queries: int, count: int, decided_by: Fingerprint, peers: RankGroup) -> _Results:
+    """Return the results in the folder that is claimed for them; raises `UserError` if ranks cannot share them."""
+    if peers.count > 1 and not search.store:
+        raise UserError("several ranks share neighbours through the store, and there is none; set search.store")
+    starts = range(0, queries, search.shard_size)
+    shards = [(start, min(start + search.shard_size, queries)) for start in starts]
+    if not search.store:
+        return _Results(None, shards)
+    decided_by = {**decided_by, "count": count, "search": search.describe()}
+    folder = Path(search.store) / digest(decided_by)
+    say_what_differs(folder, decided_by, "neighbours")
+    claim(folder, decided_by, "neighbours")
+    return _Results(folder, shards)
+
+
+def _size(shards: Iterable[Shard]) -> int:
+    """Return how many queries some shards have."""
+    return sum(stop - start for start, stop in shards)
+
+
+def _file(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard[0]:09d}-{shard[1]:09d}.npy"
 
 
 def _recall(
     search: Search, queries: np.ndarray, candidates: np.ndarray, indices: np.ndarray, folder: Path | None
 ) -> dict[str, Any]:
-    """What share of the exact neighbours was found, on queries at equal distances; measured once."""
-    kept = folder / "recall.json" if folder else None
-    if kept and kept.is_file():
-        return json.loads(kept.read_text())
+    """Return the share of the exact neighbours that were found, on evenly spaced queries; it is measured once."""
+    file = folder / "recall.json" if folder else None
+    if file and file.is_file():
+        return json.loads(file.read_text())
     sample = np.unique(np.linspace(0, len(queries) - 1, min(search.sample, len(queries))).astype(int))
     with progress("measuring recall", len(sample)) as advance:
         exact = Exact(candidates, search)(queries[sample], indices.shape[1])
         advance(len(sample))
     shared = [len(np.intersect1d(a, b)) for a, b in zip(exact, indices[sample], strict=True)]
-    measured = {f"recall@{indices.shape[1]}": round(float(np.sum(shared)) / exact.size, 6), "measured_on": len(sample)}
-    if kept:
-        write_atomic(kept, lambda file: file.write(json.dumps(measured).encode()))
-    return measured
+    recall = {f"recall@{indices.shape[1]}": round(float(np.sum(shared)) / exact.size, 6), "measured_on": len(sample)}
+    if file:
+        write_atomic(file, lambda opened: opened.write(json.dumps(recall).encode()))
+    return recall
