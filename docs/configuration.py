@@ -24,9 +24,12 @@ HEAD = """\
 
 <!-- Written by `python docs/configuration.py` from conf/. -->
 
-Every setting of `train.py`, `mine.py` and `eval.py`, by the file of `conf/` that has it. `GROUP=CHOICE` chooses a file,
-`KEY=VALUE` sets a key, `+KEY=VALUE` one that a called class takes and the file leaves out. `python train.py --cfg job`
-shows what a command comes to, and a misspelt name is an error that lists what there is, before anything is loaded.
+This page lists every setting of `train.py`, `mine.py` and `eval.py`, by the file of `conf/` that has it.
+
+- `GROUP=CHOICE` chooses a file, and `KEY=VALUE` sets a key.
+- `+KEY=VALUE` sets a key that the called class takes and the file leaves out.
+- `python train.py --cfg job` shows the configuration of a command.
+- A misspelt name is an error that lists the valid names, before anything is loaded.
 """
 
 
@@ -114,7 +117,7 @@ def page() -> str:
         entry = read(CONF / f"{name}.yaml")
         parts.append(f"## {name}.py\n")
         groups = [f"`{group}`" for group in entry.parents[0].split(", ") if group != "_self_"]
-        parts.append(f"Groups and what they are by default: {', '.join(groups)}.\n")
+        parts.append(f"Groups, and their default choices: {', '.join(groups)}.\n")
         parts.append(_table(entry.keys))
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))):
         parts += _group(folder.name, [read(path) for path in sorted(folder.glob("*.yaml"))])
