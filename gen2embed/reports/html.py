@@ -1,4 +1,4 @@
-"""What our HTML pages share: the template's environment, thumbnails, and how a page is written.
+"""What our HTML pages share: the templates' environment, parts of items, and how a page is written.
 
 A page is one file: pictures are in it as thumbnails, and it asks no network. `base.html` has the style of them all.
 """
@@ -27,16 +27,16 @@ def check_page(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
     return check_file(path, WRITER, inputs, of_run(Path(path), PAGE))
 
 
-def write_page(path: Path, package: str, **values: Any) -> None:
-    """Render `page.html` of a package of ours, which extends `base.html`, and write it."""
-    page = _environment(package).get_template("page.html").render(values)
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Render a template, such as `mining/page.html`, which extends `base.html`, and write the page."""
+    page = _environment().get_template(template).render(values)
     # A text may hold half of a surrogate pair, which no file can.
     write_file(path, WRITER, lambda file: file.write(page.encode(errors="replace")), of_run(path, PAGE))
 
 
-def _environment(package: str) -> jinja2.Environment:
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, "gen2embed.reports")]),
+        loader=jinja2.PackageLoader("gen2embed.reports", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -53,8 +53,21 @@ def _environment(package: str) -> jinja2.Environment:
     return environment
 
 
+def part_values(part: str | ImagePart, length: int, side: int, quality: int = 80) -> dict[str, str]:
+    """Return a part of an item as a page shows it: a text of at most `length` characters, or a named thumbnail."""
+    if isinstance(part, str):
+        return {"text": shortened(part, length)}
+    return {"picture": thumbnail(part, side, quality), "name": str(part).rpartition("/")[2]}
+
+
 def thumbnail(picture: ImagePart, side: int, quality: int = 80) -> str:
-    """A picture as a data URI. side: pixels of the longer side, at most. quality: of WebP, to 100."""
+    """Return a picture as a data URI.
+
+    Args:
+        picture: Any that can be opened.
+        side: Pixels of the thumbnail's longer side, at most.
+        quality: Of WebP, to 100.
+    """
     small = pictures.load(picture)
     small.thumbnail((side, side))
     file = io.BytesIO()
@@ -63,6 +76,6 @@ def thumbnail(picture: ImagePart, side: int, quality: int = 80) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """A text on one line, cut to a number of characters."""
+    """Return a text on one line, cut to a number of characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"

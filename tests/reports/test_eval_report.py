@@ -22,6 +22,7 @@ from gen2embed.reports.evaluation import explorer
 from gen2embed.reports.evaluation.page import write_report
 from gen2embed.reports.evaluation.results import read_runs
 from gen2embed.reports.evaluation.tables import make_table
+from gen2embed.reports.html import shortened
 from gen2embed.reports.svg import svg
 from gen2embed.runs import results as report
 
@@ -220,7 +221,7 @@ def test_explorer_against_the_predictions(page, left):
 
     def told(item):
         given = [part if isinstance(part, str) else str(part).rpartition("/")[2] for part in item.parts]
-        return [explorer.shortened(part, explorer.TEXT) if part in item.texts else part for part in given]
+        return [shortened(part, explorer.TEXT) if part in item.texts else part for part in given]
 
     assert [task["name"] for task in its["tasks"]] == [task.name for task in benchmark.tasks]
     assert len(its["queries"]) == 40

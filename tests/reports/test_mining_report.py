@@ -23,6 +23,7 @@ from gen2embed.mining.skipped import skipped_owners, write_skipped
 from gen2embed.reports.mining import charts
 from gen2embed.reports.mining.figures import facts, read_run, values
 from gen2embed.reports.mining.page import gallery, write_report
+from gen2embed.reports.svg import count
 from gen2embed.types import Pair
 
 SCRIPT = "<script>alert(1)</script>"
@@ -115,7 +116,7 @@ def test_histograms_count_every_member(run_folder, pairs):
     run = read_run(run_folder, pairs)
     members = sum(map(len, MEMBERS))
     for column, own in (("similarity", len(MEMBERS)), ("owner_similarity", 0)):
-        its = {name: charts.counts(part).sum() for name, part in values(run.subsets, column).items()}
+        its = {name: count(part, charts.BINS).sum() for name, part in values(run.subsets, column).items()}
         assert its == {"kept": members - len(MEMBERS), "skipped": 3, **({"own positive": own} if own else {})}
 
 

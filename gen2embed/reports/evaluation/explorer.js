@@ -11,10 +11,10 @@ let page = 1;
 // --- elements ---
 
 function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
 }
 
 function item(index) {
@@ -27,18 +27,18 @@ function item(index) {
 }
 
 function answer([index, similarity, right]) {
-  const made = element("li", right ? "answer right" : "answer", item(index));
+  const entry = element("li", right ? "answer right" : "answer", item(index));
   const value = element("b", "", (right ? "✓ " : "") + similarity.toFixed(3));
   value.setAttribute("aria-label", `similarity ${similarity.toFixed(3)}${right ? ", right" : ""}`);
   const meter = element("i");
   meter.style.setProperty("--share", Math.min(Math.max(similarity, 0), 1));
-  made.append(value, meter);
-  return made;
+  entry.append(value, meter);
+  return entry;
 }
 
 function answers(run, name) {
-  const said = `${run.correct ? "right" : "wrong"}${run.tied ? " by a tie" : ""}, rank ${run.rank}`;
-  const head = element("h4", "", element("span", run.correct ? "tag" : "tag wrong", said), name);
+  const outcome = `${run.correct ? "right" : "wrong"}${run.tied ? " by a tie" : ""}, rank ${run.rank}`;
+  const head = element("h4", "", element("span", run.correct ? "tag" : "tag wrong", outcome), name);
   return [head, element("ol", "", ...run.top.map(answer))];
 }
 
@@ -67,7 +67,7 @@ function passes(query, wanted) {
   const run = query.runs[Math.max(data.runs.indexOf(wanted.run), 0)];
   const [low, high] = wanted.rank.includes("-") ? wanted.rank.split("-") : [wanted.rank, wanted.rank];
   const outcomes = {
-    "": true, right: run.correct, wrong: !run.correct, differs: new Set(query.runs.map((its) => its.correct)).size > 1,
+    "": true, right: run.correct, wrong: !run.correct, differs: new Set(query.runs.map((answer) => answer.correct)).size > 1,
   };
   return (!wanted.task || wanted.task === task.name || wanted.task === String(query.task))
     && outcomes[wanted.outcome]
@@ -78,11 +78,11 @@ function passes(query, wanted) {
 function show() {
   const wanted = { task: "", run: "", outcome: "", rank: "", text: "" };
   for (const name of fields) wanted[name] = form.elements[name].value;
-  const found = data.queries.filter((query) => passes(query, wanted));
-  const pages = Math.max(Math.ceil(found.length / PAGE), 1);
+  const matches = data.queries.filter((query) => passes(query, wanted));
+  const pages = Math.max(Math.ceil(matches.length / PAGE), 1);
   page = Math.min(Math.max(page, 1), pages);
-  document.getElementById("queries").replaceChildren(...found.slice((page - 1) * PAGE, page * PAGE).map(card));
-  document.getElementById("found").textContent = `${found.length} of ${data.queries.length} queries`;
+  document.getElementById("queries").replaceChildren(...matches.slice((page - 1) * PAGE, page * PAGE).map(card));
+  document.getElementById("found").textContent = `${matches.length} of ${data.queries.length} queries`;
   document.getElementById("page").textContent = `page ${page} of ${pages}`;
   document.getElementById("previous").disabled = page === 1;
   document.getElementById("next").disabled = page === pages;
@@ -122,9 +122,9 @@ function turn(pages) {
   page += pages;
   show();
   write();
-  const found = document.getElementById("found");
-  found.focus({ preventScroll: true });
-  found.scrollIntoView({ block: "start" });
+  const status = document.getElementById("found");
+  status.focus({ preventScroll: true });
+  status.scrollIntoView({ block: "start" });
 }
 
 form.addEventListener("submit", (event) => event.preventDefault());

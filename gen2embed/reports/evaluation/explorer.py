@@ -1,4 +1,4 @@
-"""What the report's explorer of queries shows: some of each task, with their answers, as plain values for the page."""
+"""The report's explorer of queries: some queries of each task with their answers, as plain values for the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.reports.evaluation.results import Result, Run
-from gen2embed.reports.html import shortened, thumbnail
+from gen2embed.reports.html import part_values
 from gen2embed.types import ImagePart, Item, RankingTask
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import progress
@@ -22,54 +22,64 @@ THUMBNAIL, QUALITY = 96, 70  # pixels of a picture's longer side; of WebP
 
 
 def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, seed: int) -> dict[str, Any]:
-    """At most `count` queries a task, chosen at random, wrong ones more than right ones, and the answers of each run.
+    """Return some queries of each task, chosen at random, wrong ones more than right ones, with each run's answers.
 
-    Items and pictures come once each, and are referred to by their places. Raises `UserError` for benchmarks that are
-    not those of the runs, and for pictures that cannot be opened.
+    Items and pictures come once each, and are referred to by their places.
+
+    Args:
+        runs: Of the same queries.
+        benchmarks: Of the runs.
+        count: Queries of each task, at most.
+        seed: Of the choice.
+
+    Raises:
+        UserError: For benchmarks that are not those of the runs, and for pictures that cannot be opened.
     """
     named = {benchmark.name: benchmark for benchmark in benchmarks}
     tasks: list[dict[str, Any]] = []
-    shown = []
+    chosen = []
     for name, first in runs[0].results.items():
         _check(named.get(name), first, name)
         for task in named[name].tasks:
             columns = [run.results[name].predictions[task.name] for run in runs]
-            chosen = choose(columns, count, np.random.default_rng([seed, *task.name.encode()]))
+            random = np.random.default_rng([seed, *task.name.encode()])
+            numbers = choose(columns, count, random)
+            chosen += [(len(tasks), task, query, _answers(task, query, columns)) for query in numbers]
             tasks.append({"benchmark": name, "name": task.name})
-            shown += [(len(tasks) - 1, task, query, _answers(task, query, columns)) for query in chosen]
     roots = [root for benchmark in benchmarks for root in benchmark.roots]
-    images.check((picture for _, task, query, its in shown for picture in _pictures(task, query, its)), roots)
+    images.check((picture for _, task, query, answers in chosen for picture in _pictures(task, query, answers)), roots)
     shelf = _Shelf()
-    with progress("drawing the report", len(shown), shown=len(shown) > 200) as advance:
+    with progress("drawing the report", len(chosen), shown=len(chosen) > 200) as advance:
         queries = []
-        for number, task, query, its in shown:
-            queries.append({"task": number, **_query(shelf, task, query, its)})
+        for number, task, query, answers in chosen:
+            queries.append({"task": number, **_query(shelf, task, query, answers)})
             advance()
-    pictures, items = list(shelf.pictures), shelf.items
     return {
         "runs": [run.name for run in runs],
         "tasks": tasks,
         "queries": queries,
-        "items": items,
-        "pictures": pictures,
+        "items": shelf.items,
+        "pictures": list(shelf.pictures),
     }
 
 
 def choose(columns: Sequence[Mapping[str, Any]], count: int, random: np.random.Generator) -> list[int]:
-    """Some queries of a task, in its order; those that any run has wrong fill `WRONG` of the places, if they can."""
-    right = np.logical_and.reduce([its["correct"] for its in columns])
+    """Return some queries of a task, in its order; those that any run has wrong fill `WRONG` of the places.
+
+    columns: of each run, the predictions on the task.
+    """
+    right = np.logical_and.reduce([predictions["correct"] for predictions in columns])
     sides = np.flatnonzero(~right), np.flatnonzero(right)
     wrong = min(len(sides[0]), max(round(WRONG * count), count - len(sides[1])))
     counts = wrong, min(len(sides[1]), count - wrong)
     return sorted(
-        int(i) for side, its in zip(sides, counts, strict=True) for i in random.choice(side, its, replace=False)
+        int(i) for side, size in zip(sides, counts, strict=True) for i in random.choice(side, size, replace=False)
     )
 
 
 def _check(benchmark: Benchmark | None, result: Result, name: str) -> None:
-    there = {task.name: task_digest(task) for task in benchmark.tasks} if benchmark else {}
-    evaluated = {task: its.get("digest") for task, its in result.scores["tasks"].items()}
-    if there != evaluated:
+    digests = {task.name: task_digest(task) for task in benchmark.tasks} if benchmark else {}
+    if digests != {task: scores.get("digest") for task, scores in result.scores["tasks"].items()}:
         raise UserError(
             f"the queries of benchmark {name} are no longer those that were evaluated; evaluate again, or make the "
             "report with --queries 0"
@@ -80,18 +90,18 @@ def _check(benchmark: Benchmark | None, result: Result, name: str) -> None:
 
 
 def _answers(task: RankingTask, query: int, columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Candidates of the task: right ones, and the best of each run with their similarities."""
+    """Return candidates of the task: right ones, and the best of each run with their similarities."""
     choices, grades = np.asarray(task.choices[query]), np.asarray(task.relevance[query])
     right = choices[grades > 0]
     runs = []
-    for its in columns:
-        best = its["top"][query]
-        triples = zip(choices[best], its["top_similarities"][query], grades[best] > 0, strict=True)
+    for predictions in columns:
+        best = predictions["top"][query]
+        triples = zip(choices[best], predictions["top_similarities"][query], grades[best] > 0, strict=True)
         runs.append(
             {
-                "correct": bool(its["correct"][query]),
-                "tied": bool(its["correct"][query] and not its["pessimistic"][query]),
-                "rank": int(its["rank"][query]),
+                "correct": bool(predictions["correct"][query]),
+                "tied": bool(predictions["correct"][query] and not predictions["pessimistic"][query]),
+                "rank": int(predictions["rank"][query]),
                 "top": [
                     (int(choice), round(float(similarity), 4), bool(is_right))
                     for choice, similarity, is_right in triples
@@ -101,24 +111,22 @@ def _answers(task: RankingTask, query: int, columns: Sequence[Mapping[str, Any]]
     return {"right": right[:RIGHT_ANSWERS].tolist(), "rights": len(right), "runs": runs}
 
 
-def _items(task: RankingTask, query: int, answers: Mapping[str, Any]) -> Iterator[Item]:
-    yield task.queries[query]
-    best = (choice for run in answers["runs"] for choice, *_ in run["top"])
-    yield from (task.candidates[choice] for choice in (*answers["right"], *best))
-
-
 def _pictures(task: RankingTask, query: int, answers: Mapping[str, Any]) -> Iterator[ImagePart]:
-    return (picture for item in _items(task, query, answers) for picture in item.pictures)
+    best = (choice for run in answers["runs"] for choice, *_ in run["top"])
+    items = task.queries[query], *(task.candidates[choice] for choice in (*answers["right"], *best))
+    return (picture for item in items for picture in item.pictures)
 
 
 def _query(shelf: _Shelf, task: RankingTask, query: int, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a query and its answers, with the places of their items."""
+
     def place(choice: int) -> int:
         return shelf.place(task.candidates[choice])
 
     runs = [{**run, "top": [(place(choice), *rest) for choice, *rest in run["top"]]} for run in answers["runs"]]
-    its = {"query": query, "row": None if task.rows is None else int(task.rows[query])}
     return {
-        **its,
+        "query": query,
+        "row": None if task.rows is None else int(task.rows[query]),
         "item": shelf.place(task.queries[query]),
         **answers,
         "right": [*map(place, answers["right"])],
@@ -141,7 +149,7 @@ class _Shelf:
         return self._places[item.key]
 
     def _part(self, part: str | ImagePart) -> dict[str, Any]:
-        if isinstance(part, str):
-            return {"text": shortened(part, TEXT)}
-        drawn = thumbnail(part, THUMBNAIL, QUALITY)
-        return {"picture": self.pictures.setdefault(drawn, len(self.pictures)), "name": str(part).rpartition("/")[2]}
+        values: dict[str, Any] = part_values(part, TEXT, THUMBNAIL, QUALITY)
+        if "picture" in values:
+            values["picture"] = self.pictures.setdefault(values["picture"], len(self.pictures))
+        return values

@@ -1,4 +1,4 @@
-"""The page of evaluation runs, `report.html`, from their results, and for the queries shown from their benchmarks."""
+"""The page of evaluation runs, `report.html`: from their results and, for the queries shown, from their benchmarks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ IGNORED = ("output_dir", "paths", "logger", "callbacks", "report_queries")  # se
 def write_report(
     folders: Sequence[Path], output: Path, queries: int, seed: int = 0, benchmarks: Sequence[Benchmark] | None = None
 ) -> None:
-    """Leave the page of a run, or of several runs, of which the first is what the others are compared with.
+    """Write the page of a run, or of several runs; the others are compared with the first.
 
-    queries: shown of each task; 0 shows none. seed: of their choice, and of the bootstrap. benchmarks: of the runs;
-    None reads them again, as the first run's manifest says. Raises `UserError` for folders without results, for runs
-    that are not of the same queries, and for benchmarks or pictures that are gone.
+    Args:
+        folders: Of the runs.
+        output: The page.
+        queries: Shown of each task; 0 shows none.
+        seed: Of their choice, and of the bootstrap.
+        benchmarks: Of the runs; None reads them again, as the first run's manifest says.
+
+    Raises:
+        UserError: For folders without results, for runs that are not of the same queries, and for benchmarks or
+            pictures that are gone.
     """
     check_count(queries)
     runs = read_runs(folders)
@@ -45,7 +52,7 @@ def write_report(
     script = (files("gen2embed.reports.evaluation") / "explorer.js").read_text()
     write_page(
         output,
-        "gen2embed.reports.evaluation",
+        "evaluation/page.html",
         runs=runs,
         facts=[_facts(run) for run in runs],
         settings=_settings(runs),
@@ -53,7 +60,7 @@ def write_report(
         explorer=explorer,
         script=Markup(script),
         allowed="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        told={
+        options={
             "queries": queries,
             "seed": seed,
             "wrong": WRONG,
@@ -65,13 +72,13 @@ def write_report(
 
 
 def check_count(queries: int | None) -> None:
-    """Raise `UserError` for what is no number of queries to show."""
+    """Raise `UserError` for a number of queries that cannot be shown."""
     if queries is None or queries < 0:
         raise UserError(f"report_queries is a number of queries of each task, 0 for none; got {queries}")
 
 
 def read_benchmarks(run: Run) -> list[Benchmark]:
-    """What a run was evaluated on, read again; raises `UserError` where it is no longer as the run's manifest says."""
+    """Return a run's benchmarks, read again; raises `UserError` where they are no longer as its manifest says."""
     chosen = next(iter(run.results.values())).manifest["config"]["benchmark"]
     try:
         if "_target_" in chosen:
@@ -87,27 +94,29 @@ def read_benchmarks(run: Run) -> list[Benchmark]:
         ) from None
 
 
-# --- what runs are --------------------------------------------------------------------------------------------------
+# --- facts of runs --------------------------------------------------------------------------------------------------
 
 
 def _facts(run: Run) -> dict[str, list[str]]:
-    """What a run was made of, by name, as lines, of which the first says it in short."""
+    """Return the parts and circumstances of a run, by name, as lines, of which the first is the short form."""
     manifests = [result.manifest for result in run.results.values()]
-    manifest, made = manifests[0], manifests[0]["fingerprint"]
+    manifest, fingerprint = manifests[0], manifests[0]["fingerprint"]
     config, hardware = manifest["config"], manifest["hardware"]
-    path, given, adapter = Path(config["model"]["path"]), config.get("checkpoint"), made["adapter"]
+    path, checkpoint, adapter = Path(config["model"]["path"]), config.get("checkpoint"), fingerprint["adapter"]
     commit = manifest["git_commit"] or "none, run outside of a checkout"
-    prompt = made["prompt"]
+    prompt = fingerprint["prompt"]
     texts = [(f"system, {role}", text) for role, text in prompt["system"].items()]
-    texts += [(f"suffix, {role}, {kind}", text) for role, its in prompt["suffix"].items() for kind, text in its.items()]
+    texts += [
+        (f"suffix, {role}, {kind}", text) for role, kinds in prompt["suffix"].items() for kind, text in kinds.items()
+    ]
     gpus = ", ".join(dict.fromkeys(hardware["gpus"]))
     where = f"{len(hardware['gpus'])} x {gpus}" if gpus else f"{hardware['machine']}, {hardware['threads']} threads"
     seconds = manifests[-1]["wall_seconds"]  # since the run began
     levels = [level for level in ("system", "suffix") if prompt[level]]
     return {
         "benchmark": [", ".join(run.results)],
-        "model": ["/".join(path.parts[-2:]), f"{path}, {made['model']}, {made['dtype']}"],
-        "adapter": [Path(given).name, given, adapter] if given and adapter else [adapter or "none"],
+        "model": ["/".join(path.parts[-2:]), f"{path}, {fingerprint['model']}, {fingerprint['dtype']}"],
+        "adapter": [Path(checkpoint).name, checkpoint, adapter] if checkpoint and adapter else [adapter or "none"],
         "prompt": [
             f"{' and '.join(levels) or 'none'}, {prompt['convention']} convention",
             *(f"{name}: {text.strip()}" for name, text in texts),
@@ -127,19 +136,21 @@ def _resolution(manifest: Mapping[str, Any]) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that differ between runs, by their keys."""
+    """Return the settings that differ between runs, by their keys."""
     configs = [next(iter(run.results.values())).manifest["config"] for run in runs]
-    every = [dict(flat(without(its, IGNORED))) for its in configs]
-    keys = dict.fromkeys(key for its in every for key in its)
-    said = {key: [json.dumps(its[key], ensure_ascii=False) if key in its else "–" for its in every] for key in keys}
-    return {key: values for key, values in said.items() if len(set(values)) > 1}
+    settings = [dict(flat(without(config, IGNORED))) for config in configs]
+    rows = {
+        key: [json.dumps(run[key], ensure_ascii=False) if key in run else "–" for run in settings]
+        for key in dict.fromkeys(key for run in settings for key in run)
+    }
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
 # --- a benchmark ----------------------------------------------------------------------------------------------------
 
 
 def _section(runs: Sequence[Run], benchmark: str, seed: int) -> dict[str, Any]:
-    """One benchmark as the template shows it."""
+    """Return one benchmark as the template shows it."""
     names, results = [run.name for run in runs], [run.results[benchmark] for run in runs]
     table = make_table(results, seed)
 
@@ -173,7 +184,7 @@ def _section(runs: Sequence[Run], benchmark: str, seed: int) -> dict[str, Any]:
 
 
 def _compressed(run: str, result: Result, benchmark: str) -> dict[str, Any]:
-    """Scores by dimension, a line, and precision, a column."""
+    """Return scores by dimension, a line, and precision, a column."""
     entries = result.scores["compression"]
     cells = {(entry["dim"], entry["precision"]): entry for entry in entries}
     precisions = list(dict.fromkeys(entry["precision"] for entry in entries))

@@ -1,4 +1,4 @@
-"""What evaluation runs left, read from their folders, and whether it is of the same queries."""
+"""Results of evaluation runs, read from their folders, and whether they are of the same queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from gen2embed.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark of a run. scores: `results.json`. predictions: by task, the columns of `predictions.parquet`."""
+    """One benchmark of a run.
+
+    Attributes:
+        scores: The values of `results.json`.
+        predictions: By task, the columns of `predictions.parquet`.
+    """
 
     scores: Mapping[str, Any]
     predictions: Mapping[str, Mapping[str, Any]]
@@ -30,8 +35,8 @@ class Result:
 
     @cached_property
     def outcomes(self) -> Mapping[str, np.ndarray]:
-        """By task, whether each of the benchmark's rows is right, (n,) bool."""
-        return {name: rows_right(its["row"], its["correct"]) for name, its in self.predictions.items()}
+        """Return by task whether each of the benchmark's rows is right, (n,) bool."""
+        return {name: rows_right(columns["row"], columns["correct"]) for name, columns in self.predictions.items()}
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,15 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in folders, for a comparison of the first with each other.
+    """Return the runs in folders, whose first can be compared with each of the others.
 
-    Raises `UserError` where a folder holds no results, and where runs are not of the same queries.
+    Raises:
+        UserError: Where a folder holds no results, and where runs are not of the same queries.
     """
     runs = [Run(name, _read(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
-    for other in runs[1:]:
-        if said := _differ(runs[0], other):
-            raise UserError(f"{runs[0].name} and {other.name} cannot be compared query by query: {'; '.join(said)}")
+    for run in runs[1:]:
+        if lines := _differ(runs[0], run):
+            raise UserError(f"{runs[0].name} and {run.name} cannot be compared query by query: {'; '.join(lines)}")
     return runs
 
 
@@ -73,7 +79,7 @@ def _read(folder: Path) -> dict[str, Result]:
         )
     scores = json.loads(path.read_text())
     if "benchmarks" in scores:
-        return {name: result for its in scores["benchmarks"] for name, result in _read(folder / its).items()}
+        return {name: result for part in scores["benchmarks"] for name, result in _read(folder / part).items()}
     if not {"tasks", "manifest"} <= set(scores):
         raise UserError(f"{path} holds no evaluation's results; name the output_dir of eval.py or train.py")
     return {scores["benchmark"]: Result(scores, _read_predictions(folder / "predictions.parquet", scores))}
@@ -85,30 +91,36 @@ def _read_predictions(path: Path, scores: Mapping[str, Any]) -> dict[str, dict[s
     table = pq.read_table(path)
     predictions = {}
     for name, task in scores["tasks"].items():
-        its = table.filter(pc.equal(table["task"], name))
-        columns: dict[str, Any] = {key: its[key].to_numpy() for key in ("row", "correct", "pessimistic", "rank")}
-        columns |= {key: its[key].to_pylist() for key in ("top", "top_similarities")}
+        rows = table.filter(pc.equal(table["task"], name))
+        columns: dict[str, Any] = {key: rows[key].to_numpy() for key in ("row", "correct", "pessimistic", "rank")}
+        columns |= {key: rows[key].to_pylist() for key in ("top", "top_similarities")}
         if len(np.unique(columns["row"])) != task["queries"]:
             raise UserError(f"{path} is not of the results.json beside it: task {name} differs; evaluate again")
         predictions[name] = columns
     return predictions
 
 
-def _differ(first: Run, other: Run) -> list[str]:
-    """What keeps two runs from being paired, in words."""
-    said = _only("benchmark", first, other, first.results, other.results)
-    for name in (name for name in first.results if name in other.results):
-        one, two = (run.results[name].scores["tasks"] for run in (first, other))
-        said += _only(f"{name}'s task", first, other, one, two)
-        for task in (task for task in one if task in two):
-            counts = [its[task]["queries"] for its in (one, two)]
+def _differ(first: Run, second: Run) -> list[str]:
+    """Return the differences that keep two runs from being paired, in words."""
+    lines = _only("benchmark", (first, first.results), (second, second.results))
+    for name in (name for name in first.results if name in second.results):
+        ours, theirs = (run.results[name].scores["tasks"] for run in (first, second))
+        lines += _only(f"{name}'s task", (first, ours), (second, theirs))
+        for task in (task for task in ours if task in theirs):
+            counts = [tasks[task]["queries"] for tasks in (ours, theirs)]
             if counts[0] != counts[1]:
-                said.append(f"{name}'s task {task} has {counts[0]} and {counts[1]} queries")
-            elif one[task].get("digest") != two[task].get("digest"):
-                said.append(f"{name}'s task {task} has other queries or candidates")
-    return said
+                lines.append(f"{name}'s task {task} has {counts[0]} and {counts[1]} queries")
+            elif ours[task].get("digest") != theirs[task].get("digest"):
+                lines.append(f"{name}'s task {task} has other queries or candidates")
+    return lines
 
 
-def _only(what: str, first: Run, other: Run, one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
-    pairs = ((first, one, two), (other, two, one))
-    return [f"{what} {name} is in {run.name} only" for run, its, others in pairs for name in its if name not in others]
+def _only(kind: str, *sides: tuple[Run, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each name that one of two runs lacks."""
+    pairs = zip(sides, reversed(sides), strict=True)
+    return [
+        f"{kind} {name} is in {run.name} only"
+        for (run, names), (_, known) in pairs
+        for name in names
+        if name not in known
+    ]

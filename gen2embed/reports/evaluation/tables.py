@@ -14,7 +14,12 @@ RESAMPLES = 10_000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Compared:
-    """Another run against the first. p: of the difference; of a task McNemar's, adjusted for the number of tasks."""
+    """Another run against the first.
+
+    Attributes:
+        difference: To the first run, with its interval.
+        p: Of the difference; of a task McNemar's, adjusted for the number of tasks.
+    """
 
     difference: Difference
     p: float
@@ -55,7 +60,7 @@ class Table:
 
 
 def make_table(results: Sequence[Result], seed: int) -> Table:
-    """The scores of one benchmark by several runs. seed: of the bootstrap."""
+    """Return the scores of one benchmark by several runs. seed: of the bootstrap."""
     tasks = _task_rows(results, seed)
     groups = {
         group: [row for row in tasks if results[0].scores["tasks"][row.name]["group"] == group]
@@ -65,7 +70,7 @@ def make_table(results: Sequence[Result], seed: int) -> Table:
     def average(name: str, scores: Sequence[Mapping[str, Any] | None], members: Sequence[str]) -> Row:
         compared = []
         if scores[0] is not None:
-            differences = (_difference(results[0], other, members, seed) for other in results[1:])
+            differences = (_difference(results[0], result, members, seed) for result in results[1:])
             compared = [Compared(difference, difference.p) for difference in differences]
         return Row(name, scores, compared)
 
@@ -89,13 +94,13 @@ def _named(rows: Sequence[Row]) -> list[str]:
 def _task_rows(results: Sequence[Result], seed: int) -> list[Row]:
     names = list(results[0].scores["tasks"])
     compared: dict[str, list[Compared]] = {name: [] for name in names}
-    for other in results[1:]:
-        ps = holm([mcnemar(results[0].outcomes[name], other.outcomes[name]) for name in names])
+    for result in results[1:]:
+        ps = holm([mcnemar(results[0].outcomes[name], result.outcomes[name]) for name in names])
         for name, p in zip(names, ps, strict=True):
-            compared[name].append(Compared(_difference(results[0], other, [name], seed), p))
+            compared[name].append(Compared(_difference(results[0], result, [name], seed), p))
     return [Row(name, [result.scores["tasks"][name] for result in results], compared[name]) for name in names]
 
 
-def _difference(first: Result, other: Result, tasks: Sequence[str], seed: int) -> Difference:
-    one, two = ([result.outcomes[name] for name in tasks] for result in (first, other))
-    return paired_bootstrap(one, two, RESAMPLES, seed)
+def _difference(first: Result, second: Result, tasks: Sequence[str], seed: int) -> Difference:
+    ours, theirs = ([result.outcomes[name] for name in tasks] for result in (first, second))
+    return paired_bootstrap(ours, theirs, RESAMPLES, seed)

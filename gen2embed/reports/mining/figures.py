@@ -1,4 +1,4 @@
-"""What a mining run left, in columns, and its figures: sizes, coverage, similarities, duplicates."""
+"""A mining run's rows in columns, and its figures: sizes, coverage, similarities, duplicates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ from gen2embed.types import Item, Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import digest
 
+OWN = "own positive"
+
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a file, by cluster and in it by position. pair: which of the run's pairs a row is; NaN is null."""
+    """Rows of a file, by cluster and in it by position.
+
+    Attributes:
+        cluster: Number of the cluster, (rows,).
+        pair: Which of the run's pairs the row is, (rows,).
+        similarity: Of the anchor's query to the row's positive, (rows,); NaN where nothing was embedded.
+        owner_similarity: Of the anchor's query to the row's query, likewise.
+    """
 
     cluster: np.ndarray
     pair: np.ndarray
@@ -30,6 +39,7 @@ class Rows:
     owner_similarity: np.ndarray
 
     def where(self, chosen: np.ndarray) -> Rows:
+        """Return the rows that a mask or indices choose."""
         return Rows(*(column[chosen] for column in vars(self).values()))
 
 
@@ -37,7 +47,12 @@ class Rows:
 class Subset:
     """One subset's rows, the clusters whose anchors are in it, and the owners that a sample of these skipped.
 
-    pairs: which of the run's pairs are its. covered: how many of them any cluster holds.
+    Attributes:
+        name: Of the subset.
+        pairs: Which of the run's pairs are the subset's.
+        covered: How many of them any cluster holds.
+        members: Rows of the clusters.
+        skipped: Rows that anchors skipped.
     """
 
     name: str
@@ -48,24 +63,31 @@ class Subset:
 
     @cached_property
     def anchors(self) -> np.ndarray:
-        """Where each cluster begins in `members`."""
+        """Return where each cluster begins in `members`."""
         return np.unique(self.members.cluster, return_index=True)[1]
 
     @property
     def sizes(self) -> np.ndarray:
+        """Return the rows of each cluster."""
         return np.diff(self.anchors, append=len(self.members.cluster))
 
     @property
     def owners(self) -> np.ndarray:
-        """Which of `members` are no anchors."""
+        """Return which of `members` are no anchors."""
         return np.isin(np.arange(len(self.members.cluster)), self.anchors, invert=True)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A mining run. sample: how skipped owners were sampled; None if they were not.
+    """A mining run.
 
-    queries, positives: a number for each pair's side, equal where mining takes two for the same.
+    Attributes:
+        manifest: Of the clusters.
+        sample: How skipped owners were sampled; None if they were not.
+        pairs: That were mined.
+        queries: A number for each pair's query, equal where mining takes two for the same.
+        positives: A number for each pair's positive, likewise.
+        subsets: In the order of the pairs.
     """
 
     manifest: Mapping[str, Any]
@@ -77,25 +99,26 @@ class Run:
 
     @property
     def embedded(self) -> bool:
+        """Return whether items were embedded, as there are no similarities otherwise."""
         return self.manifest["embedding"] is not None
 
 
 def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
-    """Read what mine.py left in `folder`; raises `UserError` for no clusters, or for those of other rows."""
+    """Return the run in a folder of mine.py; raises `UserError` for no clusters, or for those of other rows."""
     table, manifest = read_table(folder / "clusters.parquet", pairs)
     place = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
     members = _columns(table, place)
     skipped, sample = _read_skipped(folder / "skipped.parquet", manifest, place)
-    of_pair, firsts = number_distinct(pair.subset for pair in pairs)
+    subset_of_pair, firsts = number_distinct(pair.subset for pair in pairs)
     names = [pairs[first].subset for first in firsts]
     clusters, first = np.unique(members.cluster, return_index=True)
-    of_cluster = of_pair[members.pair[first]]  # its anchor's subset
-    covered = np.bincount(of_pair[np.unique(members.pair)], minlength=len(names))
+    subset_of_cluster = subset_of_pair[members.pair[first]]  # that of the anchor
+    covered = np.bincount(subset_of_pair[np.unique(members.pair)], minlength=len(names))
     subsets = []
     for number, name in enumerate(names):
-        its = clusters[of_cluster == number]
-        parts = (rows.where(np.isin(rows.cluster, its)) for rows in (members, skipped))
-        subsets.append(Subset(name, np.flatnonzero(of_pair == number), int(covered[number]), *parts))
+        own = clusters[subset_of_cluster == number]
+        parts = (rows.where(np.isin(rows.cluster, own)) for rows in (members, skipped))
+        subsets.append(Subset(name, np.flatnonzero(subset_of_pair == number), int(covered[number]), *parts))
     queries, positives = (
         number_distinct(_identity(getattr(pair, side)) for pair in pairs)[0] for side in ("query", "positive")
     )
@@ -123,7 +146,7 @@ def _read_skipped(
 
 
 def _identity(item: Item) -> tuple[tuple[str, str], ...]:
-    """Equal where `Item.key` is; a picture whose file is gone is known by its path."""
+    """Return what is equal where `Item.key` is; a picture whose file is gone is known by its path."""
 
     def named(part: Any) -> tuple[str, str]:
         if isinstance(part, str):
@@ -140,30 +163,27 @@ def _identity(item: Item) -> tuple[tuple[str, str], ...]:
 
 
 def values(subsets: Sequence[Subset], column: str) -> dict[str, np.ndarray]:
-    """A similarity of the owners that anchors kept and skipped, and of the anchors' own positives."""
+    """Return a similarity of the owners that anchors kept and skipped, and of the anchors' own positives."""
     groups = {
         "kept": [getattr(subset.members, column)[subset.owners] for subset in subsets],
         "skipped": [getattr(subset.skipped, column) for subset in subsets],
     }
     if column == "similarity":
-        groups["own positive"] = [subset.members.similarity[subset.anchors] for subset in subsets]
+        groups[OWN] = [subset.members.similarity[subset.anchors] for subset in subsets]
     joined = {name: np.concatenate(parts) for name, parts in groups.items()}
-    return {name: its[~np.isnan(its)] for name, its in joined.items()}
+    return {name: cosines[~np.isnan(cosines)] for name, cosines in joined.items()}
 
 
 def duplicates(run: Run, subset: Subset) -> dict[str, int]:
-    """How many rows have a query, a positive, or both that another row of the subset has, too."""
+    """Return how many rows have a query, a positive, or both that another row of the subset has, too."""
     queries, positives = run.queries[subset.pairs], run.positives[subset.pairs]
-    both = queries * len(run.pairs) + positives
-    counts = {
-        name: np.unique(its, return_counts=True)[1]
-        for name, its in (("query", queries), ("positive", positives), ("both", both))
-    }
-    return {name: int(its[its > 1].sum()) for name, its in counts.items()}
+    numbers = {"query": queries, "positive": positives, "both": queries * len(run.pairs) + positives}
+    counts = {name: np.unique(side, return_counts=True)[1] for name, side in numbers.items()}
+    return {name: int(rows[rows > 1].sum()) for name, rows in counts.items()}
 
 
 def clashes(run: Run, subset: Subset) -> int:
-    """How many clusters hold two rows of one query or of one positive: certain false negatives."""
+    """Return how many clusters hold two rows of one query or of one positive: certain false negatives."""
     number = np.repeat(np.arange(len(subset.sizes)), subset.sizes)
     clash = np.zeros(len(subset.sizes), bool)
     for side in (run.queries, run.positives):
@@ -173,7 +193,7 @@ def clashes(run: Run, subset: Subset) -> int:
 
 
 def facts(run: Run, subset: Subset) -> dict[str, Any]:
-    """The figures of one subset."""
+    """Return the figures of one subset."""
     top_k, sizes = run.manifest["settings"].get("top_k"), subset.sizes
     most = len(np.unique(run.positives[subset.pairs]))  # rows of one positive do not meet
     kept = {column: values([subset], column)["kept"] for column in ("similarity", "owner_similarity")}
@@ -184,7 +204,7 @@ def facts(run: Run, subset: Subset) -> dict[str, Any]:
         "sizes": (int(sizes.min()), float(sizes.mean()), int(sizes.max())) if len(sizes) else None,
         "full": int((sizes >= min(top_k + 1, most)).sum()) if top_k else None,
         "covered": subset.covered,
-        **{column: float(its.mean()) if len(its) else None for column, its in kept.items()},
+        **{column: float(cosines.mean()) if len(cosines) else None for column, cosines in kept.items()},
         "duplicates": duplicates(run, subset),
         "clashes": clashes(run, subset),
     }

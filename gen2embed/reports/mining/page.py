@@ -1,7 +1,4 @@
-"""The page and the picture of a mining run: `report.html` and `mining.png`.
-
-The page is one file: pictures are in it as thumbnails, and it asks no network.
-"""
+"""The page and the picture of a mining run: `report.html` and `mining.png`."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from markupsafe import Markup
 from gen2embed.data import pictures as images
 from gen2embed.outputs.claims import of_run
 from gen2embed.outputs.paths import write_file
-from gen2embed.reports.html import PAGE, WRITER, shortened, thumbnail, write_page
+from gen2embed.reports.html import PAGE, WRITER, part_values, write_page
 from gen2embed.reports.mining import charts
 from gen2embed.reports.mining.figures import Run, Subset, facts, read_run, values
-from gen2embed.reports.svg import svg
+from gen2embed.reports.svg import Draw, svg
 from gen2embed.types import ImagePart, Pair
 from gen2embed.utils.log import progress
 
@@ -36,25 +33,31 @@ HISTOGRAMS = {
 
 
 def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = (), seed: int = 0) -> None:
-    """Leave `report.html` and `mining.png` beside a run's clusters.
+    """Write `report.html` and `mining.png` beside a run's clusters.
 
-    roots: the folders that pictures were looked for in, for the message. seed: of the choice of clusters shown.
-    Raises `UserError` for no clusters, for those of other rows, and for pictures that cannot be opened.
+    Args:
+        folder: Of the run.
+        pairs: That were mined.
+        roots: Folders in which pictures were looked for, for the message.
+        seed: Of the choice of clusters that are shown.
+
+    Raises:
+        UserError: For no clusters, for those of other rows, and for pictures that cannot be opened.
     """
     run = read_run(folder, pairs)
-    shown = [list(gallery(run, subset, seed)) for subset in run.subsets]
-    images.check((picture for its in shown for rows in its for picture in _pictures(run, rows)), roots)
+    galleries = [list(gallery(run, subset, seed)) for subset in run.subsets]
+    images.check((picture for clusters in galleries for rows in clusters for picture in _pictures(run, rows)), roots)
     sections = []
     with progress("drawing the report", len(run.subsets)) as advance:
-        for subset, its in zip(run.subsets, shown, strict=True):
-            cards, drawn = [_card(run, rows) for rows in its], _drawn([subset], f"subset {subset.name}")
+        for subset, clusters in zip(run.subsets, galleries, strict=True):
+            cards, drawn = [_card(run, rows) for rows in clusters], _drawn([subset], f"subset {subset.name}")
             sections.append({"facts": facts(run, subset), "charts": drawn, "cards": cards})
             advance()
     chart = folder / CHART
     write_file(chart, WRITER, lambda file: file.write(_overview(run)), of_run(chart, CHART))
     write_page(
         folder / PAGE,
-        "gen2embed.reports.mining",
+        "mining/page.html",
         run=run,
         seed=seed,
         members=MEMBERS,
@@ -69,11 +72,11 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
 
 
 def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
-    """Some clusters of a subset, of those that skipped owners were sampled of, if any were."""
+    """Yield some clusters of a subset, of those that skipped owners were sampled of, if any were."""
     sampled = np.unique(subset.skipped.cluster)
-    every = sampled if len(sampled) else np.unique(subset.members.cluster)
+    clusters = sampled if len(sampled) else np.unique(subset.members.cluster)
     random = np.random.default_rng([seed, *subset.name.encode()])
-    for cluster in sorted(random.choice(every, min(GALLERY, len(every)), replace=False).tolist()):
+    for cluster in sorted(random.choice(clusters, min(GALLERY, len(clusters)), replace=False).tolist()):
         rows = subset.members.where(subset.members.cluster == cluster)
         skipped = subset.skipped.where(subset.skipped.cluster == cluster)
         closest = skipped.where(np.argsort(-skipped.owner_similarity, kind="stable")[:CLOSEST])
@@ -87,28 +90,28 @@ def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _pictures(run: Run, rows: Mapping[str, Any]) -> Iterator[ImagePart]:
-    for part in (rows["members"], rows["skipped"]):
-        for pair in part.pair:
+    for side in (rows["members"], rows["skipped"]):
+        for pair in side.pair:
             yield from run.pairs[pair].pictures
 
 
 def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """A cluster as the template shows it."""
+    """Return a cluster as the template shows it."""
     members = rows["members"]
     anchor, own = members.pair[0], float(members.similarity[0])
 
-    def shown(pair: int, similarity: float, owner_similarity: float) -> dict[str, Any]:
-        given = run.pairs[pair]
+    def shown(number: int, similarity: float, owner_similarity: float) -> dict[str, Any]:
+        pair = run.pairs[number]
         sides = {"query": run.queries, "positive": run.positives}
-        marks = [f"equal {side}" for side, numbers in sides.items() if numbers[pair] == numbers[anchor]]
+        marks = [f"equal {side}" for side, numbers in sides.items() if numbers[number] == numbers[anchor]]
         if not marks and similarity > own:
             marks = ["closer than the anchor's positive"]
         return {
-            "pair": given,
-            "query": list(map(_part, given.query.parts)),
-            "positive": list(map(_part, given.positive.parts)),
+            "pair": pair,
+            "query": [part_values(part, TEXT, THUMBNAIL) for part in pair.query.parts],
+            "positive": [part_values(part, TEXT, THUMBNAIL) for part in pair.positive.parts],
             "similarities": None if np.isnan(similarity) else (float(similarity), float(owner_similarity)),
-            "marks": marks if pair != anchor else [],
+            "marks": marks if number != anchor else [],
         }
 
     columns = ("pair", "similarity", "owner_similarity")
@@ -119,32 +122,26 @@ def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
     return {**rows, **sides}
 
 
-def _part(part: str | ImagePart) -> dict[str, str]:
-    if isinstance(part, str):
-        return {"text": shortened(part, TEXT)}
-    return {"picture": thumbnail(part, THUMBNAIL), "name": str(part).rpartition("/")[2]}
+# --- charts ---------------------------------------------------------------------------------------------------------
 
 
-# --- charts and page ------------------------------------------------------------------------------------------------
-
-
-def _draws(subsets: Sequence[Subset]) -> dict[str, charts.Draw]:
-    """The charts of one subset, or of several together: those that there is something to draw for."""
+def _draws(subsets: Sequence[Subset]) -> dict[str, Draw]:
+    """Return the charts of one subset, or of several together, without those that would be empty."""
     sizes = np.concatenate([subset.sizes for subset in subsets])
-    out = {"Cluster sizes": charts.sizes(sizes)} if len(sizes) else {}
+    draws = {"Cluster sizes": charts.sizes(sizes)} if len(sizes) else {}
     for column, (title, label) in HISTOGRAMS.items():
         groups = values(subsets, column)
         if any(map(len, groups.values())):
-            out[title] = charts.similarities(groups, label)
-    return out
+            draws[title] = charts.similarities(groups, label)
+    return draws
 
 
-def _drawn(subsets: Sequence[Subset], of: str) -> dict[str, Markup]:
-    return {title: svg(draw, f"{title}, {of}: histogram") for title, draw in _draws(subsets).items()}
+def _drawn(subsets: Sequence[Subset], name: str) -> dict[str, Markup]:
+    return {title: svg(draw, f"{title}, {name}: histogram") for title, draw in _draws(subsets).items()}
 
 
 def _overview(run: Run) -> bytes:
-    """`mining.png`."""
+    """Return the bytes of `mining.png`."""
     shares = {subset.name: subset.covered / len(subset.pairs) for subset in run.subsets}
     draws = [charts.coverage(shares), *_draws(run.subsets).values()]
     clusters, rows = sum(len(subset.sizes) for subset in run.subsets), len(run.pairs)
