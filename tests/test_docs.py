@@ -158,10 +158,28 @@ def test_python_snippets(source, tmp_path, monkeypatch, capsys):
     assert "tensor([[" in capsys.readouterr().out
 
 
+def anchors(page):
+    """The anchors of a page's headings, as Sphinx and GitHub make them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name}: {target}#{anchor}"
+
+
+def test_files_in_the_text_exist():
+    folders = "gen2embed|tests|conf|examples|benchmarks|docs"
+    paths = {
+        (page.name, path) for page in PAGES for path in re.findall(rf"`((?:{folders})/[\w./]+\.\w+)`", page.read_text())
+    }
+    assert len(paths) > 30
+    for page, path in paths:
+        assert (REPOSITORY / path).exists(), f"{page}: {path}"
 
 
 def test_the_configuration_page_is_of_the_configuration():
