@@ -203,7 +203,7 @@ def plan_of(cfg: DictConfig, ranks: int, pairs: Sequence[Pair], clusters: Cluste
         subsets,
         mixed=batch.mixed,
         weights=weights,
-        positives=Positives.of(pairs),
+        positives=Positives.from_pairs(pairs),
         distinct=batch.distinct_positives,
     )
 

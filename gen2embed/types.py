@@ -1,4 +1,4 @@
-"""The values that pass between layers: frozen, plain, without a model or a file handle in them."""
+"""The values that pass between folders: frozen and plain, without a model or an open file in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gen2embed.utils.picture_facts import PictureFacts, known_picture
 
 Advance = Callable[[int], object]  # called with the number of steps of long work that were done
 
-IMAGE_MARKER = "<|image_1|>"  # where MMEB's texts say that the picture stands
+IMAGE_MARKER = "<|image_1|>"  # the place of the picture in MMEB's texts
 
 
 def no_progress(steps: int) -> None:
@@ -34,22 +34,22 @@ class ImagePart:
 
     @cached_property
     def facts(self) -> PictureFacts:
-        """A file's digest and size; raises `UserError` for one that is missing or cannot be read."""
+        """The digest and size of a file; raises `UserError` for a file that is missing or cannot be read."""
         assert isinstance(self.source, Path)
         return known_picture(self.source)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels as stored; 0 for a file that cannot be embedded."""
+        """Width and height in pixels, as stored; 0 for a file that cannot be embedded."""
         return self.source.size if isinstance(self.source, Image.Image) else (self.facts.width, self.facts.height)
 
     @cached_property
     def key(self) -> str:
-        """What makes two pictures the same: the content of the file, wherever it lies, or the pixels."""
+        """Equal for equal pictures: the digest of the file's content, wherever the file lies, or of the pixels."""
         if isinstance(self.source, Path):
             return f"file\0{self.facts.digest.hex()}"
         picture = self.source
-        if picture.mode in ("P", "PA"):  # whose bytes are numbers of colours
+        if picture.mode in ("P", "PA"):  # the bytes are indices into a palette
             picture = picture.convert("RGBA")
         turned = f"\0{turn}" if (turn := orientation(self.source)) != 1 else ""
         pixels = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()
@@ -62,7 +62,7 @@ class ImagePart:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What is embedded: texts and pictures in order, at least one of them; an instruction replaces the system text.
+    """Texts and pictures in order, at least one, that become one vector. An instruction replaces the system text.
 
     A lone empty text is allowed, since some public benchmarks rank it; `Item.create` refuses it.
     """
@@ -72,10 +72,10 @@ class Item:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise UserError("an item has at least one part")
+            raise UserError("an item has no parts; give it a text or a picture")
         for part in (*self.parts, self.instruction or ""):
             if not isinstance(part, str | ImagePart):
-                raise UserError(f"the parts of an item are texts and Pictures; got {type(part).__name__}")
+                raise UserError(f"the parts of an item are texts and ImageParts; got {type(part).__name__}")
         for text in (*self.texts, self.instruction or ""):
             if wrong := wrong_with(text):
                 raise UserError(f"a text {wrong}")
@@ -121,20 +121,24 @@ class Item:
 
     @property
     def portable(self) -> list[str]:
-        """What it holds, wherever its pictures lie: texts, and the names of pictures below any root."""
+        """Its texts, and the file names of its pictures without their folders, which differ between machines."""
         return [part if isinstance(part, str) else f"\0{Path(str(part)).name}" for part in self.parts]
 
     def __str__(self) -> str:
-        said = [f"text {part[:60]!r}" if isinstance(part, str) else f"picture {part}" for part in self.parts]
-        return ", ".join(said)
+        return ", ".join(f"text {part[:60]!r}" if isinstance(part, str) else f"picture {part}" for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One training row: a query, its positive, and where it comes from.
+    """One training row.
 
-    teacher_score: of the query to the positive, by another model; None if the data have none.
-    negatives: candidates that the row itself names as wrong.
+    Args:
+        query: The query.
+        positive: The right candidate.
+        subset: The name of the subset that the row comes from.
+        row: Its number in the subset.
+        teacher_score: Another model's score of the query and the positive; None if the data have none.
+        negatives: Candidates that the row itself names as wrong.
     """
 
     query: Item
@@ -153,12 +157,19 @@ class Pair:
 class RankingTask:
     """Queries, each with candidates to rank.
 
-    choices[i]: indices into `candidates`, in the order of the annotations (which decides ties).
-    relevance[i]: the grade of each choice, above zero where it answers query i.
-    strict: a tie is wrong; otherwise the first of the best choices counts.
-    rows[i]: the benchmark's row of query i; a row is right if all of its queries, which stand side by side, are. None:
-        a row a query.
-    chance: the expected score of random embeddings; None works it out from the grades of a row a query.
+    Args:
+        name: The task.
+        group: The meta-task that it belongs to.
+        queries: The queries.
+        candidates: The distinct candidates of all queries.
+        choices: For each query, indices into `candidates`, in the order of the annotations, which decides ties.
+        relevance: For each query, the grade of each choice, above zero for a right one.
+        query_role: The prompt's role of the queries.
+        candidate_role: The prompt's role of the candidates.
+        strict: Whether a tie is wrong; otherwise the first of the best choices counts.
+        rows: For each query, the benchmark's row. A row is right if all of its queries, which follow each other, are.
+            None: each query is a row.
+        chance: The expected score of random embeddings. None computes it from the grades, if each query is a row.
     """
 
     name: str
@@ -174,6 +185,7 @@ class RankingTask:
     chance: float | None = None
 
     def items(self) -> Iterator[Item]:
+        """Yield the queries, then the candidates."""
         yield from self.queries
         yield from self.candidates
 

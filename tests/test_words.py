@@ -20,7 +20,17 @@ PROTOCOLS = {
     "__add__",
 }  # Python calls their operand `other`
 SCRIPTS = [PACKAGE.parent / f"{name}.py" for name in ("train", "mine", "eval")]
-CLEAN = {"__init__", "__main__", "shipped", "tiny", "mining", "search"}  # of the package; the other folders follow
+CLEAN = {
+    "__init__",
+    "__main__",
+    "shipped",
+    "tiny",
+    "mining",
+    "search",
+    "data",
+    "world",
+    "types",
+}  # of the package; the other folders follow
 
 
 def pronouns(source: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a benchmark is once it is read, whatever its files look like."""
+"""A benchmark in memory, whatever its files look like."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from gen2embed.utils.errors import UserError
 class Benchmark:
     """Tasks to rank, and how their scores are averaged.
 
-    groups: the tasks of each meta-task, every task in one. averages: further sets of tasks to average over.
-    roots: the folders that pictures were looked for in.
-    resolution: the policy of the benchmark's published runs, in place of the run's own; None for the run's.
+    Args:
+        name: The benchmark.
+        tasks: Its tasks.
+        groups: The names of the tasks of each meta-task; every task is in one.
+        averages: The names of the tasks of further averages.
+        roots: The folders in which pictures were looked for.
+        resolution: The resolution policy of the benchmark's published runs; None for the run's own.
     """
 
     name: str
@@ -33,16 +37,17 @@ class Benchmark:
 
     @property
     def pictures(self) -> Iterator[ImagePart]:
+        """The pictures of all items."""
         return (picture for task in self.tasks for item in task.items() for picture in item.pictures)
 
 
-def several(made: Benchmark | Mapping[str, Benchmark] | None) -> list[Benchmark]:
-    """The benchmarks that a configuration makes: one, several by name, or none."""
-    return [made] if isinstance(made, Benchmark) else list((made or {}).values())
+def list_benchmarks(benchmarks: Benchmark | Mapping[str, Benchmark] | None) -> list[Benchmark]:
+    """Return the benchmarks that a configuration instantiates to: one, several by name, or none."""
+    return [benchmarks] if isinstance(benchmarks, Benchmark) else list((benchmarks or {}).values())
 
 
 def task_digest(task: RankingTask) -> str:
-    """A digest of what is asked and what is right: texts, the pictures' names below any root, choices and grades."""
+    """Return a digest of a task: its texts, the file names of its pictures, its choices and grades."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([[item.portable for item in side] for side in (task.queries, task.candidates)]).encode())
     for choices, grades in zip(task.choices, task.relevance, strict=True):
@@ -51,7 +56,7 @@ def task_digest(task: RankingTask) -> str:
 
 
 def choose(benchmark: str, known: Sequence[str], subsets: Sequence[str] | None) -> list[str]:
-    """The chosen ones of the known names, in their order; `UserError` for none and for unknown ones."""
+    """Return the chosen names in the order of the known ones; raises `UserError` for none and for unknown names."""
     chosen = known_names(f"benchmark {benchmark}", "task", known, subsets)
     if not chosen:
         raise UserError(

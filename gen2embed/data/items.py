@@ -1,4 +1,4 @@
-"""What the Python API takes for items."""
+"""From the inputs of the Python API to items."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Input = str | Mapping[str, Any] | Item
 
 
 def as_items(inputs: Sequence[Input] | Input) -> list[Item]:
-    """Return the items that inputs stand for; a single one is a list of one.
+    """Return the items of texts, dicts or items; a single input gives a list of one.
 
-    Raises `UserError`, which names the input by its index, for one that is none, and for a picture that is missing,
-    broken or too large.
+    Raises:
+        UserError: An input is none of these, or has a picture that is missing, broken or too large. The message names
+            the input by its index.
     """
     if isinstance(inputs, str | Mapping | Item):
         inputs = [inputs]
@@ -81,7 +82,7 @@ def as_item(value: Input) -> Item:
 
 
 def _described(value: Any) -> str:
-    """Return what was got in place of an input, and how to give what was meant where that is known."""
+    """Return the type of a value that is no input, and how to turn it into one where that is known."""
     name = type(value).__name__
     if isinstance(value, Image.Image | Path):
         return f'{name}; write {{"image": ...}} around it'

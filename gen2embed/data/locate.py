@@ -1,4 +1,4 @@
-"""Where the pictures lie that rows name."""
+"""From the names of pictures in rows to the paths of their files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 from gen2embed.utils.path_names import entries, folded
 
-LONGEST_PATH = 4000  # bytes of a picture's name; systems end at 4096 with its folder
+LONGEST_PATH = 4000  # bytes of a picture's name; systems allow 4096 with its folder
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that no picture's name has
 LISTED_FROM = 64  # names in one folder; fewer are looked up one by one, as the folder may hold millions of others
 
 
 def picture_roots(image_dir: Path) -> list[Path]:
-    """The folders that pictures are looked for in: `image_dir`, and those right below it that are not hidden."""
+    """Return the folders to look for pictures in: `image_dir`, and those right below it that are not hidden."""
     return [image_dir, *(path for path in visible(image_dir) if path.is_dir())]
 
 
@@ -117,8 +117,8 @@ def _present(root: Path, names: Iterable[str]) -> Iterator[str]:
 def _files(folder: Path) -> set[str]:
     """Return the names of the files in a folder; none of one that cannot be read."""
     names = set()
-    with contextlib.suppress(OSError), os.scandir(folder) as found:
-        for entry in found:
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
+        for entry in listing:
             with contextlib.suppress(OSError):  # of links in a circle
                 if entry.is_file():
                     names.add(entry.name)
@@ -143,9 +143,9 @@ def _choose(name: str, candidates: Sequence[Path], home: Path | None) -> Path:
     return candidates[0]
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(path: Path, candidate: Path) -> bool:
     try:
-        return one.samefile(other)
+        return path.samefile(candidate)
     except OSError:
         return False
 
@@ -169,16 +169,16 @@ def _misspelt(image_dir: Path, name: str, names_in: Callable[[Path], Mapping[str
     short = name.partition("/")[2]
     if ".." in short and (outside := _refusal(image_dir, short)) and _is_file(image_dir / short):
         return outside
-    here = Path()
+    actual = Path()  # the name as it is written on the disk
     for part in name.replace("\\", "/").split("/"):
         if part in ("", "."):
             continue
-        if (entry := names_in(image_dir / here).get(folded(part))) is None:
+        if (entry := names_in(image_dir / actual).get(folded(part))) is None:
             break
-        here /= entry
+        actual /= entry
     else:
-        if _is_file(image_dir / here) and here != Path(name):
-            return f"does not exist, but {here} does: names differ in case, or by \\ for /; mend the rows"
+        if _is_file(image_dir / actual) and actual != Path(name):
+            return f"does not exist, but {actual} does: names differ in case, or by \\ for /; mend the rows"
     return "has backslashes; write / between folders, as other systems do" if "\\" in name else None
 
 

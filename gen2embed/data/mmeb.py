@@ -34,12 +34,21 @@ def read_mmeb(
     name: str = "mmeb",
     revision: str | None = None,
 ) -> Benchmark:
-    """Read the tasks of a benchmark.
+    """Read the tasks of a benchmark in MMEB's layout.
 
-    annotations: a folder as the hub lays it out, or a hub id. revision: of that repository.
-    groups, averages, resolution: see `Benchmark`.
-    subsets: the tasks to read; None is all. candidates_as_queries: tasks whose candidates are prompted as queries.
-    Raises `UserError` for no or unknown tasks, missing files or columns, and rows that cannot be ranked.
+    Args:
+        annotations: A folder in the layout of the hub's repository, or a hub id.
+        image_dir: The folder of the pictures.
+        groups: The tasks of each meta-task.
+        averages: The tasks of further averages.
+        subsets: The tasks to read; None for all.
+        candidates_as_queries: The tasks whose candidates are prompted as queries.
+        resolution: The resolution policy of the benchmark; None for the run's own.
+        name: The benchmark's name in results.
+        revision: The commit, branch or tag of the hub's repository.
+
+    Raises:
+        UserError: No task is left or one is unknown, files or columns are missing, or rows cannot be ranked.
     """
     known = [task for tasks in groups.values() for task in tasks]
     chosen = choose(name, known, subsets)
@@ -61,7 +70,15 @@ def read_custom(
 ) -> Benchmark:
     """Read your own tasks: one parquet, jsonl or csv file, or a folder of them, each a task.
 
-    image_dir: None is the folder of the files. Raises `UserError` as `read_mmeb` does.
+    Args:
+        annotations: The file or folder.
+        image_dir: The folder of the pictures; None for the folder of the files.
+        subsets: The tasks to read, by the names of their files without extension; None for all.
+        resolution: The resolution policy of the benchmark; None for the run's own.
+        name: The benchmark's name in results.
+
+    Raises:
+        UserError: As in `read_mmeb`.
     """
     files = data_files(Path(annotations))
     chosen = choose(name, list(files), subsets)
@@ -102,6 +119,6 @@ def _check_targets(texts: Sequence[str], images: Sequence[str], where: str) -> N
 
 
 def _candidate(side: tuple[str, str], locate: Callable[[str], Path]) -> Item:
-    """A wrong target may be an empty text: some public tasks hold such answers."""
+    """Return the item of a target; a wrong one may be an empty text, as in some public tasks."""
     text, image = side
     return make_item(text, image, locate, f"target {text[:60]!r}") if text or image else Item(("",))

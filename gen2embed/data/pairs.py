@@ -28,11 +28,14 @@ NEGATIVES = {"neg_text": tuple, "neg_image_path": tuple}
 
 @dataclass(frozen=True, kw_only=True)
 class PairSource(ABC):
-    """Where training pairs come from.
+    """A source of training pairs.
 
-    classification: the subsets that are classification, to a miner.
-    clusters: a file of clusters to train on; None mines them. clusters_of_any_model: take those of another model.
-    on_error, max_skipped_share: what becomes of bad rows, see `quarantine.valid_pairs`.
+    Args:
+        classification: The names of the classification subsets, which a miner treats as such.
+        clusters: A file of clusters to train on; None mines them.
+        clusters_of_any_model: Whether another model may have mined the clusters.
+        on_error: What to do with bad rows; see `quarantine.valid_pairs`.
+        max_skipped_share: The largest share of rows that may be left out.
     """
 
     classification: Sequence[str] = ()
@@ -43,29 +46,39 @@ class PairSource(ABC):
 
     @abstractmethod
     def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
-        """The pairs, subset by subset, in the order of the rows; `UserError` for what cannot be read.
+        """Return the pairs, subset by subset, in the order of the rows.
 
-        refused: for a subset, where its bad rows are told, which are left out; None raises at the first.
+        Args:
+            refused: Returns the dictionary of a subset that gets its bad rows, which are left out. None: the first bad
+                row raises.
+
+        Raises:
+            UserError: Files or columns cannot be read, or a row is bad.
         """
 
     def pairs(self) -> list[Pair]:
-        """All pairs; raises `UserError` at the first bad row."""
+        """Return all pairs; raises `UserError` at the first bad row."""
         return self.read(None)
 
     @property
     @abstractmethod
     def roots(self) -> Sequence[Path]:
-        """The folders that pictures are looked for in."""
+        """The folders in which pictures are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mmeb(PairSource):
-    """MMEB's training set, or one laid out alike.
+    """MMEB's training set, or another one in its layout. Further arguments: see `PairSource`.
 
-    path: a folder as the hub lays it out, or a hub id. revision: of that repository.
-    image_dir: where the pictures were unpacked.
-    max_rows_per_subset: the first rows of each subset; None is all.
-    teacher_column: another model's scores of the pairs. negatives: read the columns of explicit negatives, too.
+    Args:
+        path: A folder in the layout of the hub's repository, or a hub id.
+        image_dir: The folder where the pictures were unpacked.
+        subsets: The names of the subsets to read.
+        revision: The commit, branch or tag of the hub's repository.
+        split: The split to read.
+        max_rows_per_subset: How many rows of each subset are read, the first ones; None for all.
+        teacher_column: The column of another model's scores of the pairs.
+        negatives: Whether to read the columns of explicit negatives.
     """
 
     path: str
@@ -83,9 +96,9 @@ class Mmeb(PairSource):
     def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
         columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
         for subset in self.subsets:
-            its = refused and refused(subset)
-            rows = read_subset(self.path, subset, self.split, columns, its, self.revision)
-            pairs += _pairs(subset, rows, Path(self.image_dir), self.max_rows_per_subset, self.negatives, its)
+            bad = refused and refused(subset)
+            rows = read_subset(self.path, subset, self.split, columns, bad, self.revision)
+            pairs += _pairs(subset, rows, Path(self.image_dir), self.max_rows_per_subset, self.negatives, bad)
         return pairs
 
     @property
@@ -95,10 +108,15 @@ class Mmeb(PairSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Files(PairSource):
-    """Your own pairs: one parquet, jsonl or csv file, or a folder of them, each a subset.
+    """Your own pairs: one parquet, jsonl or csv file, or a folder of them, each a subset. See also `PairSource`.
 
-    image_dir: None is the folder of the files. subsets: names of files without ending; None is all.
-    teacher_column: another model's scores of the pairs. negatives: read the columns of explicit negatives, too.
+    Args:
+        path: The file or folder.
+        image_dir: The folder of the pictures; None for the folder of the files.
+        subsets: The subsets to read, by the names of their files without extension; None for all.
+        max_rows_per_subset: How many rows of each subset are read, the first ones; None for all.
+        teacher_column: The column of another model's scores of the pairs.
+        negatives: Whether to read the columns of explicit negatives.
     """
 
     path: Path
@@ -116,11 +134,11 @@ class Files(PairSource):
         files = data_files(Path(self.path))
         known_names(str(self.path), "subset", files, self.classification)  # raises for a name that is misspelt
         for name in known_names(str(self.path), "subset", files, self.subsets):
-            its = refused and refused(name)
-            rows = read_file(files[name], columns, refused=its)
+            bad = refused and refused(name)
+            rows = read_file(files[name], columns, refused=bad)
             if not self.negatives and (unread := [column for column in NEGATIVES if column in rows.names]):
                 log.warning("%s: %s not read; data.negatives=true reads them", rows.where, " and ".join(unread))
-            pairs += _pairs(name, rows, self._root, self.max_rows_per_subset, self.negatives, its)
+            pairs += _pairs(name, rows, self._root, self.max_rows_per_subset, self.negatives, bad)
         return pairs
 
     @property
@@ -144,7 +162,7 @@ def _columns(teacher: str | None, negatives: bool) -> Columns:
 def _pairs(
     subset: str, rows: Rows, image_dir: Path, limit: int | None, negatives: bool, refused: Refused | None
 ) -> list[Pair]:
-    """The pairs of the first `limit` rows, bad ones counted."""
+    """Return the pairs of the first `limit` rows; bad rows count."""
     if limit is not None:
         count = sum(number < limit for number in rows.numbers)
         rows = replace(rows, rows=rows.rows[:count], numbers=rows.numbers[:count])
@@ -154,7 +172,7 @@ def _pairs(
         raise UserError(f"the subset {subset} in {rows.where} is empty: it has no rows")
     names = [name for _, row in rows for name in (row[1], row[3], *(row[5] if negatives else ()))]
     locate = locate_pictures(image_dir, names, rows.folder)
-    made = []
+    pairs = []
     for number, (where, (query, query_image, positive, positive_image, *rest)) in zip(rows.numbers, rows, strict=True):
         try:
             sides = (make_item(query, query_image, locate, where), make_item(positive, positive_image, locate, where))
@@ -164,28 +182,30 @@ def _pairs(
                 raise
             refused[number] = str(error)
             continue
-        score = rest[-1] if len(rest) % 2 else None  # the one column that comes alone
-        made.append(Pair(*sides, subset, number, score, explicit))
-    return made
+        score = rest[-1] if len(rest) % 2 else None  # negatives come in two columns, the score in one
+        pairs.append(Pair(*sides, subset, number, score, explicit))
+    return pairs
 
 
 def _negatives(
     texts: Sequence[str], images: Sequence[str], locate: Callable[[str], Path], where: str
 ) -> tuple[Item, ...]:
-    """The explicit negatives of a row; a single text goes with every picture, and the other way round."""
+    """Return the explicit negatives of a row; a single text goes with every picture, and the other way round."""
     count = max(len(texts), len(images))
-    if any(len(its) not in (0, 1, count) for its in (texts, images)):
+    if any(len(side) not in (0, 1, count) for side in (texts, images)):
         raise UserError(
             f"{where}: {len(texts)} texts in neg_text and {len(images)} names in neg_image_path; give as many"
         )
-    sides = (its if len(its) == count else [*its, ""][:1] * count for its in (texts, images))
+    sides = (side if len(side) == count else [*side, ""][:1] * count for side in (texts, images))
     return tuple(make_item(text, image, locate, where) for text, image in zip(*sides, strict=True) if text or image)
 
 
 def data_fingerprint(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
-    """A digest of the rows: subset, number, texts, and the pictures' names below any root.
+    """Return a digest of the rows: subset, number, texts, and the file names of the pictures.
 
-    negatives: with their explicit negatives, which decide a loss, but no cluster.
+    Args:
+        pairs: The rows.
+        negatives: Whether their explicit negatives count, which decide a loss, but no cluster.
     """
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs:

@@ -1,8 +1,4 @@
-"""What size a picture gets before the model's own image processor, and how pictures are opened.
-
-The seven policies are the reference code's; `original` leaves the picture as it is. Their arithmetic is in
-`shipped/resizing.py`, which exports carry with them.
-"""
+"""How pictures are opened, and which of them cannot be used."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ from gen2embed.utils.log import progress
 from gen2embed.utils.path_names import similar_file
 from gen2embed.utils.picture_facts import PictureFacts, picture_facts
 
-HEADERS_FROM = 5000  # pictures; fewer are read without a bar
+HEADERS_FROM = 5000  # pictures; fewer are read without a progress bar
 READERS = 16  # threads that read pictures' files
 MOST_ASPECT = 200  # of the longer side to the shorter; the models' image processors take no more
 
@@ -71,51 +67,56 @@ def load(picture: ImagePart) -> Image.Image:
 
 
 def check(pictures: Iterable[ImagePart], roots: Sequence[Path] = ()) -> None:
-    """Raise one `UserError` that counts the missing and the unusable pictures among `pictures`.
+    """Raise one `UserError` that counts the missing and the unusable pictures. Only headers are read.
 
-    Only headers are read. `roots` are the folders that the paths were looked for in: no picture may lie elsewhere.
+    Args:
+        pictures: The pictures.
+        roots: The folders in which their paths were looked for: no picture may lie elsewhere. None: anywhere.
     """
     paths = _paths(pictures)
-    found = faults(paths, roots)
-    for kind in dict.fromkeys((MISSING, *(fault.kind for fault in found.values()))):
-        if bad := [str(path) for path, fault in found.items() if fault.kind == kind]:
+    fault_of = faults(paths, roots)
+    for kind in dict.fromkeys((MISSING, *(fault.kind for fault in fault_of.values()))):
+        if bad := [str(path) for path, fault in fault_of.items() if fault.kind == kind]:
             shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
             remedy = _looked(roots) + _meant(Path(bad[0])) if kind == MISSING else REMEDIES[kind]
             raise UserError(f"{len(bad)} of {len(paths)} pictures are {kind}: {shown}; {remedy}")
 
 
 class Fault(NamedTuple):
-    """kind: one of `REMEDIES`, or missing. said: by the decoder, for one that is unreadable."""
+    """Why a picture cannot be used: one of `REMEDIES`, or missing; and the decoder's message, for an unreadable one."""
 
     kind: str
-    said: str = ""
+    message: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.said}" if self.said else self.kind
+        return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, whole: bool = False) -> dict[Path, Fault]:
-    """What is wrong with pictures, in the order of their paths; those at which nothing is are left out.
+def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, decode: bool = False) -> dict[Path, Fault]:
+    """Return the faults of the pictures that cannot be used, in the order of their paths.
 
-    roots: folders that hold them; none is anywhere. whole: decode them, rather than read their headers.
+    Args:
+        paths: The pictures' files.
+        roots: The folders that hold them; none for anywhere.
+        decode: Whether to decode them, rather than read their headers.
     """
-    paths, found = sorted(set(paths)), {}
+    paths, fault_of = sorted(set(paths)), {}
     within = partial(_within, roots={os.path.realpath(root) for root in roots}, real=cache(os.path.realpath))
-    with ThreadPoolExecutor(os.cpu_count() if whole else READERS) as pool:
-        title = "decoding pictures" if whole else "checking pictures"
+    with ThreadPoolExecutor(os.cpu_count() if decode else READERS) as pool:
+        title = "decoding pictures" if decode else "checking pictures"
         with progress(title, len(paths), shown=len(paths) >= HEADERS_FROM) as advance:
-            for path, fault in zip(paths, pool.map(lambda path: _fault(path, whole, within), paths), strict=True):
+            for path, fault in zip(paths, pool.map(lambda path: _fault(path, decode, within), paths), strict=True):
                 if fault:
-                    found[path] = fault
+                    fault_of[path] = fault
                 advance()
     keep_facts()
-    return found
+    return fault_of
 
 
 def read_facts(pictures: Iterable[ImagePart], *, shown: bool = True) -> None:
-    """Read the facts of pictures' files in parallel, so that their keys and sizes need no further look.
+    """Read digests and sizes of pictures' files in parallel, for their keys and sizes.
 
-    A file that cannot be read is left to whoever uses it.
+    A file that cannot be read is skipped; its picture raises when it is used.
     """
     waiting: dict[Path, list[ImagePart]] = {}
     for picture in pictures:
@@ -150,18 +151,18 @@ def _meant(path: Path) -> str:
     return f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
 
 
-def _fault(path: Path, whole: bool, within: Callable[[Path], bool]) -> Fault | None:
+def _fault(path: Path, decode: bool, within: Callable[[Path], bool]) -> Fault | None:
     try:
         if not within(path):
             return Fault(LINKED)
         _, width, height = picture_facts(path)
-        sound = 0 < width * height <= MOST_PIXELS and not _is_long(width, height)
-        if whole or not sound:
+        usable = 0 < width * height <= MOST_PIXELS and not _is_long(width, height)
+        if decode or not usable:
             with _opened(path) as opened:
                 is_long = _is_long(*opened.size)
                 if is_long or wrong_with_mode(opened.mode):
                     return Fault(LONG if is_long else DEEP)
-                if whole:
+                if decode:
                     _rgb(opened)
     except FileNotFoundError:
         return Fault(MISSING)
@@ -177,16 +178,16 @@ def _is_long(width: int, height: int) -> bool:
 
 
 def _within(path: Path, roots: Collection[str], real: Callable[[Path], str]) -> bool:
-    """Whether a file lies below one of some folders, wherever links lead; without any, it does.
+    """Return whether a file lies below one of the roots after links are resolved; true if there are no roots.
 
-    real: of folders, which hold many pictures each, so that it remembers.
+    `real` resolves a folder and caches the result, since a folder holds many pictures.
     """
-    found = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
-    return not roots or any(found.is_relative_to(root) for root in roots)
+    target = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
+    return not roots or any(target.is_relative_to(root) for root in roots)
 
 
 def _opened(path: Path) -> Image.Image:
-    """A file's picture, of which the header was read and found usable."""
+    """Return a picture whose header was read and is usable."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
         raise OSError("it is not a regular file")
     opened = Image.open(path)
@@ -198,7 +199,7 @@ def _opened(path: Path) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     picture.load()
-    turn = orientation(picture)  # a TIFF has been turned by now, and says so
+    turn = orientation(picture)  # 1 for a TIFF, which `load` has turned already
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     elif wrong := wrong_with_mode(picture.mode):

@@ -22,15 +22,15 @@ class Positives:
     """Which rows have equal positives.
 
     Args:
-        numbers: of each row, equal for equal positives.
-        contrasted: whether a row brings a negative of its own, so that its batch is never without one.
+        numbers: A number for each row, equal for equal positives.
+        contrasted: Whether each row has a negative of its own, so that its batch has one.
     """
 
     numbers: Int[np.ndarray, " rows"]
     contrasted: Bool[np.ndarray, " rows"]
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> Positives:
+    def from_pairs(cls, pairs: Sequence[Pair]) -> Positives:
         """Return the positives of training pairs; picture files are compared by their paths, and not read."""
         numbers, _ = number_distinct(_identity(pair.positive) for pair in pairs)
         contrasted = [any(_identity(item) != _identity(pair.positive) for item in pair.negatives) for pair in pairs]
@@ -70,7 +70,7 @@ class Positives:
             if self.lone(_rows(batch)) is None:  # it was a donor in the meantime
                 continue
             if number not in donors:
-                donors[number] = deque(its for its in batches if self.lone(_rows(its)) != number)
+                donors[number] = deque(donor for donor in batches if self.lone(_rows(donor)) != number)
             left = donors[number]
             while left and not self._exchange(batch, left[0], number):
                 left.popleft()
@@ -86,23 +86,23 @@ class Positives:
         ]
         if len(spare) < 2:  # one must stay
             return False
-        held, given = set(_rows(batch)), set(_rows(donor))
+        batch_rows, donor_rows = set(_rows(batch)), set(_rows(donor))
         sizes: dict[int, tuple[int, int]] = {}  # of the batch's clusters, the first that fits into the donor
         for part, clusters in enumerate(batch):
             for at, cluster in enumerate(clusters):
-                if given.isdisjoint(cluster):
+                if donor_rows.isdisjoint(cluster):
                     sizes.setdefault(len(cluster), (part, at))
         for part, at in spare:
             cluster = donor[part][at]
-            if len(cluster) in sizes and held.isdisjoint(cluster):
-                there, place = sizes[len(cluster)]
-                donor[part][at], batch[there][place] = batch[there][place], cluster
+            if len(cluster) in sizes and batch_rows.isdisjoint(cluster):
+                batch_part, batch_at = sizes[len(cluster)]
+                donor[part][at], batch[batch_part][batch_at] = batch[batch_part][batch_at], cluster
                 return True
         return False
 
 
 def _identity(item: Item) -> Hashable:
-    """Equal for items of the same texts and the same picture files, in the same order."""
+    """Return a key that is equal for items of the same texts and the same picture files, in the same order."""
     parts = (part if isinstance(part, str) else ("picture", _source(part)) for part in item.parts)
     return (*parts, ("instruction", item.instruction))
 

@@ -1,4 +1,4 @@
-"""What becomes of bad training rows: the first ends a run, or they are left out and listed before it begins."""
+"""Bad training rows: the first one ends the run, or all are left out and listed before training begins."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ FILE = "quarantine.jsonl"
 
 
 def valid_pairs(source: PairSource, folder: Path, *, leader: bool = True, seconds: float = 0) -> list[Pair]:
-    """The pairs of a source, of which every row was checked as `source.on_error` says.
+    """Return the pairs of a source after every row was checked. `source.on_error` chooses how:
 
-        raise   every value and the headers of all pictures are read; the first fault raises `UserError`
-        skip    every picture is decoded; rows at fault are left out and listed in `folder/quarantine.jsonl`. More than
-                `source.max_skipped_share` of the rows raise `UserError`, too
+        raise   all values and the headers of all pictures are read; the first fault raises
+        skip    all pictures are decoded; bad rows are left out and listed in `folder/quarantine.jsonl`
 
-    Training's batches are planned on what is left, so they are a function of the plan in either case.
-    leader: checks the pictures; the other processes of a run wait `seconds` for what it finds.
+    Batches are planned on the remaining rows.
+
+    Args:
+        source: The source.
+        folder: The folder of the list.
+        leader: Whether this process checks the pictures; the other processes of a run wait for its list.
+        seconds: How long they wait.
+
+    Raises:
+        UserError: A row is bad, more than `source.max_skipped_share` of the rows are, or no list comes in time.
     """
     if not 0 <= source.max_skipped_share < 1:
         raise UserError(f"data.max_skipped_share is in [0, 1); got {source.max_skipped_share:g}")
@@ -38,7 +45,7 @@ def valid_pairs(source: PairSource, folder: Path, *, leader: bool = True, second
         return pairs
     refused: dict[str, dict[int, str]] = {}
     pairs = source.read(lambda subset: refused.setdefault(subset, {}))
-    rows = [_line(subset, row, why) for subset, its in refused.items() for row, why in its.items()]
+    rows = [_line(subset, row, why) for subset, bad in refused.items() for row, why in bad.items()]
     file, read = folder / FILE, _digest(pairs, rows)
     if leader and _listed(file, read) is None:
         rows += _unusable(pairs, source.roots)
@@ -64,13 +71,13 @@ def _line(subset: str, row: int, why: str, file: Path | None = None) -> dict[str
 
 
 def _unusable(pairs: Sequence[Pair], roots: Sequence[Path]) -> list[dict[str, Any]]:
-    """A line for each row with pictures that cannot be used, its explicit negatives included."""
-    its = [[picture.source for picture in pair.pictures if isinstance(picture.source, Path)] for pair in pairs]
-    found = images.faults((path for paths in its for path in paths), roots, whole=True)
+    """Return a line for each row with pictures that cannot be used, also in its explicit negatives."""
+    files = [[picture.source for picture in pair.pictures if isinstance(picture.source, Path)] for pair in pairs]
+    fault_of = images.faults((path for paths in files for path in paths), roots, decode=True)
     lines = []
-    for pair, paths in zip(pairs, its, strict=True):
-        if bad := next((path for path in paths if path in found), None):
-            lines.append(_line(pair.subset, pair.row, f"the picture is {found[bad]}", bad))
+    for pair, paths in zip(pairs, files, strict=True):
+        if bad := next((path for path in paths if path in fault_of), None):
+            lines.append(_line(pair.subset, pair.row, f"the picture is {fault_of[bad]}", bad))
     return lines
 
 
@@ -79,12 +86,12 @@ def _check_share(skipped: Sequence[dict[str, Any]], total: int, share: float, fi
         first = "; ".join(f"{line['subset']} row {line['row']}: {line['why']}" for line in skipped[:3])
         raise UserError(
             f"{len(skipped)} of {total} rows are bad, more than data.max_skipped_share={share:g}: {first}; {file} "
-            "lists them all: mend them, or raise the share"
+            "lists them all; mend them, or raise the share"
         )
 
 
 def _digest(pairs: Sequence[Pair], refused: Sequence[dict[str, Any]]) -> str:
-    """Of the rows and the content of their pictures: equal ones have the same faults."""
+    """Return a digest of the rows and the content of their pictures: equal ones have the same faults."""
     images.read_facts(picture for pair in pairs for picture in pair.pictures)
     digest = hashlib.blake2b(json.dumps(refused).encode(), digest_size=16)
     for pair in pairs:
@@ -99,7 +106,7 @@ def _digest(pairs: Sequence[Pair], refused: Sequence[dict[str, Any]]) -> str:
 
 
 def _listed(file: Path, read: str) -> list[dict[str, Any]] | None:
-    """What a file lists, if it is of the same rows."""
+    """Return the lines of a list, or None if there is none of the same rows."""
     if not file.is_file():
         return None
     head, *lines = map(json.loads, file.read_text().splitlines())

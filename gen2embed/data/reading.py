@@ -1,4 +1,4 @@
-"""The rows of parquet, jsonl and csv files, and the values in them, each of which is checked."""
+"""Read the columns of parquet, jsonl and csv files, and check each value."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}  # of other files th
 
 @dataclass(frozen=True)
 class Table:
-    """Unchecked columns of one file, or of the shards of one.
+    """Unchecked columns of one file, or of its shards.
 
-    names: all columns that there are, for messages. columns: the values of the wanted ones that are there.
-    numbers: of the rows in the file; blank lines have numbers, too, and are no rows.
-    json_lists: a text may be a list written as JSON, since the format has no lists.
+    Args:
+        names: The names of all columns of the file, for messages.
+        columns: The values of the wanted columns that the file has.
+        numbers: The number of each row in the file; blank lines are counted, and are no rows.
+        json_lists: Whether a text may be a list written as JSON, since the format has no lists.
     """
 
     names: Sequence[str]
@@ -42,10 +44,15 @@ class Table:
 
 
 def read(files: Sequence[Path], wanted: Iterable[str], refused: Refused | None) -> Table:
-    """Read the wanted columns of a file; only parquet may come in several, its shards.
+    """Read the wanted columns of a file.
 
-    refused: gets the rows that cannot be parsed; None raises at the first.
-    Raises `UserError` for files that cannot be read, and for a column that some of the shards lack.
+    Args:
+        files: One file, or the shards of a parquet file.
+        wanted: The names of the columns.
+        refused: Gets the rows that cannot be parsed. None: the first one raises.
+
+    Raises:
+        UserError: A file cannot be read, or some of the shards lack a column.
     """
     if files[0].suffix.lower() == ".parquet":
         return _parquet(files, list(wanted))
@@ -57,7 +64,7 @@ def read(files: Sequence[Path], wanted: Iterable[str], refused: Refused | None) 
 
 
 def _parquet(files: Sequence[Path], wanted: Sequence[str]) -> Table:
-    """The columns of shards in order. Their schemas may differ, as values are converted by shard."""
+    """Return the columns of shards, in order. Schemas may differ, since the values of each shard are converted."""
     columns: dict[str, list[Any]] = {}
     held: dict[Path, list[str]] = {}
     count = 0
@@ -84,7 +91,7 @@ def _parquet(files: Sequence[Path], wanted: Sequence[str]) -> Table:
 
 
 def _jsonl(file: Path, refused: Refused | None) -> tuple[list[str], dict[int, dict[str, Any]]]:
-    """The names of all rows' keys, and the rows by number."""
+    """Return the names of all rows' keys, and the rows by number."""
     rows: dict[int, dict[str, Any]] = {}
     number = -1
     with open_text(file) as lines:
@@ -99,20 +106,19 @@ def _jsonl(file: Path, refused: Refused | None) -> tuple[list[str], dict[int, di
                 refuse(refused, number, f"{file} row {number} is not JSON: {error}; {_form(text)}")
             else:
                 if not isinstance(row, dict):
-                    said = f"is not a JSON object: {text[:60]!r}; {_form(text)}"
-                    refuse(refused, number, f"{file} row {number} {said}")
+                    refuse(refused, number, f"{file} row {number} is not a JSON object: {text[:60]!r}; {_form(text)}")
             rows[number] = row if isinstance(row, dict) else {}
     _report_blank(file, number + 1 - len(rows))
     return list(dict.fromkeys(name for row in rows.values() for name in row)), rows
 
 
 def _form(line: str) -> str:
-    """Return how rows are written, for a line that is none of them."""
+    """Return how to write rows, for a line that is no row."""
     return "write one JSON object a line" + (", as `jq -c '.[]'` does" if line.lstrip().startswith("[") else "")
 
 
 def _csv(file: Path, wanted: Iterable[str], refused: Refused | None) -> tuple[Sequence[str], dict[int, dict[str, Any]]]:
-    """The names of the header, and the rows by number."""
+    """Return the names in the header, and the rows by number."""
     csv.field_size_limit(sys.maxsize)  # a text may be long
     rows: dict[int, dict[str, Any]] = {}
     number = -1
@@ -147,16 +153,27 @@ def _report_blank(file: Path, count: int) -> None:
         log.warning("%s: %d blank line%s skipped", file, count, " is" if count == 1 else "s are")
 
 
-def refuse(refused: Refused | None, number: int, said: str) -> None:
+def refuse(refused: Refused | None, number: int, message: str) -> None:
+    """Note why a row is left out; raises `UserError` if rows are not left out."""
     if refused is None:
-        raise UserError(said)
-    refused.setdefault(number, said)
+        raise UserError(message)
+    refused.setdefault(number, message)
 
 
 def checked_value(value: Any, kind: type, where: str, number: int, name: str, *, json_lists: bool = False) -> Any:
-    """A text, null being an empty one; a list of texts; or a finite number, which may be written as a text.
+    """Return the value of one field.
 
-    What may be a text or a list of texts comes as a list. json_lists: a text that is a list of texts in JSON is one.
+    Args:
+        value: The unchecked value.
+        kind: `str` for a text, where null is an empty one; `list` for a list of texts; `tuple` for a text or a list of
+            texts, of which the list is returned; `float` for a finite number, which may be written as a text.
+        where: The file, for messages.
+        number: The row, for messages.
+        name: The column, for messages.
+        json_lists: Whether a text in JSON may be a list.
+
+    Raises:
+        UserError: The value is of another kind.
     """
     if kind is float and not isinstance(value, bool):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -183,7 +200,7 @@ def checked_value(value: Any, kind: type, where: str, number: int, name: str, *,
 
 
 def _listed(text: str) -> Any:
-    """The list of texts that a text is in JSON, else the text itself, such as a box `[10, 20, 30, 40]`."""
+    """Return the list of texts that a text is in JSON, else the text itself, such as a box `[10, 20, 30, 40]`."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text)
         if isinstance(value, list) and all(isinstance(part, str | None) for part in value):

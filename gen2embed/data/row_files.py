@@ -1,4 +1,4 @@
-"""Which files hold rows: one file, its shards as the hub names them, or a folder of parts as Spark writes it.
+"""Find the files that hold rows: one file, its shards as the hub names them, or a folder of parts as Spark writes it.
 
 Hidden files, whose names begin with a dot, are no data.
 """
@@ -18,14 +18,14 @@ from gen2embed.utils.log import log
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 OTHER_ROWS = re.compile(r"(?i)\.(json|ndjson|tsv|arrow|feather|xlsx?|pkl|((jsonl?|csv|tsv|parquet)\.\w+))$")
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")  # as the hub names the shards of a parquet file
-PEEKED = 1000  # entries of a folder inside of one of rows
+PEEKED = 1000  # entries of a nested folder that are looked at
 
 
 def data_files(path: Path) -> dict[str, list[Path]]:
-    """A file, or every file of a folder, by its name without ending; shards of one set come together, in order.
+    """Return the files at a path by their names without extension; shards of one file come together, in order.
 
-    Raises `UserError` for a file of another kind, for a folder without any, for two files of one name, and for shards
-    that are not all there.
+    Raises:
+        UserError: The file is of another kind, the folder has none, two files have one name, or shards are missing.
     """
     kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     if is_table(path):
@@ -48,7 +48,7 @@ def data_files(path: Path) -> dict[str, list[Path]]:
 
 
 def is_rows_file(path: Path) -> bool:
-    """Whether the name of a file says that it holds rows."""
+    """Return whether a file holds rows, by its name."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -70,7 +70,7 @@ def home_of(path: Path) -> Path:
 
 
 def _report_skipped(folder: Path) -> None:
-    """Warn of what lies in a folder of rows and is not read, though it may hold rows."""
+    """Warn of files and folders that are not read, though they may hold rows."""
     if hidden := [file.name for file in folder.glob(".*") if is_rows_file(file)]:
         log.warning("%s: %d hidden files are skipped, such as %s", folder, len(hidden), hidden[0])
     others = [path for path in visible(folder) if not is_table(path)]
@@ -90,16 +90,17 @@ def _holds_rows(folder: Path) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder and is not hidden, sorted; nothing if there is no such folder."""
+    """Return the entries of a folder that are not hidden, sorted; none if there is no such folder."""
     return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 
 
-def two_files(what: str, files: Sequence[Path]) -> str:
-    return f"{what} lies in two files: {files[0]} and {files[1]}; remove or rename one of them"
+def two_files(rows: str, files: Sequence[Path]) -> str:
+    """Return the message for rows that lie in two files."""
+    return f"{rows} lies in two files: {files[0]} and {files[1]}; remove or rename one of them"
 
 
 def check_shards(files: Sequence[Path]) -> None:
-    """Raise `UserError` if shards, named as the hub names them, are not all there or are of two sets."""
+    """Raise `UserError` if some shards, named as the hub names them, are missing or belong to another set."""
     matches = [SHARD.search(file.name) for file in files]
     numbers = [(int(match[1]), int(match[2])) for match in matches if match]
     counts = sorted({count for _, count in numbers})

@@ -34,10 +34,14 @@ Columns = Mapping[str, type]  # name -> str, float, list for a list of str, or t
 
 @dataclass(frozen=True)
 class Rows:
-    """Checked rows, as tuples in the order of the columns that were asked for.
+    """Checked rows.
 
-    where: of the rows, for messages. numbers: of the rows in their files.
-    folder: of the files; None for rows of the hub. names: all columns that there are, also those that were not read.
+    Args:
+        where: The file or dataset, for messages.
+        rows: The values of each row, in the order of the wanted columns.
+        numbers: The number of each row in its file.
+        folder: The folder of the files; None for rows from the hub.
+        names: The names of all columns, also of those that were not read.
     """
 
     where: str
@@ -50,7 +54,7 @@ class Rows:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[tuple[str, tuple]]:
-        """Each row with its place, for messages."""
+        """Yield where each row stands, for messages, and the row."""
         return ((f"{self.where} row {number}", row) for number, row in zip(self.numbers, self.rows, strict=True))
 
 
@@ -62,11 +66,18 @@ def read_subset(
     refused: Refused | None = None,
     revision: str | None = None,
 ) -> Rows:
-    """A split of one subset of a dataset, which is a folder or a hub id.
+    """Read a split of one subset of a dataset.
 
-    revision: of the hub's repository, a commit, branch or tag.
-    refused: gets the rows with wrong values, which are left out; None raises at the first.
-    Raises `UserError` for a dataset or a subset that is not there or is there twice, and for wrong columns or values.
+    Args:
+        dataset: A folder or a hub id.
+        subset: The name of the subset.
+        split: The name of the split.
+        columns: The columns and the kinds of their values.
+        refused: Gets the rows with wrong values, which are left out. None: the first one raises.
+        revision: The commit, branch or tag of the hub's repository.
+
+    Raises:
+        UserError: The dataset or the subset does not exist or is ambiguous, or columns or values are wrong.
     """
     folder = Path(dataset)
     if not folder.is_dir():
@@ -91,17 +102,23 @@ def read_subset(
 
 
 def read_file(
-    files: Path | Sequence[Path], columns: Columns, *, any_of_them: bool = False, refused: Refused | None = None
+    files: Path | Sequence[Path], columns: Columns, *, any_column: bool = False, refused: Refused | None = None
 ) -> Rows:
-    """The rows of one file, or of its shards; raises `UserError` for wrong columns or values.
+    """Read the rows of one file, or of its shards.
 
-    refused: as for `read_subset`.
-    any_of_them: one of the columns is enough; the values of those that are not there are empty texts.
+    Args:
+        files: The file or its shards.
+        columns: The columns and the kinds of their values.
+        any_column: Whether one of the columns is enough; the values of the others are empty texts then.
+        refused: Gets the rows with wrong values, which are left out. None: the first one raises.
+
+    Raises:
+        UserError: Columns or values are wrong.
     """
     files = [files] if isinstance(files, Path) else files
     table = read([part for file in files for part in parts_of(file)], columns, refused)
     where = str(files[0] if len(files) == 1 else files[0].parent / SHARD.sub("-*.parquet", files[0].name))
-    if any_of_them and table.columns:
+    if any_column and table.columns:
         absent = {name: [None] * len(table.numbers) for name in columns if name not in table.columns}
         if absent and (others := [name for name in table.names if name not in columns]):
             log.warning("%s has no column %s; not read: %s", where, ", ".join(absent), ", ".join(others[:20]))
@@ -110,7 +127,14 @@ def read_file(
 
 
 def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
-    """The wanted ones of the known names, in their order; None is all. `UserError` for one that `owner` has not."""
+    """Return the wanted names in the order of the known ones; raises `UserError` for an unknown name.
+
+    Args:
+        owner: The dataset or benchmark, for messages.
+        kind: What the names name, for messages.
+        known: All names.
+        wanted: The chosen names; None for all.
+    """
     known = list(known)
     if unknown := sorted(set(wanted or ()) - set(known)):
         choices = f"choose from {', '.join(known)}{did_you_mean(unknown[0], known)}"
@@ -119,7 +143,7 @@ def known_names(owner: str, kind: str, known: Iterable[str], wanted: Sequence[st
 
 
 def make_item(text: str, image: str, locate: Callable[[str], Path], where: str) -> Item:
-    """The item of a text and a picture's name, either of which may be empty; `UserError` names the row if both are."""
+    """Return the item of a text and a picture's name, one of which may be empty; raises `UserError` with the row."""
     try:
         return Item.create(text, locate(image) if image else None)
     except UserError as error:

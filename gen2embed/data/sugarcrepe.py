@@ -39,20 +39,27 @@ def read_sugarcrepe(
     subsets: Sequence[str] | None = None,
     resolution: Policy | None = None,
 ) -> Benchmark:
-    """Read SugarCrepe. groups: the subsets of each kind of change. subsets: those to read; None is all.
+    """Read SugarCrepe.
 
-    Raises `UserError` for unknown subsets, missing files and malformed rows.
+    Args:
+        annotations: The folder of `<subset>.json`.
+        image_dir: The folder of the COCO pictures.
+        groups: The subsets of each kind of change.
+        subsets: The subsets to read; None for all.
+        resolution: The resolution policy of the benchmark; None for the run's own.
+
+    Raises:
+        UserError: A subset is unknown, a file is missing, or a row is malformed.
     """
     folder, images = Path(annotations), Path(image_dir)
-    known = [subset for its in groups.values() for subset in its]
+    group_of = {subset: group for group, members in groups.items() for subset in members}
     tasks = []
-    for subset in choose("sugarcrepe", known, subsets):
+    for subset in choose("sugarcrepe", list(group_of), subsets):
         rows = _read(folder, subset, KEYS)
-        group = next(name for name, its in groups.items() if subset in its)
         pictures = _pictures(images, rows, folder / f"{subset}.json")
         captions = [(row["caption"], row["negative_caption"]) for row in rows]
         comparisons = [(picture, *pair) for picture, pair in zip(pictures, captions, strict=True)]
-        tasks.append(_task(subset, group, comparisons, "candidate", None, 1 / 2))
+        tasks.append(_task(subset, group_of[subset], comparisons, "candidate", None, 1 / 2))
     return Benchmark("sugarcrepe", tuple(tasks), groups, {}, picture_roots(images), resolution)
 
 
@@ -66,8 +73,16 @@ def read_sugarcrepe_pp(
 ) -> Benchmark:
     """Read SugarCrepe++: of every subset a task of group itt (picture to texts) and one of group tot (texts only).
 
-    subset_names: all there are. subsets: those to read; None is all. Raises `UserError` as `read_sugarcrepe` does.
-    parts: the groups to read; None is both. Pictures are looked for only if itt is among them.
+    Args:
+        annotations: The folder of `<subset>.json`.
+        image_dir: The folder of the COCO pictures, which only itt needs.
+        subset_names: All subsets.
+        subsets: The subsets to read; None for all.
+        resolution: The resolution policy of the benchmark; None for the run's own.
+        parts: The groups to read; None for both.
+
+    Raises:
+        UserError: As in `read_sugarcrepe`.
     """
     folder, images = Path(annotations), Path(image_dir)
     chosen = known_names("benchmark sugarcrepe_pp", "part", PARTS, parts)
@@ -81,7 +96,7 @@ def read_sugarcrepe_pp(
         rows = _read(folder, subset, (*(KEYS if pictured else KEYS[1:]), "caption2"))
         twice = tuple(number for number in range(len(rows)) for _ in range(2))
         captions = [(row["caption"], row["caption2"], row["negative_caption"]) for row in rows]
-        # Of three exchangeable similarities, a given one is the lowest, or the highest, in a third of the cases.
+        # Chance: of three exchangeable similarities, each is the lowest, or the highest, in a third of the cases.
         if pictured:
             pictures = _pictures(images, rows, folder / f"{subset}.json")
             by_picture = [
@@ -110,7 +125,7 @@ def _task(
     rows: tuple[int, ...] | None,
     chance: float,
 ) -> RankingTask:
-    """A task whose every query ranks a right caption above a wrong one."""
+    """Return a task in which every query ranks a right caption above a wrong one."""
     numbers: dict[str, int] = {}  # of distinct captions
     choices = tuple(
         (numbers.setdefault(right, len(numbers)), numbers.setdefault(wrong, len(numbers)))
@@ -136,7 +151,7 @@ def _caption(caption: str) -> Item:
 
 
 def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]], file: Path) -> list[Item]:
-    """The picture of each row, one item for all rows of a picture."""
+    """Return the picture of each row, the same item for all rows of a picture."""
     numbers: dict[str, int] = {}  # of the first row of each picture
     for number, row in enumerate(rows):
         numbers.setdefault(row["filename"], number)
@@ -148,9 +163,9 @@ def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]], file: Path) ->
 def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     file = folder / f"{subset}.json"
     if not file.is_file():
-        found = [path.stem for path in visible(folder) if path.suffix == ".json"]
-        held = f"holds {', '.join(found) or 'no .json file'}" if folder.is_dir() else "does not exist"
-        raise UserError(f"the annotations {file} do not exist; {folder} {held}{did_you_mean(subset, found)}")
+        names = [path.stem for path in visible(folder) if path.suffix == ".json"]
+        state = f"holds {', '.join(names) or 'no .json file'}" if folder.is_dir() else "does not exist"
+        raise UserError(f"the annotations {file} do not exist; {folder} {state}{did_you_mean(subset, names)}")
     text = read_text(file)
     try:
         rows = parse_json(text)

@@ -10,7 +10,7 @@ from typing import IO, Any
 from gen2embed.utils.content import LFS_REMEDY, is_lfs_pointer, shown
 from gen2embed.utils.errors import UserError
 
-SAMPLE = 4096  # bytes at the beginning of a file that tell its encoding
+SAMPLE = 4096  # bytes at the beginning of a file that show its encoding
 BYTE_ORDER_MARK = "\ufeff"
 OTHER_ENCODINGS = {  # by the byte order mark; that of UTF-32 begins with that of UTF-16
     b"\xff\xfe\0\0": "UTF-32",
@@ -85,7 +85,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in names if names.count(name) > 1))} is there twice")
+        raise ValueError(f"it has the key {shown(next(name for name in names if names.count(name) > 1))} twice")
     return values
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from gen2embed.config.overrides import chosen_groups, overridden
 from gen2embed.data import pictures as images
-from gen2embed.data.benchmark import Benchmark, several
+from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.quarantine import valid_pairs
 from gen2embed.model.backbone import check_path
@@ -98,7 +98,7 @@ def check_sources(cfg: DictConfig) -> None:
 def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer) -> list[Benchmark]:
     """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none; rank 0 checks pictures."""
     check_count(cfg.report_queries)
-    benchmarks = several(instantiate(chosen, _convert_="all"))
+    benchmarks = list_benchmarks(instantiate(chosen, _convert_="all"))
     for benchmark in benchmarks:
         if trainer.is_global_zero:
             images.check(benchmark.pictures, benchmark.roots)

@@ -1,10 +1,9 @@
-"""The embedded world on disk: twelve tasks of drawn scenes, as PNG files and rows in MMEB's own layout.
+"""The embedded world on disk: twelve tasks of drawn scenes, as PNG files and rows in MMEB's layout.
 
     <folder>/train-.../<subset>/original-00000-of-00001.parquet, truth.parquet, images/<subset>/<n>.png
     <folder>/eval-.../<task>/test-00000-of-00001.parquet,                       images/<task>/<n>.png
 
-Pictures that resemble each other come in families: a scene and variants that differ in one attribute. The truth says
-what each training row's positive means, so that planted false negatives are known for what they are.
+`truth.parquet` has the meaning of each training row's positive, so that planted false negatives can be counted.
 """
 
 from __future__ import annotations
@@ -36,12 +35,16 @@ VERSION = 1  # of what is drawn and written; another one is another folder
 
 @dataclass(frozen=True)
 class World(PairSource):
-    """Where the world lies and how much of it there is.
+    """The world's training pairs, and its evaluation tasks. Further arguments: see `PairSource`.
 
-    rows: training rows a subset. queries: evaluation queries a task.
-    false_negatives: share of the rows of the retrieval subsets that are twins: another wording or drawing of the
-        positive of the row before, so that either is a false negative of the other.
-    subsets: those to train on.
+    Args:
+        folder: Where it is drawn.
+        seed: The seed of the scenes.
+        rows: Training rows per subset.
+        queries: Evaluation queries per task.
+        false_negatives: The share of twins among the rows of the retrieval subsets. A twin's positive is another
+            wording or drawing of the positive of the row before, so that each is a false negative of the other.
+        subsets: The subsets to train on.
     """
 
     folder: Path
@@ -59,18 +62,18 @@ class World(PairSource):
             )
 
     def train(self) -> Path:
-        """The folder of the training rows, drawn on first use."""
+        """Return the folder of the training rows, which are drawn on first use."""
         name = f"train-v{VERSION}-seed{self.seed}-rows{self.rows}-twins{self.false_negatives:g}"
         return self._drawn(Path(self.folder) / name, self._write_train)
 
     def eval(self) -> Path:
-        """The folder of the evaluation tasks, drawn on first use."""
+        """Return the folder of the evaluation tasks, which are drawn on first use."""
         return self._drawn(
             Path(self.folder) / f"eval-v{VERSION}-seed{self.seed}-queries{self.queries}", self._write_eval
         )
 
     def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
-        """The training rows of the chosen subsets."""
+        """Return the training rows of the chosen subsets."""
         known_names("the world", "subset", TASKS, self.subsets)
         folder = self.train()
         return Mmeb(path=str(folder), image_dir=folder, subsets=self.subsets).read(refused)
@@ -80,7 +83,7 @@ class World(PairSource):
         return [self.train()]
 
     def meanings(self, subset: str) -> list[str]:
-        """What the positive of each training row means: rows with one meaning are false negatives of each other."""
+        """Return the meaning of each training row's positive: rows of one meaning are false negatives of each other."""
         return pq.read_table(self.train() / subset / "truth.parquet")["meaning"].to_pylist()
 
     @staticmethod
@@ -125,6 +128,14 @@ def read_world(
     queries: int = 200,
     subsets: Sequence[str] | None = None,
 ) -> Benchmark:
-    """The world's evaluation tasks, drawn on first use; `groups` and `subsets` as for MMEB."""
+    """Read the world's evaluation tasks, which are drawn on first use.
+
+    Args:
+        folder: Where they are drawn.
+        groups: The tasks of each meta-task.
+        seed: The seed of the scenes.
+        queries: Queries per task.
+        subsets: The tasks to read; None for all.
+    """
     drawn = World(folder, seed=seed, queries=queries).eval()
     return read_mmeb(str(drawn), drawn, groups, subsets=subsets, name="world")

@@ -13,12 +13,14 @@ from gen2embed.world.tasks import Example, Side
 class Saver:
     """Writes each picture object once, and returns (text with the marker, name relative to the folder).
 
-    names: of the pictures, with their number for {}.
+    Args:
+        folder: The folder.
+        names: The name of a picture, with {} for its number.
     """
 
     def __init__(self, folder: Path, names: str) -> None:
         self.folder, self.names = folder, names
-        self.saved: dict[int, tuple[str, Image.Image]] = {}  # the picture is kept, so that its id stays its own
+        self.saved: dict[int, tuple[str, Image.Image]] = {}  # by id; keeps the picture, so that no other gets its id
         (folder / names).parent.mkdir(parents=True)
 
     def __call__(self, side: Side) -> tuple[str, str]:
@@ -33,7 +35,7 @@ class Saver:
 
 
 def train_columns(examples: Iterable[Example], save: Saver) -> dict[str, list[str]]:
-    """Queries and positives, in the columns of `data.pairs`."""
+    """Return queries and positives in the columns of `data.pairs`."""
     columns: dict[str, list[str]] = {"qry": [], "qry_image_path": [], "pos_text": [], "pos_image_path": []}
     for example in examples:
         for column, value in zip(columns.values(), (*save(example.query), *save(example.candidates[0])), strict=True):
@@ -42,7 +44,7 @@ def train_columns(examples: Iterable[Example], save: Saver) -> dict[str, list[st
 
 
 def eval_columns(examples: Iterable[Example], save: Saver, candidates: int | None = None) -> dict[str, list]:
-    """Queries and their candidates, the first `candidates` of them or all, in the columns of `data.mmeb`."""
+    """Return queries and their candidates, all or the first `candidates`, in the columns of `data.mmeb`."""
     columns: dict[str, list] = {"qry_text": [], "qry_img_path": [], "tgt_text": [], "tgt_img_path": []}
     for example in examples:
         texts, names = zip(*map(save, example.candidates[:candidates]), strict=True)

@@ -1,4 +1,4 @@
-"""Scenes of the embedded world: what stands on a picture, how it is drawn, and how it is said.
+"""Scenes of the embedded world: the things on a picture, how they are drawn, and their captions.
 
 A scene is a 3x3 grid of cells on a plain background; a cell holds at most one thing, and a thing has a size,
 a texture, a colour and a shape. With a patch of 14 pixels and a merge of 2, a cell is one language-model token.
@@ -57,14 +57,14 @@ class Thing:
         return [self.size, self.texture, self.colour, self.shape]
 
     def changed(self, attribute: str, rng: random.Random) -> Thing:
-        """The same thing with another value of one attribute."""
+        """Return the same thing with another value of one attribute."""
         others = [value for value in ATTRIBUTES[attribute] if value != getattr(self, attribute)]
         return replace(self, **{attribute: rng.choice(others)})
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things with the cell of each; `relation`, if any, says how the first of two things lies to the second."""
+    """Things and their cells; `relation`, if any, is where the first of two things lies, seen from the second."""
 
     background: str
     things: tuple[Thing, ...]
@@ -73,7 +73,7 @@ class Scene:
 
     @property
     def meaning(self) -> tuple:
-        """What a caption says: equal for two scenes that every caption describes alike."""
+        """Equal for two scenes that have the same captions."""
         if self.relation is None:
             return (self.background, *sorted(self.things))
         if self.relation in ("right of", "below"):  # "A right of B" says "B left of A"
@@ -85,29 +85,29 @@ class Scene:
         return len(self.things) > 1 and len(set(self.things)) == 1
 
     def words(self) -> list[str]:
-        """The words that matter, as often as they matter: the answers to `summarise it in one word`."""
+        """Return the words that describe the scene, one for each attribute: answers to `summarise it in one word`."""
         if self.is_count:
             return [*self.things[0].words(), self.background, COUNTS[len(self.things) - 1]]
         return [word for thing in self.things for word in thing.words()] + [self.background]
 
     def caption(self, wording: int = 0) -> str:
-        """One of two wordings; both are true of exactly the scenes with this `meaning`."""
+        """Return one of two captions, which hold for exactly the scenes with this `meaning`."""
         first, *rest = self.things
         if self.relation is not None:
             (a, b), relation = self.things, self.relation
             if wording:
                 a, b, relation = b, a, RELATIONS[relation]
-            said = f"a {a.phrase()} {relation} a {b.phrase()}"
+            content = f"a {a.phrase()} {relation} a {b.phrase()}"
         elif self.is_count:
-            said = f"{COUNTS[len(rest)]} {first.phrase(plural=True)}"
+            content = f"{COUNTS[len(rest)]} {first.phrase(plural=True)}"
         else:
             phrases = [f"a {thing.phrase()}" for thing in (self.things[::-1] if wording else self.things)]
-            said = ", ".join(phrases[:-1]) + " and " + phrases[-1] if rest else phrases[0]
+            content = ", ".join(phrases[:-1]) + " and " + phrases[-1] if rest else phrases[0]
         verb = "are" if self.is_count else "is"
-        return f"on {self.background} there {verb} {said}" if wording else f"{said} on {self.background}"
+        return f"on {self.background} there {verb} {content}" if wording else f"{content} on {self.background}"
 
     def draw(self, rng: random.Random) -> Image.Image:
-        """An RGB picture of 84x84 pixels; `rng` moves each thing by up to two pixels inside its cell."""
+        """Return an RGB picture of 84x84 pixels; `rng` moves each thing by up to two pixels in its cell."""
         pixels = np.full((GRID * CELL, GRID * CELL, 3), BACKGROUNDS[self.background], np.float32)
         for cell, thing in zip(self.cells, self.things, strict=True):
             top, left = (CELL * part for part in divmod(cell, GRID))
@@ -117,12 +117,12 @@ class Scene:
 
 
 def draw_thing(thing: Thing, background: str, rng: random.Random) -> Image.Image:
-    """One thing alone: a crop of one cell, 28x28 pixels."""
+    """Return the picture of one thing alone: a crop of one cell, 28x28 pixels."""
     return Scene(background, (thing,), (0,)).draw(rng).crop((0, 0, CELL, CELL))
 
 
 def sample_scene(rng: random.Random, kind: str | None = None) -> Scene:
-    """Draw a scene of one thing, of two in a relation, of two to four alike, or of three or four mixed."""
+    """Sample a scene of one thing, of two in a relation, of two to four alike, or of three or four mixed."""
     kind = kind or rng.choice(("one", "relation", "count", "mixed"))
     background = rng.choice(tuple(BACKGROUNDS))
     if kind == "relation":
@@ -141,7 +141,7 @@ def sample_scene(rng: random.Random, kind: str | None = None) -> Scene:
 
 
 def distinct_things(rng: random.Random, count: int) -> list[Thing]:
-    """Things no two of which share a colour or a shape, so that either names one of them."""
+    """Sample things of distinct colours and shapes, so that a colour or a shape identifies a thing."""
     colours, shapes = rng.sample(list(COLOURS), count), rng.sample(SHAPES, count)
     pairs = zip(colours, shapes, strict=True)
     return [Thing(rng.choice(SIZES), rng.choice(TEXTURES), colour, shape) for colour, shape in pairs]
@@ -163,7 +163,7 @@ def _shade(texture: str) -> np.ndarray:
 
 @functools.cache
 def _mask(shape: str, size: str) -> np.ndarray:
-    """Coverage of the cell's pixels by a shape, from a drawing at eight times the size."""
+    """Return the share of each pixel of a cell that a shape covers, from a drawing at eight times the size."""
     scale, radius = 8, {"small": 7, "large": 11}[size]
     canvas = Image.new("L", (CELL * scale, CELL * scale))
     pen, middle, r = ImageDraw.Draw(canvas), CELL * scale / 2, radius * scale

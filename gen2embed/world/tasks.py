@@ -54,8 +54,8 @@ def _classification(kind: str, labels: tuple[str, ...], label: Callable[[Thing],
         while True:
             scene = sample_scene(rng, "one")
             right = label(scene.things[0])
-            said = f"Represent the given image for {kind} classification."
-            yield Example((said, scene.draw(rng)), _choose(right, labels), right)
+            text = f"Represent the given image for {kind} classification."
+            yield Example((text, scene.draw(rng)), _choose(right, labels), right)
 
     return examples
 
@@ -65,8 +65,8 @@ def _question(kinds: tuple[str, ...], ask: Callable[[Scene, random.Random], tupl
         while True:
             scene = sample_scene(rng, rng.choice(kinds))
             question, right = ask(scene, rng)
-            said = f"Represent the given image with the following question: {question}"
-            yield Example((said, scene.draw(rng)), _choose(right, ANSWERS), right)
+            text = f"Represent the given image with the following question: {question}"
+            yield Example((text, scene.draw(rng)), _choose(right, ANSWERS), right)
 
     return examples
 
@@ -97,7 +97,7 @@ def _ask_spatial(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _variant(scene: Scene, rng: random.Random) -> tuple[Scene, str]:
-    """The scene with one attribute changed, and the change in words."""
+    """Return the scene with one attribute changed, and the change in words."""
     attribute = rng.choice(("colour", "shape", "texture", "size", "background"))
     if attribute == "background":
         background = rng.choice([name for name in BACKGROUNDS if name != scene.background])
@@ -109,7 +109,7 @@ def _variant(scene: Scene, rng: random.Random) -> tuple[Scene, str]:
 
 
 def _families(rng: random.Random) -> Iterator[tuple[list[Scene], list[str]]]:
-    """Families of scenes, all of different meaning, the variants with their changes; no meaning comes twice."""
+    """Yield families of scenes with the changes of their variants; no meaning comes twice."""
     known: set[tuple] = set()
     while True:
         scene, family, changes = sample_scene(rng), [], [""]
@@ -127,17 +127,17 @@ def _families(rng: random.Random) -> Iterator[tuple[list[Scene], list[str]]]:
 
 
 def _twin(scene: Scene, rng: random.Random) -> Scene:
-    """The same meaning, drawn elsewhere."""
+    """Return a scene of the same meaning in other cells."""
     if scene.relation:
-        return scene  # moved by the drawing's own jitter only: its cells carry the relation
+        return scene  # its cells show the relation; drawing still moves it by some pixels
     cells = sorted(rng.sample(range(GRID * GRID), len(scene.things)))
     return replace(scene, cells=tuple(cells))
 
 
 def _retrieval(kind: str, candidates: int) -> Examples:
-    """Picture to caption (i2t), caption to picture (t2i), or picture and change to picture (change).
+    """Return the examples of picture to caption (i2t), caption to picture (t2i), or picture and change to picture.
 
-    A query is ranked against its own family and others of a pool of eight families.
+    The candidates of a query are its own family, then scenes of seven other families.
     """
 
     def side_query(family: list[Scene], changes: list[str], index: int, wording: int, rng: random.Random) -> Side:
@@ -166,16 +166,16 @@ def _retrieval(kind: str, candidates: int) -> Examples:
                     if rng.random() < twins / (1 - twins):
                         again = [*family]
                         again[index] = _twin(family[index], rng)
-                        said = 1 - (right[0] == family[index].caption(1))  # the wording that the first one has not
+                        other_wording = 1 - (right[0] == family[index].caption(1))  # than the first positive's
                         query = side_query(again, changes, index, 1 - wording, rng)
-                        right = side_candidate(again[index], said, rng)
+                        right = side_candidate(again[index], other_wording, rng)
                         yield Example(query, [right, *wrong], repr(family[index].meaning))
 
     return examples
 
 
 def _grounding(rng: random.Random, twins: float) -> Iterator[Example]:
-    """A phrase about a picture to the crop of what it names, among 16 crops of like scenes."""
+    """Yield examples of a picture and a phrase for one thing on it to the crop of that thing, among 16 crops."""
 
     def crops(scene: Scene, picture: Image.Image) -> list[Side]:
         corners = [(CELL * (cell % GRID), CELL * (cell // GRID)) for cell in scene.cells]
@@ -190,11 +190,11 @@ def _grounding(rng: random.Random, twins: float) -> Iterator[Example]:
             others = [side for index, group in enumerate(cut) if index != number for side in group]
             for index, thing in enumerate(scene.things):
                 label = f"{thing.texture} {thing.colour} {thing.shape}"
-                said = f"Select the portion of the image that isolates the object of the given label: {label}"
+                text = f"Select the portion of the image that isolates the object of the given label: {label}"
                 near = [side for i, side in enumerate(cut[number]) if i != index]
                 wrong = (near + rng.sample(others, len(others)))[:15]
                 meaning = repr((scene.background, thing))
-                yield Example((said, pictures[number]), [cut[number][index], *wrong], meaning)
+                yield Example((text, pictures[number]), [cut[number][index], *wrong], meaning)
 
 
 TASKS: dict[str, Examples] = {

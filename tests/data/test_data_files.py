@@ -412,11 +412,11 @@ def test_a_quote_in_a_csv_takes_no_rows_away(tmp_path, lines, number):
 
 def test_a_key_that_is_there_twice_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"qry": "a", "qry": "b", "qry_image_path": "", "pos_text": "", "x": {}}')
-    with pytest.raises(UserError, match=r"a.jsonl row 0 .*'qry' is there twice"):
+    with pytest.raises(UserError, match=r"a.jsonl row 0 .*'qry' twice"):
         Files(path=tmp_path / "a.jsonl").pairs()
     crepe = '{"filename": "x.png", "caption": "a", "negative_caption": "b"}'
     (tmp_path / "add_att.json").write_text(f'{{"0": {crepe}, "0": {crepe}}}')
-    with pytest.raises(UserError, match=r"add_att.json .*'0' is there twice"):
+    with pytest.raises(UserError, match=r"add_att.json .*'0' twice"):
         read_sugarcrepe(tmp_path, tmp_path, {"add": ["add_att"]})
 
 

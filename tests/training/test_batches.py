@@ -219,7 +219,7 @@ def test_which_positives_are_equal(tmp_path):
     texts = [Pair(Item.create("q"), Item.create(text), "a", row) for row, text in enumerate(["spam", "ham", "spam"])]
     pictures = [Pair(Item.create("q"), Item.create("", tmp_path / name), "a", row) for row, name in enumerate("xyx")]
     own = [replace(texts[0], negatives=(Item.create(text),)) for text in ("spam", "eggs")]
-    found = Positives.of([*texts, *pictures, *own])
+    found = Positives.from_pairs([*texts, *pictures, *own])
     assert found.numbers.tolist() == [0, 1, 0, 2, 3, 2, 0, 0]
     assert found.contrasted.tolist() == [False] * 7 + [True]
 
@@ -239,7 +239,9 @@ def test_what_is_warned_of(caplog, mixed, subsets, warnings):
         for row, name in enumerate(name for name in subsets for _ in range(8))
     ]
     names = [pair.subset for pair in pairs]
-    warn_about_positives(ClusterBatchSampler([], 32, 8, 0, 1, names, mixed, positives=Positives.of(pairs)), pairs)
+    warn_about_positives(
+        ClusterBatchSampler([], 32, 8, 0, 1, names, mixed, positives=Positives.from_pairs(pairs)), pairs
+    )
     assert len(caplog.messages) == len(warnings)
     assert all(text in message for text, message in zip(warnings, caplog.messages, strict=True))
 

@@ -9,7 +9,7 @@ from gen2embed.cli.checks.findings import Finding
 from gen2embed.cli.commands.inputs import read_items
 from gen2embed.config.schema import make
 from gen2embed.data import pictures as images
-from gen2embed.data.benchmark import several
+from gen2embed.data.benchmark import list_benchmarks
 from gen2embed.data.pairs import PairSource
 from gen2embed.types import ImagePart, Item
 from gen2embed.utils.errors import UserError
@@ -39,7 +39,7 @@ def check_settings(overrides: Sequence[str], found: list[Item]) -> Iterator[Find
         items = [item for pair in pairs for item in (pair.query, pair.positive, *pair.negatives)]
         yield from _counted(f"data, {len(pairs):,} pairs", items, found)
     if "benchmark" in groups:
-        for benchmark in several(made["benchmark"]):
+        for benchmark in list_benchmarks(made["benchmark"]):
             images.check(benchmark.pictures, benchmark.roots)
             items = [item for task in benchmark.tasks for item in task.items()]
             yield from _counted(f"benchmark {benchmark.name}, {len(benchmark.tasks)} tasks", items, found)

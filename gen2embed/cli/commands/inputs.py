@@ -99,7 +99,7 @@ def _lines(file: Path) -> Given:
 
 
 def _rows(file: Path, image_dir: Path) -> Given:
-    rows = read_file(file, COLUMNS, any_of_them=True)
+    rows = read_file(file, COLUMNS, any_column=True)
     if not len(rows):
         raise UserError(f"{file} is empty: it has no rows")
     locate = locate_pictures(image_dir, [image for _, (_, image) in rows], rows.folder)

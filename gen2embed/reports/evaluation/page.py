@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gen2embed.config.schema import make_saved
-from gen2embed.data.benchmark import Benchmark, several
+from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.reports.evaluation import charts
 from gen2embed.reports.evaluation.explorer import RIGHT_ANSWERS, TEXT, WRONG, explore
 from gen2embed.reports.evaluation.results import Result, Run, read_runs
@@ -82,8 +82,8 @@ def read_benchmarks(run: Run) -> list[Benchmark]:
     chosen = next(iter(run.results.values())).manifest["config"]["benchmark"]
     try:
         if "_target_" in chosen:
-            return several(make_saved(chosen, "benchmark"))
-        return several({name: make_saved(call, "benchmark") for name, call in chosen.items()})
+            return list_benchmarks(make_saved(chosen, "benchmark"))
+        return list_benchmarks({name: make_saved(call, "benchmark") for name, call in chosen.items()})
     except Exception as error:
         cause = error if isinstance(error, UserError) else error.__cause__
         if not isinstance(cause, UserError):
