@@ -1,35 +1,41 @@
-"""Evaluate an embedder on ranking tasks: embed, compare in float32, score, average."""
+"""Evaluate an embedder on ranking tasks: embed, rank in float32, score, average."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from gen2embed.data.benchmark import Benchmark, task_digest
+from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoding.collapse import warn_if_collapsed
 from gen2embed.encoding.compression import Compression, Precision, compress, decode, size_in_bytes
 from gen2embed.encoding.engine import Encoded, Engine, Model
 from gen2embed.evaluation import metrics
 from gen2embed.evaluation.significance import is_below
+from gen2embed.evaluation.task import RECALLS, ScoredTask, rank_query
 from gen2embed.types import Item, RankingTask
 from gen2embed.utils.choices import ROLES, Role
 from gen2embed.utils.log import log
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
-TOP = 5  # best choices that the predictions keep
-RECALL_AT = (5, 10)
 ENOUGH = 20  # queries of a task whose interval says whether it is at chance
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores as plain values (the keys of `results.json`), and a row a query."""
+    """The outcome of an evaluation.
+
+    Attributes:
+        scores: Plain values, by the keys of `results.json`.
+        predictions: A row a query, the columns of `predictions.parquet`.
+        encoded: The vectors of each role, with what encoding them took.
+    """
 
     scores: dict[str, Any]
     predictions: pa.Table
@@ -46,156 +52,114 @@ def evaluate(
     peers: RankGroup = ALONE,
     warned: set[str] | None = None,
 ) -> Evaluation:
-    """Score `model` on every task of `benchmark`.
+    """Score a model on every task of a benchmark.
 
-    Per task: precision@1 with a bootstrap 95 % interval, the same with ties against the model, chance, recall@k and
-    the mean reciprocal rank. Averages are unweighted means over tasks: per group, per further set of tasks, and
-    overall, only where every task of them was run.
-    compression: at which sizes and precisions the same vectors are scored again; None is at none.
-    peers: each embeds its part of the items, and has all scores.
-    warned: what need not be said again, to which is added what is: the roles that are collapsed, and scores at chance.
+    1. Embed each item once in each role in which some task uses it.
+    2. Rank the candidates of each query by cosine, and score each task: precision@1 with a bootstrap 95 % interval, the
+       same with ties against the model, chance, recall@k and the mean reciprocal rank.
+    3. Average over tasks, unweighted: per group, per further set of tasks, and overall. An average is None unless all
+       of its tasks were run.
+    4. Rank and average the same vectors at smaller sizes and precisions.
+    5. Warn about vectors that are all alike, and about scores that are not above chance.
+
+    Args:
+        model: Embeds items.
+        engine: Runs the model over many items.
+        benchmark: Tasks, and the sets of them that are averaged.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        compression: Sizes and precisions of step 4; None skips it.
+        peers: Each embeds its part of the items, and returns all scores; rank 0 warns.
+        warned: Warnings that are not repeated; those that are given are added.
+
+    Raises:
+        UserError: For a size or a precision that the vectors cannot have.
     """
     warned = set() if warned is None else warned
-    embedded = {role: _encode(model, engine, benchmark.tasks, role, peers) for role in ROLES}
+    sides = {role: _embed(model, engine, benchmark.tasks, role, peers) for role in ROLES}
+    encoded = tuple(side.encoded for side in sides.values())
     if peers.rank == 0:
-        for role, side in embedded.items():
-            if role not in warned and warn_if_collapsed(side.encoded.vectors.numpy(), role):
-                warned.add(role)
-    width = max(its.encoded.vectors.shape[1] for its in embedded.values())
-    settings = compression.settings(width) if compression else []
-    smaller: dict[tuple[int, Precision], dict[str, _Scored]] = {setting: {} for setting in settings}
-    scored, rows = {}, []
-    for task in benchmark.tasks:
-        queries = embedded[task.query_role].of(task.queries)
-        candidates = embedded[task.candidate_role].of(task.candidates)
-        outcome = _predict(task, queries, candidates)
-        rows += [{key: value for key, value in row.items() if key not in _AVERAGED} for row in outcome]
-        scored[task.name] = _Scored(task, outcome)
-        for setting, its in smaller.items():
-            outcome = _predict(task, _compressed(queries, *setting), _compressed(candidates, *setting))
-            its[task.name] = _Scored(task, outcome)
+        _warn_about_collapse(sides, warned)
+    settings = compression.settings(max(side.vectors.shape[1] for side in encoded)) if compression else []
 
-    def average(names: Sequence[str]) -> dict[str, Any] | None:
-        if not set(names) <= set(scored):
-            return None
-        return {"tasks": len(names), **_score([scored[name] for name in names], resamples, seed)}
-
-    scores: dict[str, Any] = {
-        "benchmark": benchmark.name,
-        "tasks": {name: {**its.counts, **_score([its], resamples, seed)} for name, its in scored.items()},
-        "groups": {group: average(names) for group, names in benchmark.groups.items()},
-        "averages": {which: average(names) for which, names in benchmark.averages.items()},
-        "overall": average([name for names in benchmark.groups.values() for name in names]),
-    }
+    scored, rows = _score_tasks(benchmark.tasks, sides)
+    scores = _average(benchmark, scored, resamples, seed)
     if compression:
-        scores["compression"] = [
-            {"dim": dim, "precision": precision, "bytes": size_in_bytes(dim, precision), **_run(benchmark, its)}
-            for (dim, precision), its in smaller.items()
-        ]
+        scores["compression"] = [_score_smaller(benchmark, sides, *setting) for setting in settings]
     if peers.rank == 0:
         _warn_about_chance(scores["tasks"], scored, warned)
-    encoded = tuple(side.encoded for side in embedded.values())
     return Evaluation(scores, pa.Table.from_pylist(rows), encoded)
 
 
+# --- step 1: embed --------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class _Embedded:
-    rows: dict[int, int]  # id of an item -> row
+class _Side:
+    """The items of one role. rows: of an item's id, the row of its vector."""
+
+    rows: dict[int, int]
     encoded: Encoded
 
-    def of(self, items: Sequence[Item]) -> Tensor:
+    def vectors(self, items: Sequence[Item]) -> Float[Tensor, "n d"]:
         return self.encoded.vectors[[self.rows[id(item)] for item in items]]
 
 
-def _encode(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, peers: RankGroup) -> _Embedded:
-    """Every item that some task uses in `role`, in one run of the engine."""
+def _embed(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, peers: RankGroup) -> _Side:
+    """Embed every item that some task uses in a role, in one run of the engine."""
     items = {
         id(item): item
         for task in tasks
-        for side, its_role in ((task.queries, task.query_role), (task.candidates, task.candidate_role))
-        if its_role == role
+        for used, side in ((task.query_role, task.queries), (task.candidate_role, task.candidates))
+        if used == role
         for item in side
     }
     title = {"query": "queries", "candidate": "candidates"}[role]
     rows = {key: row for row, key in enumerate(items)}
-    return _Embedded(rows, engine.encode(model, list(items.values()), role, title, peers))
+    return _Side(rows, engine.encode(model, list(items.values()), role, title, peers))
 
 
-_AVERAGED = tuple(f"recall@{k}" for k in RECALL_AT)
+# --- step 2: rank and score -----------------------------------------------------------------------------------------
 
 
-def _compressed(vectors: Tensor, dim: int, precision: Precision) -> Tensor:
-    """Vectors whose inner products rank as smaller vectors do, and tie where they do."""
-    decoded = decode(compress(vectors, dim, precision))
-    return torch.nn.functional.normalize(decoded, dim=-1).float() if precision == "int8" else decoded
+def _score_tasks(
+    tasks: Sequence[RankingTask], sides: Mapping[Role, _Side], change: Callable[[Tensor], Tensor] | None = None
+) -> tuple[dict[str, ScoredTask], list[dict[str, Any]]]:
+    """Return the outcomes of each task by name, and a row a query. change: of the vectors before they are ranked."""
+    scored, rows = {}, []
+    for task in tasks:
+        queries = sides[task.query_role].vectors(task.queries)
+        candidates = sides[task.candidate_role].vectors(task.candidates)
+        if change is not None:
+            queries, candidates = change(queries), change(candidates)
+        ranked = [rank_query(task, index, query, candidates) for index, query in enumerate(queries)]
+        scored[task.name] = ScoredTask(task, ranked)
+        rows += [{key: value for key, value in row.items() if key not in RECALLS} for row in ranked]
+    return scored, rows
 
 
-def _run(benchmark: Benchmark, scored: dict[str, _Scored]) -> dict[str, Any]:
-    """Unweighted means over the tasks that were run: all of them, also with ties against the model, and by group."""
+# --- step 3: average ------------------------------------------------------------------------------------------------
 
-    def mean(names: Iterable[str], key: str = "correct") -> float:
-        return metrics.mean([metrics.mean(getattr(scored[name], key)) for name in names])
 
-    groups = {group: [name for name in names if name in scored] for group, names in benchmark.groups.items()}
+def _average(benchmark: Benchmark, scored: Mapping[str, ScoredTask], resamples: int, seed: int) -> dict[str, Any]:
+    """Return the scores of each task, and their averages, by the keys of `results.json`."""
+
+    def average(names: Sequence[str]) -> dict[str, Any] | None:
+        if not set(names) <= set(scored):
+            return None
+        return {"tasks": len(names), **_means([scored[name] for name in names], resamples, seed)}
+
     return {
-        "precision@1": mean(scored),
-        "pessimistic": mean(scored, "pessimistic"),
-        "groups": {group: mean(names) for group, names in groups.items() if names},
+        "benchmark": benchmark.name,
+        "tasks": {name: {**task.counts, **_means([task], resamples, seed)} for name, task in scored.items()},
+        "groups": {group: average(names) for group, names in benchmark.groups.items()},
+        "averages": {name: average(names) for name, names in benchmark.averages.items()},
+        "overall": average([name for names in benchmark.groups.values() for name in names]),
     }
 
 
-def _predict(task: RankingTask, queries: Tensor, candidates: Tensor) -> list[dict[str, Any]]:
-    """A row a query."""
-    return [_predict_one(task, index, query, candidates) for index, query in enumerate(queries)]
-
-
-def _predict_one(task: RankingTask, index: int, query: Tensor, candidates: Tensor) -> dict[str, Any]:
-    # Row by row rather than a matrix product, whose kernels may round equal candidates differently at its edges.
-    scores = (candidates[torch.as_tensor(task.choices[index])] * query).sum(dim=-1).numpy()
-    relevance = np.asarray(task.relevance[index])
-    correct, pessimistic = metrics.hits(scores, relevance)
-    top = np.argsort(-scores, kind="stable")[:TOP]
-    return {
-        "task": task.name,
-        "query": index,
-        "row": index if task.rows is None else task.rows[index],
-        "correct": pessimistic if task.strict else correct,
-        "pessimistic": pessimistic,
-        "rank": metrics.rank(scores, relevance),
-        "top": top.tolist(),
-        "top_similarities": scores[top].tolist(),
-        **{name: metrics.recall(scores, relevance, k) for name, k in zip(_AVERAGED, RECALL_AT, strict=True)},
-    }
-
-
-class _Scored:
-    """The outcomes of a task: of its rows, and for the ranks of its queries."""
-
-    def __init__(self, task: RankingTask, outcome: Sequence[dict[str, Any]]) -> None:
-        rows, *right = (np.array([row[key] for row in outcome]) for key in ("row", "correct", "pessimistic"))
-        self.correct, self.pessimistic = (metrics.rows_right(rows, its).astype(float) for its in right)
-        tied = [len(row["top"]) > 1 and row["top_similarities"][0] == row["top_similarities"][1] for row in outcome]
-        self.right_or_tied = int(np.logical_or(self.correct > 0, ~metrics.rows_right(rows, ~np.array(tied))).sum())
-        self.chance = metrics.chance(task.relevance) if task.chance is None else task.chance
-        self.ranks = (
-            {}
-            if task.strict
-            else {
-                **{name: metrics.mean([row[name] for row in outcome]) for name in _AVERAGED},
-                "mrr": metrics.mean([1 / row["rank"] for row in outcome]),
-            }
-        )
-        sizes = [len(choices) for choices in task.choices]
-        self.counts = {
-            "group": task.group,
-            "queries": len(self.correct),
-            "candidates": sizes[0] if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
-            "digest": task_digest(task),
-        }
-
-
-def _score(tasks: Sequence[_Scored], resamples: int, seed: int) -> dict[str, Any]:
-    """Unweighted means over tasks."""
+def _means(tasks: Sequence[ScoredTask], resamples: int, seed: int) -> dict[str, Any]:
+    """Return unweighted means over tasks."""
     return {
         "precision@1": metrics.mean([metrics.mean(task.correct) for task in tasks]),
         "ci95": list(metrics.bootstrap([task.correct for task in tasks], resamples, seed)),
@@ -205,8 +169,44 @@ def _score(tasks: Sequence[_Scored], resamples: int, seed: int) -> dict[str, Any
     }
 
 
-def _warn_about_chance(tasks: Mapping[str, Any], scored: Mapping[str, _Scored], warned: set[str]) -> None:
-    """Warn about tasks at chance and below it, as far as their queries tell; add to `warned` what was said.
+# --- step 4: smaller vectors ----------------------------------------------------------------------------------------
+
+
+def _score_smaller(benchmark: Benchmark, sides: Mapping[Role, _Side], dim: int, precision: Precision) -> dict[str, Any]:
+    """Return the scores at one size and precision: unweighted means over the tasks that were run, all and by group."""
+    scored, _ = _score_tasks(benchmark.tasks, sides, partial(_shrink, dim, precision))
+
+    def mean(names: Iterable[str], key: str = "correct") -> float:
+        return metrics.mean([metrics.mean(getattr(scored[name], key)) for name in names])
+
+    groups = {group: [name for name in names if name in scored] for group, names in benchmark.groups.items()}
+    return {
+        "dim": dim,
+        "precision": precision,
+        "bytes": size_in_bytes(dim, precision),
+        "precision@1": mean(scored),
+        "pessimistic": mean(scored, "pessimistic"),
+        "groups": {group: mean(names) for group, names in groups.items() if names},
+    }
+
+
+def _shrink(dim: int, precision: Precision, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n dim"]:
+    """Return vectors whose inner products rank as smaller vectors do, and tie where they do."""
+    decoded = decode(compress(vectors, dim, precision))
+    return torch.nn.functional.normalize(decoded, dim=-1).float() if precision == "int8" else decoded
+
+
+# --- step 5: warn ---------------------------------------------------------------------------------------------------
+
+
+def _warn_about_collapse(sides: Mapping[Role, _Side], warned: set[str]) -> None:
+    for role, side in sides.items():
+        if role not in warned and warn_if_collapsed(side.encoded.vectors.numpy(), role):
+            warned.add(role)
+
+
+def _warn_about_chance(tasks: Mapping[str, Any], scored: Mapping[str, ScoredTask], warned: set[str]) -> None:
+    """Warn about tasks that are significantly below chance, or not significantly above it.
 
     Embeddings that carry nothing score at chance. Below it they carry something that the wrong choices have more of.
     """

@@ -17,10 +17,10 @@ METRICS = {"hit@1": "precision@1", "precision@1": "precision@1", "recall@1": "pr
 
 
 def leaderboard(scores: Mapping[str, Any], embedder: Embedder) -> dict[str, Any]:
-    """The score sheet of a run. With one right candidate a query, hit and recall are the same.
+    """Return the score sheet of a run. With one right candidate a query, hit and recall are the same.
 
-    The model's name is its folder's or hub id's last part, and the adapter's digest; release date and link are the
-    submitter's to fill in.
+    The model's name is the last part of its folder or hub id, and the adapter's digest. The submitter fills in the
+    release date and the link.
     """
     backbone = embedder.backbone
     return {

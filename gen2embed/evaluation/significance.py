@@ -16,7 +16,14 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Difference:
-    """The second's mean less the first's, its 95 % percentile interval, and the two-sided p of its being zero."""
+    """The difference of two means.
+
+    Attributes:
+        mean: The second's less the first's.
+        low: Lower end of the 95 % percentile interval.
+        high: Upper end.
+        p: Two-sided, of no difference.
+    """
 
     mean: float
     low: float
@@ -25,18 +32,21 @@ class Difference:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p of McNemar's exact test; 1 where no query tells the runs apart. first, second: (n,) bool."""
+    """Return the two-sided p of McNemar's exact test; 1 where no query tells the runs apart.
+
+    first, second: whether each query is right, (n,) bool.
+    """
     gained, lost = _discordant(first, second)
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def is_below(right: int, queries: int, chance: float) -> bool:
-    """Return whether so few right answers are significantly below chance: the binomial test, one-sided at 2.5 %."""
+    """Return whether a number of right answers is significantly below chance: binomial test, one-sided at 2.5 %."""
     return bool(stats.binomtest(right, queries, chance, alternative="less").pvalue < 0.025)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of each test of a family, in the order given."""
+    """Return Holm's adjusted p of each test of a family, in the order of `ps`."""
     order = np.argsort(ps, kind="stable")
     scaled = np.asarray(ps, float)[order] * np.arange(len(ps), 0, -1)
     adjusted = np.empty(len(ps))
@@ -47,20 +57,27 @@ def holm(ps: Sequence[float]) -> list[float]:
 def paired_bootstrap(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], resamples: int, seed: int
 ) -> Difference:
-    """The difference of two runs' unweighted means over tasks.
+    """Return the difference of two runs' unweighted means over tasks.
 
-    first, second: for each task the outcomes of its queries, (n,) bool. p is twice the share of resamples on the rarer
-    side of zero, those at zero counted to it and one added, so that it is never 0.
+    p is twice the share of resamples on the rarer side of zero. Those at zero count as on that side, and one is added,
+    so that p is never 0.
+
+    Args:
+        first: For each task the outcomes of its queries, (n,) bool.
+        second: Likewise, of the other run.
+        resamples: How often the queries are drawn.
+        seed: Of the draws.
     """
     rng = np.random.default_rng(seed)
     mean, means = 0.0, np.zeros(resamples)
-    for one, other in zip(first, second, strict=True):
-        # A query's difference is 1, -1 or 0, so that what a resample draws is decided by how often it draws each.
-        gained, lost = _discordant(one, other)
-        counts = np.array([gained, lost, len(one) - gained - lost])
-        drawn = rng.multinomial(len(one), counts / len(one), size=resamples)
-        means += (drawn[:, 0] - drawn[:, 1]) / len(one) / len(first)
-        mean += (gained - lost) / len(one) / len(first)
+    for before, after in zip(first, second, strict=True):
+        # A query's difference is 1, -1 or 0, so a resample's mean is decided by how often it draws each of the three.
+        gained, lost = _discordant(before, after)
+        queries = len(before)
+        counts = np.array([gained, lost, queries - gained - lost])
+        drawn = rng.multinomial(queries, counts / queries, size=resamples)
+        means += (drawn[:, 0] - drawn[:, 1]) / queries / len(first)
+        mean += (gained - lost) / queries / len(first)
     low, high = np.quantile(means, (0.025, 0.975))
     # A sum of fractions that cancel may miss zero by a rounding.
     rarer = min((means <= 1e-12).sum(), (means >= -1e-12).sum())
@@ -68,5 +85,5 @@ def paired_bootstrap(
 
 
 def _discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    """How many queries the second alone has right, and how many the first alone."""
+    """Return how many queries the second alone has right, and how many the first alone."""
     return int((second & ~first).sum()), int((first & ~second).sum())
