@@ -144,7 +144,7 @@ SAVED = [
     ),
     (
         {**WORLD, "folder": {"_target_": "gen2embed.model.resolution.Resolution"}},
-        "benchmark.folder._target_=.*makes nothing else",
+        "benchmark.folder._target_=.*is not allowed",
     ),
     ({**WORLD, "subsets": [{"_target_": "gen2embed.model.resolution.Resolution"}]}, r"benchmark.subsets\[0\]._target_"),
     ({**WORLD, "_partial_": True}, "benchmark._partial_ is not allowed"),

@@ -1,4 +1,4 @@
-"""Messages for errors of the configuration that the user can mend."""
+"""Explain errors of the configuration that the user can mend."""
 
 from __future__ import annotations
 
@@ -23,29 +23,37 @@ SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str | None:
-    """One clear message for an error that the user can mend; None for any other."""
+    """Return one clear message for an error that the user can mend; None for any other.
+
+    Args:
+        error: What Hydra, OmegaConf or this package raised.
+        config_name: The name of the configuration, such as `train`.
+        overrides: The settings of the command line.
+    """
     if reason := next(filter(None, map(_reason, _chain(error))), None):
         return reason
-    if found := re.search(r"Could not override '([^']+)'", str(error)):
-        key = found[1]
+    if refused := re.search(r"Could not override '([^']+)'", str(error)):
+        key = refused[1]
         return unknown_key(key, _siblings(key, default_config(config_name, overrides)))
     if absent := next((cause for cause in _chain(error) if isinstance(cause, InterpolationKeyError)), None):
         return _no_such_setting(str(absent).partition("\n")[0], overrides)
     if isinstance(error, hydra.errors.InstantiationException):
         return str(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return next((said for cause in _chain(error) if (said := " ".join(str(cause).split()))), type(error).__name__)
+        texts = (" ".join(str(cause).split()) for cause in _chain(error))
+        return next(filter(None, texts), type(error).__name__)
     return next((reason for cause in _chain(error) if (reason := refusal(cause) or why_ended(cause))), None)
 
 
 def _no_such_setting(missing: str, overrides: Iterable[str]) -> str:
-    """Return the message for a `${...}` that names no setting. missing: what OmegaConf says of it."""
-    named = re.search(r"'(.*)'", missing)
-    whose = next((shown(text) for text in overrides if named and "${" in text and named[1] in text), "a setting")
-    return f"{whose}: {missing}; ${{...}} stands for another setting, and is not for texts"
+    """Return the message for a `${...}` that names no setting; `missing` is the message of OmegaConf."""
+    quoted = re.search(r"'(.*)'", missing)
+    setting = next((shown(text) for text in overrides if quoted and "${" in text and quoted[1] in text), "a setting")
+    return f"{setting}: {missing}; ${{...}} stands for another setting; do not use it in a text"
 
 
 def _reason(cause: BaseException) -> str | None:
+    """Return the message of an error that has one of its own, or names a choice or a setting that Hydra refuses."""
     if isinstance(cause, UserError):
         return str(cause)
     if isinstance(cause, MissingConfigException) and cause.options is not None:
@@ -56,21 +64,24 @@ def _reason(cause: BaseException) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def unknown_key(path: str, valid: Iterable[str]) -> str:
+    """Return the message for a dotted key that nothing reads, with the valid keys beside it."""
     if path in KEYS:
         return f"{path} is an earlier version's name; set {KEYS[path]}"
     parent, _, key = path.rpartition(".")
     names = sorted(set(valid) - SPECIAL_KEYS)
-    where = parent or "the configuration"
-    return f"{path} is unknown; {where} has {', '.join(names) or 'no keys'}" + did_you_mean(key, names)
+    owner = parent or "the configuration"
+    return f"{path} is unknown; {owner} has {', '.join(names) or 'no keys'}" + did_you_mean(key, names)
 
 
 def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
+    """Return the keys beside a dotted key."""
     node: Any = defaults
     for part in key.split(".")[:-1]:
         node = node.get(part, {}) if isinstance(node, dict) else {}
@@ -78,11 +89,18 @@ def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
 
 
 def join_key(path: str, key: Any) -> str:
+    """Return the dotted key of a key below a path, which may be empty."""
     return f"{path}.{key}" if path else str(key)
 
 
 def default_config(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
-    """The config with the same choices of groups, and no other override."""
+    """Return the default configuration with the choices of groups among `overrides`, and no other override.
+
+    Args:
+        config_name: The name of the configuration.
+        overrides: The settings of the command line.
+        folders: Where the files of groups may lie, beside the shipped ones.
+    """
     groups = (override for override in overrides if (conf_dir() / override.partition("=")[0]).is_dir())
     choices = [override for override in groups if "," not in override]
     try:

@@ -1,4 +1,4 @@
-"""What the command line of a run chooses, and the experiment that it names, beside what is shipped."""
+"""Read what the command line of a run and its experiment choose and set."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gen2embed.config.presets import conf_dir
 
 @dataclass(frozen=True)
 class Experiment:
-    """What an experiment's file chooses and sets, with those that it builds on.
+    """The choices and settings of an experiment's file, with those of the files that it builds on.
 
     Args:
-        choices: of groups, by their names.
-        settings: nested, as the file has them.
+        choices: The choice of each group, by the group's name.
+        settings: The settings, nested as in the file.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -27,31 +27,36 @@ class Experiment:
 
 
 def added_folders() -> list[str]:
-    """The folders of yaml files that the command line adds to the shipped ones, by --config-dir or hydra.searchpath."""
+    """Return the folders of yaml files that --config-dir or hydra.searchpath add to the shipped ones."""
     sources = HydraConfig.get().runtime.config_sources
     shipped = conf_dir()
     return [source.path for source in sources if source.schema == "file" and Path(source.path) != shipped]
 
 
 def command_line() -> dict[str, str]:
-    """Return what the command line overrides, by key."""
+    """Return the settings of the command line by key, as text."""
     split = (override.lstrip("+~").partition("=") for override in HydraConfig.get().overrides.task)
     return {key: value for key, _, value in split}
 
 
 def overridden() -> set[str]:
-    """The groups that the command line chooses or sets a key of."""
+    """Return the groups that the command line chooses, or of which it sets a key."""
     return {key.partition(".")[0] for key in command_line()}
 
 
 def experiment() -> Experiment:
-    """Return what the experiment of the run chooses and sets; nothing without one."""
+    """Return the experiment of the run; an empty one if the command line names none."""
     return read_experiment(HydraConfig.get().runtime.choices.get("experiment"), [conf_dir(), *added_folders()])
 
 
 def read_experiment(name: str | None, folders: list[Any]) -> Experiment:
-    """Return what an experiment chooses and sets; later files win over those that they build on."""
-    files = (Path(folder) / "experiment" / f"{name}.yaml" for folder in folders)  # Hydra takes the first, too
+    """Return an experiment. A file's settings win over those of the files that it builds on.
+
+    Args:
+        name: The experiment; None for an empty one.
+        folders: The folders that may hold it. The first that does is read, as Hydra does.
+    """
+    files = (Path(folder) / "experiment" / f"{name}.yaml" for folder in folders)
     if (file := next(filter(Path.is_file, files), None)) is None:
         return Experiment()
     content = yaml.safe_load(file.read_text())
@@ -68,23 +73,24 @@ def read_experiment(name: str | None, folders: list[Any]) -> Experiment:
 
 
 def chosen_groups() -> set[str]:
-    """The groups that the command line overrides, or the experiment that it names."""
-    named = experiment()
-    return overridden() | set(named.choices) | set(named.settings)
+    """Return the groups that the command line or its experiment chooses or changes."""
+    base = experiment()
+    return overridden() | set(base.choices) | set(base.settings)
 
 
 def chosen_keys(group: str) -> set[str] | None:
-    """Return which settings of a group are chosen by the command line or the experiment; None is the whole group."""
-    given, named = command_line(), experiment()
-    if group in given or group in named.choices:
+    """Return the settings of a group that the command line or the experiment sets; None if the group is chosen."""
+    settings, base = command_line(), experiment()
+    if group in settings or group in base.choices:
         return None
-    own = {key.removeprefix(f"{group}.").partition(".")[0] for key in given if key.startswith(f"{group}.")}
-    return own | set(named.settings.get(group) or ())
+    keys = {key.removeprefix(f"{group}.").partition(".")[0] for key in settings if key.startswith(f"{group}.")}
+    return keys | set(base.settings.get(group) or ())
 
 
-def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in more.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _merged(out[key], value) if both else value
-    return out
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with changes; mappings are merged, other values replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged

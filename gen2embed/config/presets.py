@@ -1,4 +1,4 @@
-"""The shipped yaml files: where they are, and how code that does not go through Hydra reads them."""
+"""Find the shipped yaml files, and compose them outside of a Hydra program."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def conf_dir() -> Path:
-    """`conf` in a clone, `gen2embed/conf` in an installed wheel."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+    """Return the folder of the shipped files: `conf` in a clone, `gen2embed/conf` in an installed wheel."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
 def compose_shipped(config_name: str, overrides: Iterable[str] = (), folders: Iterable[str] = ()) -> DictConfig:
-    """Compose a shipped config, also inside of a running Hydra program. folders: where else a group's files may lie."""
-    beside = [f"hydra.searchpath={json.dumps(list(folders))}"] if folders else []
-    return deepcopy(_composed(config_name, (*overrides, *beside)))
+    """Return a shipped configuration, composed; a running Hydra program is left as it is.
+
+    Args:
+        config_name: The name of the configuration.
+        overrides: As on a command line.
+        folders: Where the files of groups may lie, beside the shipped ones.
+    """
+    search_path = [f"hydra.searchpath={json.dumps(list(folders))}"] if folders else []
+    return deepcopy(_composed(config_name, (*overrides, *search_path)))
 
 
 @cache  # Hydra takes a fifth of a second, and the jobs of a multirun ask for the same
@@ -43,7 +49,7 @@ def _composed(config_name: str, overrides: tuple[str, ...]) -> DictConfig:
 
 
 def load_preset(group: str, name: str) -> Any:
-    """Instantiate `conf/<group>/<name>.yaml`; raises `UserError` that lists the names for an unknown one."""
+    """Return the object of `conf/<group>/<name>.yaml`; raises `UserError` for an unknown name."""
     file = conf_dir() / group / f"{name}.yaml"
     if not file.is_file():
         names = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))

@@ -1,4 +1,4 @@
-"""How a setting is typed that Hydra cannot read as it was: in quotes, and those quotes inside the shell's."""
+"""Tell how to quote a setting that Hydra cannot read: in quotes, inside of the quotes of the shell."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ QUOTES = ("'", '"')
 
 
 def explain_setting(error: BaseException) -> str | None:
-    """Return the message for an error of Hydra's about a setting's form, with what to type; None for other errors."""
+    """Return the message for a setting that Hydra cannot read, with the form to type; None for other errors."""
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
-    several = (
-        re.search(r"Ambiguous value for argument '(.*)'", str(error)) if isinstance(error, HydraException) else None
-    )
-    return several_values(several[1]) if several else None
+    if not isinstance(error, HydraException):
+        return None
+    ambiguous = re.search(r"Ambiguous value for argument '(.*)'", str(error))
+    return several_values(ambiguous[1]) if ambiguous else None
 
 
 def unreadable(override: str) -> str:
     """Return the message for a setting that Hydra cannot parse, with the form to type in its place."""
     if "=" not in override:
-        return f"the argument {shown(override)} is no setting (missing EQUAL); settings are KEY=VALUE, as in seed=1"
+        return f"the argument {shown(override)} is no setting (missing EQUAL); write KEY=VALUE, as in seed=1"
     if len(override) <= SHOWN and (form := quoted(override)):
-        return f"the setting {shown(override)} needs quotes, also inside of the shell's; type {form}"
-    return f"""the setting {shown(override)} cannot be read; look at the key, and quote the value: 'key="a b"'"""
+        return f"the setting {shown(override)} needs quotes inside of the shell's; type {form}"
+    return f"""the setting {shown(override)} cannot be read; check the key, and quote the value: 'key="a b"'"""
 
 
 def several_values(override: str) -> str:
     """Return the message for a setting with commas in a run that is no sweep."""
     key, _, value = override.partition("=")
-    one, several = quoted(override), shlex.quote(f"{key}=[{value}]")
-    if len(override) > SHOWN or one is None:
-        one, several = f"""'{key}="..."'""", f"'{key}=[...]'"
+    text, listing = quoted(override), shlex.quote(f"{key}=[{value}]")
+    if len(override) > SHOWN or text is None:
+        text, listing = f"""'{key}="..."'""", f"'{key}=[...]'"
     return (
-        f"the setting {shown(override)} has a comma: type {one} for one text, {several} for a list, or -m before the "
+        f"the setting {shown(override)} has a comma: type {text} for one text, {listing} for a list, or -m before the "
         "settings for a sweep"
     )
 
 
 def quoted(override: str) -> str | None:
-    """Return a setting as it is to be typed in a shell, its value as texts; None if quotes do not help."""
+    """Return a setting to type in a shell, with a text or a list of texts as value; None if quotes do not help."""
     key, _, value = override.partition("=")
     if value[:1] in QUOTES and value[-1:] == value[:1] and len(value) > 1:
         value = value[1:-1]
@@ -61,9 +61,12 @@ def quoted(override: str) -> str | None:
 
 
 def as_texts(value: Any, path: str, takes: Callable[[Any], bool]) -> str:
-    """Return how to write a value where texts are wanted, to end a message; "" if texts would not be taken either.
+    """Return the end of a message, how to write a value as text; "" if a text would not be valid either.
 
-    takes: whether a value is valid there.
+    Args:
+        value: The value that was refused.
+        path: Its dotted key.
+        takes: Whether a value is valid at that key.
     """
     for texts in (_texts(value), [_texts(value)]):
         if texts != value and takes(texts):
@@ -75,6 +78,7 @@ def as_texts(value: Any, path: str, takes: Callable[[Any], bool]) -> str:
 
 
 def _texts(value: Any) -> Any:
+    """Return a value with numbers and booleans as texts."""
     if isinstance(value, list):
         return [_texts(part) for part in value]
     return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int | float) else value
@@ -82,11 +86,12 @@ def _texts(value: Any) -> Any:
 
 def _in_quotes(text: str) -> str:
     quote = '"' if '"' not in text else "'"
-    escaped = re.sub(rf"(\\*)({quote}|$)", lambda found: found[1] * 2 + ("\\" + quote if found[2] else ""), text)
+    escaped = re.sub(rf"(\\*)({quote}|$)", lambda match: match[1] * 2 + ("\\" + quote if match[2] else ""), text)
     return f"{quote}{escaped}{quote}"
 
 
 def _parsed(override: str) -> Any:
+    """Return the value that Hydra reads of a setting; None if it cannot."""
     try:
         return OverridesParser.create().parse_override(override).value()
     except HydraException:

@@ -1,4 +1,4 @@
-"""Names in saved configurations of earlier versions, and what they are called today.
+"""Translate saved configurations of earlier versions to the names of today.
 
 A run folder, a manifest or `run.json` of an earlier version is read through `translate`. A command line is not: there
 an old name is an error that gives the new one.
@@ -40,8 +40,8 @@ def translate(saved: Any, path: str = "") -> Any:
     """Return a saved configuration, or a part of one, under the names of today.
 
     Args:
-        saved: plain values.
-        path: the dotted key at which they stand in the configuration.
+        saved: Plain values.
+        path: Their dotted key in the configuration.
     """
     if isinstance(saved, list):
         return [translate(value, path) for value in saved]

@@ -33,9 +33,13 @@ FREE = {"batch.weights"}  # mappings whose keys are the user's
 
 
 def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
-    """Raise `UserError` at the first key or value of `cfg` that nothing takes.
+    """Raise `UserError` at the first key or value of a configuration that nothing reads.
 
-    folders: where the choices of `overrides` may lie, beside the shipped ones.
+    Args:
+        cfg: The composed configuration.
+        config_name: Its name.
+        overrides: The settings of the command line.
+        folders: Where the files of groups may lie, beside the shipped ones.
     """
     defaults = default_config(config_name, overrides, folders)
     try:
@@ -49,7 +53,12 @@ def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: 
 
 
 def make_saved(call: Any, group: str) -> Any:
-    """What a call of a group makes that a run has left in its files; `UserError` for one that no run leaves."""
+    """Return the object of a group's call in the files of a run; raises `UserError` for a call that no run writes.
+
+    Args:
+        call: `_target_` and arguments, as in the file.
+        group: The group of the call, such as `prompt`.
+    """
     call = translate(call, group)
     check_saved(call, group)
     check_call(call, group)
@@ -57,11 +66,20 @@ def make_saved(call: Any, group: str) -> Any:
 
 
 def make(config_name: str, groups: Iterable[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """What some groups of a shipped config make, by group, outside of a Hydra program; `UserError` as in one."""
+    """Return the objects of some groups of a shipped configuration, outside of a Hydra program.
+
+    Args:
+        config_name: The name of the configuration.
+        groups: The groups to instantiate.
+        overrides: As on a command line.
+
+    Raises:
+        UserError: For what an entry point would refuse.
+    """
     register_resolvers()
     try:
         cfg = from_home(compose_shipped(config_name, overrides))
-        cfg.output_dir = "outputs"  # Hydra's clock, which is in the default, runs in a program only
+        cfg.output_dir = "outputs"  # the default names the time of Hydra's program
         check(cfg, config_name, overrides)
         return {group: instantiate(cfg[group], _convert_="all") for group in groups}
     except (HydraException, OmegaConfBaseException) as error:
@@ -85,7 +103,7 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
 
 
 def check_call(node: Mapping[str, Any], path: str) -> Any:
-    """Check one constructor call; returns the class or function that it names."""
+    """Check one constructor call, and return the class or function that it names."""
     target = find_target(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -96,16 +114,16 @@ def check_call(node: Mapping[str, Any], path: str) -> Any:
         if key not in parameters and not takes_any:
             raise UserError(unknown_key(join_key(path, key), parameters))
         if isinstance(value, dict) and "_target_" in value:
-            made, hint = check_call(value, join_key(path, key)), hints.get(key)
-            if inspect.isclass(made) and inspect.isclass(hint) and not issubclass(made, hint):
-                raise UserError(f"{join_key(path, key)} must be a {hint.__name__}; got a {made.__name__}")
+            argument, hint = check_call(value, join_key(path, key)), hints.get(key)
+            if inspect.isclass(argument) and inspect.isclass(hint) and not issubclass(argument, hint):
+                raise UserError(f"{join_key(path, key)} must be a {hint.__name__}; got a {argument.__name__}")
         elif key in hints:
             _check_value(value, hints[key], join_key(path, key))
     return target
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """The annotations of a target's parameters; none where they cannot be resolved outside of its library."""
+    """Return the annotations of a target's parameters; none where they cannot be resolved outside of its library."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):

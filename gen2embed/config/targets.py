@@ -1,8 +1,12 @@
-"""What a `_target_` may name, wherever it stands in a configuration: a call is code, and a file may be a stranger's.
+"""Decide what a `_target_` may name: a call runs code, and a stranger may have written the file.
 
-Of our package, what a shipped yaml file names. Of a user's own modules `gen2embed_*`, the classes and functions that
-they define. Of a few libraries, the kinds of things that a configuration is for (`KINDS`). Nothing, that is, which can
-merely be reached through a module, such as `gen2embed.utils.files.os.system`.
+Allowed are:
+
+- of this package, the targets of the shipped yaml files;
+- of a user's own modules `gen2embed_*`, the classes and functions that they define;
+- of a few libraries, classes of the kinds that a configuration needs (`KINDS`).
+
+What a module merely imports is not allowed, such as `gen2embed.utils.files.os.system`.
 """
 
 from __future__ import annotations
@@ -40,14 +44,19 @@ ALLOWED = (
 
 @cache
 def shipped_targets(group: str = "") -> frozenset[str]:
-    """The targets of our package that the shipped files of a group, or of all groups, name."""
+    """Return the targets in this package that the shipped files of a group, or of all groups, name."""
     files = (conf_dir() / group).rglob("*.yaml")
     names = {name for file in files for name in re.findall(r"_target_:\s*([\w.]+)", file.read_text())}
     return frozenset(name for name in names if name.startswith(OURS))
 
 
 def find_target(name: Any, path: str) -> Any:
-    """The class or function that a target names; `UserError` for one that is not allowed, or is not there."""
+    """Return the class or function that a target names; raises `UserError` for one that is not allowed or missing.
+
+    Args:
+        name: The value of `_target_`.
+        path: The dotted key of the call, for messages.
+    """
     if isinstance(name, str) and name in TARGETS:
         raise UserError(f"{path}._target_={name} is an earlier version's name; write {TARGETS[name]}")
     refused = UserError(f"{path}._target_={name!r} is not allowed; {ALLOWED}")
@@ -64,17 +73,17 @@ def find_target(name: Any, path: str) -> Any:
 
 
 def _is_of_its_module(name: str, target: Any) -> bool:
-    """Whether a target outside of our package is what may be named, and not merely imported where it is named."""
+    """Return whether a target outside of our package may be named, and is defined in the module that it names."""
     module, _, own = name.rpartition(".")
     if name.startswith(USERS) or module == SCHEDULES:
-        made = inspect.isclass(target) or (inspect.isfunction(target) and target.__qualname__ == own)
-        return made and target.__module__ == module and (name.startswith(USERS) or own.startswith("get_"))
-    kinds = next((its for prefix, its in KINDS.items() if name.startswith(prefix)), ())
+        defined = inspect.isclass(target) or (inspect.isfunction(target) and target.__qualname__ == own)
+        return defined and target.__module__ == module and (name.startswith(USERS) or own.startswith("get_"))
+    kinds = next((classes for prefix, classes in KINDS.items() if name.startswith(prefix)), ())
     return inspect.isclass(target) and issubclass(target, kinds)
 
 
 def calls_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every call below a node, with its path, in lists and beside keys that no signature knows as well."""
+    """Yield the dotted key and the `_target_` of every call below a node, also in lists and at unknown keys."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield path, node["_target_"]
@@ -92,10 +101,10 @@ def check_calls(node: Any, path: str) -> None:
 
 
 def check_saved(call: Any, group: str) -> None:
-    """Raise `UserError` unless a call that a run's files hold is of a shipped group or a user's own, and the only one.
+    """Raise `UserError` unless a call in the files of a run is of a shipped group or a user's own module.
 
-    Whoever wrote the files may be anybody, so neither calls within it nor references to what is here, such as
-    `${oc.env:NAME}`, are followed; runs leave neither.
+    A stranger may have written the files. So neither nested calls nor references to other values, such as
+    `${oc.env:NAME}`, are followed; runs write neither.
     """
     name = call.get("_target_") if isinstance(call, Mapping) else call
     known = isinstance(name, str) and (name in shipped_targets(group) or name.startswith(USERS))
@@ -103,9 +112,9 @@ def check_saved(call: Any, group: str) -> None:
         choices = ", ".join(sorted(shipped_targets(group)))
         raise UserError(f"{group}._target_={name!r} is not allowed; choose from {choices}, or your own {USERS}...")
     arguments = {key: value for key, value in call.items() if key != "_target_"}
-    if found := next(calls_in(arguments, group), None):
-        raise UserError(f"{found[0]}._target_={found[1]!r} is not allowed: the {group} of a run makes nothing else")
-    if found_special := sorted(key for key in arguments if re.fullmatch(r"_\w+_", str(key))):
-        raise UserError(f"{group}.{found_special[0]} is not allowed in the files of a run")
+    if nested := next(calls_in(arguments, group), None):
+        raise UserError(f"{nested[0]}._target_={nested[1]!r} is not allowed: the {group} of a run holds one call")
+    if special := sorted(key for key in arguments if re.fullmatch(r"_\w+_", str(key))):
+        raise UserError(f"{group}.{special[0]} is not allowed in the files of a run")
     if "${" in repr(arguments):
-        raise UserError(f"{group} refers to other values by ${{...}}, and the files of a run hold values alone")
+        raise UserError(f"{group} refers to other values by ${{...}}; the files of a run may hold plain values only")

@@ -1,4 +1,4 @@
-"""Configurations as plain values: resolvers, `~`, and names of files."""
+"""Turn configurations into plain values: resolvers, `~`, and names of files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from gen2embed.config.presets import PACKAGE
 from gen2embed.utils.redaction import expanded
 
-LONGEST_NAME = 200  # bytes of a file's; systems end at 255
+LONGEST_NAME = 200  # bytes of a file name; file systems take 255
 
 
 def register_resolvers() -> None:
+    """Register the `${name:...}` functions that the shipped files call."""
     OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
     OmegaConf.register_new_resolver("from_home", lambda path: expanded(str(path)), replace=True)
     OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
 
 
 def _file_name(text: str) -> str:
-    """A text as the name of a file; a long one by its beginning and a digest."""
+    """Return a text as the name of a file; a long text is cut, and a digest added."""
     name = text.replace("/", "_")
     if len(name.encode()) <= LONGEST_NAME:
         return name
@@ -29,15 +30,15 @@ def _file_name(text: str) -> str:
 
 
 def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
-    """The config as plain values."""
+    """Return a configuration as plain values, with references resolved unless `resolve` is false."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))
 
 
 def from_home(cfg: DictConfig) -> DictConfig:
-    """The config in which texts that begin with `~/` begin with the home folder."""
-    given = plain(cfg, resolve=False)
-    if (whole := expanded(given)) == given:
+    """Return a configuration in which texts that begin with `~/` begin with the home folder."""
+    values = plain(cfg, resolve=False)
+    if (absolute := expanded(values)) == values:
         return cfg
-    made = OmegaConf.create(whole)
-    OmegaConf.set_struct(made, value=True)
-    return made
+    replaced = OmegaConf.create(absolute)
+    OmegaConf.set_struct(replaced, value=True)
+    return replaced

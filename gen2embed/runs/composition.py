@@ -1,4 +1,4 @@
-"""Settings that do not fit what was chosen: an experiment's for another choice of a group, or not a checkpoint's."""
+"""Adapt a configuration to what was chosen: drop settings of an experiment for other choices; adopt a checkpoint's."""
 
 from __future__ import annotations
 
@@ -19,61 +19,62 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import differences, flat
 from gen2embed.utils.log import log
 
-PLACES = {"strategy": "trainer.strategy"}  # of groups whose settings do not lie below their name
-READ = {"data", "benchmark"}  # groups whose settings are of the rows of a choice, and of no other
-WITH = {"mining": ["data.clusters"]}  # what an experiment sets elsewhere for its choice of a group
+PLACES = {"strategy": "trainer.strategy"}  # groups whose settings do not lie below their own name
+READ = {"data", "benchmark"}  # groups whose settings name rows, and so fit one choice only
+WITH = {"mining": ["data.clusters"]}  # settings outside of a group that belong to an experiment's choice of it
 FULL = "gen2embed.model.adapter.Full"
 
 
 def drop_foreign(
-    cfg: DictConfig, config_name: str, given: Mapping[str, str], named: Experiment, folders: Iterable[str] = ()
+    cfg: DictConfig, config_name: str, overrides: Mapping[str, str], experiment: Experiment, folders: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Drop an experiment's settings of groups of which the command line makes another choice.
+    """Drop an experiment's settings of groups for which the command line makes another choice; return them by key.
 
-    Of `READ` groups all are dropped, of others those that the choice does not have. Returns them, by key.
+    Of `READ` groups all settings are dropped, of other groups those that the choice does not have.
 
     Args:
-        cfg: composed; changed in place.
-        config_name: of the entry point.
-        given: what the command line overrides, by key.
-        named: what the experiment chooses and sets.
-        folders: where choices may lie, beside the shipped ones.
+        cfg: The composed configuration; changed in place.
+        config_name: Its name.
+        overrides: The settings of the command line, by key.
+        experiment: The choices and settings of the experiment.
+        folders: Where the files of groups may lie, beside the shipped ones.
     """
-    settings, dropped = dict(flat(named.settings)), dict[str, Any]()
+    settings, dropped = dict(flat(experiment.settings)), dict[str, Any]()
     shipped = OmegaConf.create(plain(compose_shipped(config_name, (), folders), resolve=False))
-    for group, choice in given.items():
-        if group == "experiment" or named.choices.get(group) == choice or "," in choice:
+    for group, choice in overrides.items():
+        if group == "experiment" or experiment.choices.get(group) == choice or "," in choice:
             continue
         place = PLACES.get(group, group)
-        own = [key for key in settings if key.startswith(f"{place}.") and _group_of(key) == group]
-        further = [key for key in WITH.get(group, ()) if key in settings]
-        if not own and not further:
+        inside = [key for key in settings if key.startswith(f"{place}.") and _group_of(key) == group]
+        outside = [key for key in WITH.get(group, ()) if key in settings]
+        if not inside and not outside:
             continue
         node = OmegaConf.select(compose_shipped(config_name, [f"{group}={choice}"], folders), place)
         node = plain(node, resolve=False) if isinstance(node, DictConfig) else node
-        for key in own:
-            below = key.removeprefix(f"{place}.")
-            if _is_given(key, given) or (group not in READ and _has(node, below.split("."), place)):
+        for key in inside:
+            name = key.removeprefix(f"{place}.")
+            if _is_set(key, overrides) or (group not in READ and _has(node, name.split("."), place)):
                 continue
             dropped[key] = settings[key]
-            _restore(cfg, node, place, below)
-        for key in further:
-            if not _is_given(key, given) and OmegaConf.select(cfg, key) is not None:
+            _restore(cfg, node, place, name)
+        for key in outside:
+            if not _is_set(key, overrides) and OmegaConf.select(cfg, key) is not None:
                 dropped[key] = settings[key]
                 OmegaConf.update(cfg, key, OmegaConf.select(shipped, key))
     if dropped:
-        said = ", ".join(f"{key}={value}" for key, value in dropped.items())
-        log.warning("settings of the experiment that belong to another choice of their group are dropped: %s", said)
+        listing = ", ".join(f"{key}={value}" for key, value in dropped.items())
+        log.warning("settings of the experiment that belong to another choice of their group are dropped: %s", listing)
     return dropped
 
 
 def _group_of(key: str) -> str:
-    """Return the group of a setting: `trainer.strategy.timeout_seconds` is of the strategy, not of the trainer."""
+    """Return the group of a setting: that of `trainer.strategy.timeout_seconds` is `strategy`, not `trainer`."""
     return next((group for group, place in PLACES.items() if key.startswith(f"{place}.")), key.partition(".")[0])
 
 
-def _is_given(key: str, given: Iterable[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in given if "." in name)
+def _is_set(key: str, overrides: Iterable[str]) -> bool:
+    """Return whether the command line sets a key, or a key above it that is no group."""
+    return any(key == name or key.startswith(f"{name}.") for name in overrides if "." in name)
 
 
 def _has(node: Any, names: list[str], path: str) -> bool:
@@ -85,30 +86,30 @@ def _has(node: Any, names: list[str], path: str) -> bool:
     return "_target_" in node and names[0] in inspect.signature(find_target(node["_target_"], path)).parameters
 
 
-def _restore(cfg: DictConfig, node: Any, place: str, below: str) -> None:
-    """Set a key of a group to what its choice has, or remove it."""
+def _restore(cfg: DictConfig, node: Any, place: str, name: str) -> None:
+    """Set a setting of a group to the value that its choice has, or remove it."""
     with open_dict(cfg):
         if not isinstance(node, Mapping):
             OmegaConf.update(cfg, place, node, merge=False)
             return
-        value = dict(flat(node)).get(below, cfg)
-        if value is not cfg:
-            OmegaConf.update(cfg, f"{place}.{below}", value)
+        values = dict(flat(node))
+        if name in values:
+            OmegaConf.update(cfg, f"{place}.{name}", values[name])
             return
-        parent, _, name = f"{place}.{below}".rpartition(".")
-        del OmegaConf.select(cfg, parent)[name]
+        parent, _, key = f"{place}.{name}".rpartition(".")
+        del OmegaConf.select(cfg, parent)[key]
 
 
 def adopt_checkpoint(cfg: DictConfig, groups: Iterable[str], adapter_keys: set[str] | None) -> None:
-    """Have the configuration name the prompt, the resolution and the adapter that a checkpoint brings.
+    """Write the prompt, the resolution and the adapter settings of the checkpoint into the configuration.
 
     Args:
-        cfg: checked; changed in place.
-        groups: that were chosen; their prompt and resolution stay.
-        adapter_keys: settings of the adapter that were chosen; None is all.
+        cfg: The checked configuration; changed in place.
+        groups: The groups that the user chose; a chosen prompt or resolution stays.
+        adapter_keys: The settings of the adapter that the user chose; None for all.
 
     Raises:
-        UserError: if chosen settings of the adapter differ from those of the checkpoint's.
+        UserError: If chosen settings of the adapter differ from those of the checkpoint.
     """
     if not cfg.checkpoint:
         return
@@ -117,29 +118,29 @@ def adopt_checkpoint(cfg: DictConfig, groups: Iterable[str], adapter_keys: set[s
     card = read_card(file.parent) if file else {}
     if card or folder:
         prompt, resolution = Source(cfg.checkpoint, folder, card).choose(None, None, None)
-        for group, brought in (("prompt", prompt), ("resolution", resolution)):
+        for group, adopted in (("prompt", prompt), ("resolution", resolution)):
             if group not in groups:
-                OmegaConf.update(cfg, group, {"_target_": cfg[group]._target_, **brought.describe()}, merge=False)
+                OmegaConf.update(cfg, group, {"_target_": cfg[group]._target_, **adopted.describe()}, merge=False)
     if folder and cfg.get("adapter") is not None:
         _adopt_adapter(cfg, folder, adapter_keys)
 
 
 def _adopt_adapter(cfg: DictConfig, folder: Path, chosen: set[str] | None) -> None:
     if cfg.adapter["_target_"] == FULL:
-        raise UserError("adapter=full cannot go on from an adapter; choose adapter=lora, or a whole checkpoint")
+        raise UserError("adapter=full cannot start from an adapter; choose adapter=lora, or a checkpoint of all weights")
     saved = saved_settings(folder)
-    here = {key: value for key, value in plain(cfg.adapter).items() if key in saved}
+    settings = {key: value for key, value in plain(cfg.adapter).items() if key in saved}
     differing = differences(
-        {key: saved[key] for key in here if chosen is None or key in chosen},
+        {key: saved[key] for key in settings if chosen is None or key in chosen},
         {
             key: saved[key] if key == "target_modules" and set(saved[key]) <= set(value) else value
-            for key, value in here.items()
+            for key, value in settings.items()
             if chosen is None or key in chosen
         },
     )
     if differing:
         raise UserError(
-            f"checkpoint={cfg.checkpoint} is an adapter that is trained further as it is, and other settings were "
-            f"chosen: {'; '.join(differing)}; leave adapter=… out, or train a new one without checkpoint=…"
+            f"checkpoint={cfg.checkpoint} is an adapter, whose settings stay, and other settings were chosen: "
+            f"{'; '.join(differing)}; leave adapter=… out, or train a new adapter without checkpoint=…"
         )
     OmegaConf.update(cfg, "adapter", {**plain(cfg.adapter), **saved}, merge=False)

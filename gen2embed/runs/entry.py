@@ -1,4 +1,4 @@
-"""What the entry points share: start a run, and make its trainer and its embedder from the configuration."""
+"""Turn a function of a configuration into a command-line program, and start its run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ from gen2embed.config.values import from_home, plain, register_resolvers
 from gen2embed.outputs.claims import release
 from gen2embed.outputs.redacted import redact_yaml
 from gen2embed.runs import tracking
-from gen2embed.runs.build import (
-    started_together,
-)
+from gen2embed.runs.build import started_together
 from gen2embed.runs.composition import adopt_checkpoint, drop_foreign
-from gen2embed.runs.sweeps import finished
+from gen2embed.runs.sweeps import is_finished
 from gen2embed.utils import preemption
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
@@ -39,32 +37,23 @@ from gen2embed.utils.redaction import expanded, redacted, visible
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a task of a composed, checked config into a command-line program.
+    """Return a decorator that makes a function of a composed, checked configuration a command-line program.
 
-    A `UserError` ends it with its message alone and exit code 1; any other exception keeps its traceback. SIGTERM ends
-    it with `preemption.EXIT_CODE`.
+    A `UserError` ends the program with its message and exit code 1; any other exception keeps its traceback. SIGTERM
+    ends it with `preemption.EXIT_CODE`.
+
+    Args:
+        config_name: The file of `conf/` to compose, without `.yaml`.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def checked(cfg: DictConfig) -> None:
-            together = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
-            if together and "${now:" in plain(cfg, resolve=False)["output_dir"]:
-                said = "processes that start together need one folder, and the default's time differs between them"
-                raise UserError(f"{said}; set output_dir=...")
-            _redact_hydra()
-            cfg = from_home(cfg)
-            with open_dict(cfg):
-                cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
-            drop_foreign(cfg, config_name, command_line(), experiment(), added_folders())
-            check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
-            _pin(cfg)
-            adopt_checkpoint(cfg, chosen_groups(), chosen_keys("adapter"))
-            job = HydraConfig.get().mode == RunMode.MULTIRUN
-            if job and finished(Path(cfg.output_dir), plain(cfg)):
+        def run_checked(cfg: DictConfig) -> None:
+            cfg = _complete(cfg, config_name)
+            if _is_job() and is_finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
-            else:
-                with tracking.ended():
-                    task(cfg)
+                return
+            with tracking.end_runs():
+                task(cfg)
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
@@ -72,7 +61,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             register_resolvers()
             try:
                 with preemption.listening():
-                    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+                    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(run_checked)()
             except preemption.Preempted as stop:
                 if stop.code:
                     log.warning("ended by SIGTERM, with exit code %d; the same command goes on from here", stop.code)
@@ -90,8 +79,32 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     return decorate
 
 
+def _complete(cfg: DictConfig, config_name: str) -> DictConfig:
+    """Return the configuration that the run is to follow: checked, with its folder, commits and checkpoint."""
+    simultaneous = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
+    if simultaneous and "${now:" in plain(cfg, resolve=False)["output_dir"]:
+        raise UserError(
+            "processes that start together need one folder, and the default names a time, which differs between them; "
+            "set output_dir=..."
+        )
+    _redact_hydra()
+    cfg = from_home(cfg)
+    with open_dict(cfg):
+        cfg.output_dir = str(Path(HydraConfig.get().runtime.output_dir).resolve())
+    drop_foreign(cfg, config_name, command_line(), experiment(), added_folders())
+    check(cfg, config_name, HydraConfig.get().overrides.task, added_folders())
+    _pin(cfg)
+    adopt_checkpoint(cfg, chosen_groups(), chosen_keys("adapter"))
+    return cfg
+
+
+def _is_job() -> bool:
+    """Return whether this run is a job of a multirun."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def _pin(cfg: DictConfig) -> None:
-    """Have the configuration name the commit of every hub repository: that of an earlier start, or the newest."""
+    """Write the commit of every hub repository into the configuration: that of an earlier start, or the newest."""
     file = Path(cfg.output_dir) / "config.yaml"
     before = expanded(yaml.safe_load(file.read_text())) if file.is_file() else {}
     for key, commit in pins(plain(cfg), before).items():
@@ -99,17 +112,21 @@ def _pin(cfg: DictConfig) -> None:
 
 
 def _redact_hydra() -> None:
-    """Redact what Hydra itself has left of a run or a multirun."""
-    its = HydraConfig.get()
-    own = Path(its.runtime.output_dir) / (its.output_subdir or "")
-    for file in [*own.glob("*.yaml"), Path(its.sweep.dir) / "multirun.yaml"]:
+    """Redact the files that Hydra has written in the folder of a run or a multirun."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir) / (settings.output_subdir or "")
+    for file in [*folder.glob("*.yaml"), Path(settings.sweep.dir) / "multirun.yaml"]:
         redact_yaml(file)
 
 
 def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True, continues: bool = True) -> Path:
-    """Make the run's folder; rank 0 speaks for all ranks, and leaves the configuration there unless it must wait.
+    """Make the run's folder and return it; rank 0 also writes the configuration, and begins the runs of the loggers.
 
-    It begins the runs of its loggers as well. continues: those of an earlier start, if they did not end.
+    Args:
+        cfg: The configuration.
+        trainer: Tells the rank and the loggers; the other ranks log errors only.
+        leave: Whether to write the configuration now. A resumed run writes it once its checkpoint is checked.
+        continues: Whether a logger's run that an earlier start left open goes on.
     """
     (folder := Path(cfg.output_dir)).mkdir(parents=True, exist_ok=True)
     if not trainer.is_global_zero:
@@ -117,11 +134,11 @@ def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True, continues: b
         return folder
     if leave:
         write_config(cfg)
-    tracking.begin(trainer.loggers, continues=continues, multirun=HydraConfig.get().mode == RunMode.MULTIRUN)
+    tracking.begin(trainer.loggers, continues=continues, multirun=_is_job())
     return folder
 
 
 def write_config(cfg: DictConfig) -> None:
-    """Leave the resolved configuration in the run's folder; redacted, it names the same files when it is read again."""
+    """Write the resolved configuration, redacted, in the run's folder as `config.yaml`."""
     text = OmegaConf.to_yaml(OmegaConf.create(redacted(plain(cfg))))
     write_atomic(Path(cfg.output_dir) / "config.yaml", lambda file: file.write(text.encode()))

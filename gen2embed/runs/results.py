@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs: results, predictions, manifest and charts, from results alone."""
+"""Write the results of a run: scores, predictions, manifest and chart; and log them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ LIBRARIES = ("torch", "transformers", "lightning", "hydra-core", "numpy", "pillo
 
 
 def manifest(config: Mapping[str, Any], fingerprint: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a result reproducible."""
+    """Return what makes a result reproducible: configuration, fingerprint, seed, commit, versions and hardware.
+
+    Args:
+        config: The configuration of the run.
+        fingerprint: That of the embedder.
+        timing: Further entries, such as those of `timing`.
+    """
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "config": config,
@@ -53,7 +59,12 @@ def manifest(config: Mapping[str, Any], fingerprint: Mapping[str, Any], timing: 
 
 
 def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
-    """Wall time, and the encoding's rate over the items that were computed."""
+    """Return the wall time, the numbers of items, and the rate of encoding over the items that were computed.
+
+    Args:
+        encoded: The parts of the run that were encoded.
+        wall_seconds: Since the start of the run.
+    """
     computed, seconds = sum(part.computed for part in encoded), sum(part.seconds for part in encoded)
     return {
         "wall_seconds": wall_seconds,
@@ -65,7 +76,7 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
 
 
 def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table, run: Mapping[str, Any]) -> None:
-    """Leave `results.json`, `manifest.json`, `predictions.parquet` and `scores.png` in `folder`."""
+    """Write `results.json`, `manifest.json`, `predictions.parquet` and `scores.png` in `folder`."""
     write_atomic(folder / "predictions.parquet", lambda file: pq.write_table(predictions, file))
     write_json(folder / "manifest.json", run)
     write_atomic(folder / "scores.png", lambda file: chart(scores).savefig(file, dpi=150))
@@ -73,11 +84,12 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
 
 
 def log_scores(loggers: Sequence[Logger], scores: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
-    log_values(loggers, {name: value for its in scores for name, value in flat(its).items()}, config)
+    """Log the scores of several benchmarks at the end of a run."""
+    log_values(loggers, {name: value for benchmark in scores for name, value in flat(benchmark).items()}, config)
 
 
 def log_values(loggers: Sequence[Logger], values: Mapping[str, float | None], config: Mapping[str, Any]) -> None:
-    """Log the configuration and the values of a run at its end; None is left out."""
+    """Log the configuration of a run, and its values that are not None, at its end."""
     for logger in loggers:
         logger.log_hyperparams(redacted(config))
         logger.log_metrics({name: value for name, value in values.items() if value is not None})
@@ -85,13 +97,13 @@ def log_values(loggers: Sequence[Logger], values: Mapping[str, float | None], co
 
 
 def flat(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Scores as a logger takes them: `world/shape`, `world/vqa`, `world/overall`."""
-    named = {**scores["tasks"], **scores["groups"], **scores["averages"], "overall": scores["overall"]}
-    return {f"{scores['benchmark']}/{name}": score["precision@1"] for name, score in named.items() if score}
+    """Return precision@1 by a logger's names: `world/shape`, `world/vqa`, `world/overall`."""
+    entries = {**scores["tasks"], **scores["groups"], **scores["averages"], "overall": scores["overall"]}
+    return {f"{scores['benchmark']}/{name}": score["precision@1"] for name, score in entries.items() if score}
 
 
 def chart(scores: Mapping[str, Any]) -> Figure:
-    """Horizontal bars: each task's score with its interval, coloured by group, chance marked."""
+    """Return a figure of horizontal bars: the score of each task with its interval, coloured by group, and chance."""
     tasks = scores["tasks"]
     colours = dict(zip(scores["groups"], mpl.color_sequences["tab10"], strict=False))
     figure = Figure(figsize=(7, 1.2 + 0.3 * len(tasks)), layout="constrained")

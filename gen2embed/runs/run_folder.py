@@ -1,4 +1,4 @@
-"""Claims the folder of a run before Hydra writes its settings and its log there."""
+"""Claim the folder of a run before Hydra writes its settings and its log there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gen2embed.utils.redaction import visible
 
 
 class ClaimFolder(Callback):
-    """Ends the program with a message where a run or a multirun may not write in its folder.
+    """A callback of Hydra that ends the program if a run or a multirun may not write in its folder.
 
-    Hydra turns what a callback raises into a warning, unless it is `SystemExit`.
+    It raises `SystemExit`, as Hydra turns other exceptions of a callback into warnings.
     """
 
     def on_run_start(self, config: Any, **_: Any) -> None:
@@ -30,7 +30,7 @@ class ClaimFolder(Callback):
         _claim(config, "sweep", several=True)
 
     def on_job_start(self, config: Any, **_: Any) -> None:
-        """Claim the folder of a job of a multirun, in which Hydra has left its settings and its log by now."""
+        """Claim the folder of a job of a multirun, which holds the settings and the log that Hydra wrote."""
         if config.hydra.mode == RunMode.MULTIRUN:
             _claim(
                 config,
@@ -44,7 +44,7 @@ def _claim(config: Any, mode: str, *, several: bool, begun: Sequence[str | None]
     try:
         folder = config.hydra.runtime.output_dir if begun else config.hydra[mode].dir
         script = config.hydra.job.config_name
-    except Exception:  # a setting that cannot be resolved, which Hydra raises again as soon as it makes the folder
+    except Exception:  # a setting that cannot be resolved: Hydra raises it again when it makes the folder
         return
     try:
         if not config.get("output_dir", folder):

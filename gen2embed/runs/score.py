@@ -1,10 +1,11 @@
-"""Score an embedder, and leave all that people and programs look for in the run's folder."""
+"""Score an embedder on benchmarks, and write results, report and logs in the run's folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.utils import instantiate
@@ -23,7 +24,6 @@ from gen2embed.runs import console, results
 from gen2embed.runs.sweeps import input_digests
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
-NOTHING: Mapping[str, Any] = {}
 
 
 def evaluate_and_report(
@@ -34,17 +34,24 @@ def evaluate_and_report(
     benchmarks: Sequence[Benchmark],
     started: float,
     peers: RankGroup = ALONE,
-    more: Mapping[str, Any] = NOTHING,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Score the embedder, and leave results, report and logs in the run's folder. started: of the run, in seconds.
+    """Score the embedder, and write results, report and logs in the run's folder.
 
-    more: what else the manifests say.
+    Every rank embeds its part, and rank 0 writes. If there are several benchmarks, each has a folder below the run's,
+    and the run's `results.json` holds all scores.
 
-    Each of `peers` embeds its part; rank 0 leaves what there is.
-
-    Of several benchmarks, each has a folder of its own below, and the run's `results.json` holds all scores.
+    Args:
+        cfg: The configuration.
+        trainer: Has the loggers.
+        embedder: The embedder.
+        engine: Encodes the items.
+        benchmarks: The benchmarks, which may be none.
+        started: When the run started, by `time.perf_counter`.
+        peers: The ranks that share the work.
+        more: Further entries of the manifests.
     """
-    folder, config, every = Path(cfg.output_dir), plain(cfg), {}
+    folder, config, scores = Path(cfg.output_dir), plain(cfg), {}
     if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
         compression.settings(embedder.dim)
     more = {**more, "inputs": input_digests(config)} if peers.rank == 0 else more
@@ -55,19 +62,19 @@ def evaluate_and_report(
             continue
         timing = results.timing(evaluation.encoded, time.perf_counter() - started)
         run = results.manifest(config, model.fingerprint, {**timing, **more})
-        its_folder = folder / benchmark.name if len(benchmarks) > 1 else folder
-        results.write_results(its_folder, evaluation.scores, evaluation.predictions, run)
+        place = folder / benchmark.name if len(benchmarks) > 1 else folder
+        results.write_results(place, evaluation.scores, evaluation.predictions, run)
         if benchmark.name == "mmeb":
-            redacted.write_json(its_folder / "leaderboard.json", leaderboard(evaluation.scores, model))
+            redacted.write_json(place / "leaderboard.json", leaderboard(evaluation.scores, model))
         console.print_table(console.score_table(evaluation.scores))
         if compression is not None:
             console.print_table(console.compression_table(evaluation.scores))
-        every[benchmark.name] = evaluation.scores
+        scores[benchmark.name] = evaluation.scores
     if peers.rank > 0:
         return
-    results.log_scores(trainer.loggers, list(every.values()), config)
+    results.log_scores(trainer.loggers, list(scores.values()), config)
     if len(benchmarks) > 1:
-        redacted.write_json(folder / "results.json", {"benchmarks": every})
+        redacted.write_json(folder / "results.json", {"benchmarks": scores})
     if len(benchmarks) != 1:
         timing = results.timing((), time.perf_counter() - started)
         run = results.manifest(config, embedder.fingerprint, {**timing, **more})

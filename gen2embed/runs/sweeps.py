@@ -1,4 +1,4 @@
-"""A multirun that was cut off goes on: a job that is finished is not run again, unless its inputs have changed."""
+"""Continue a multirun that was cut off: a finished job runs again only if its inputs have changed."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from gen2embed.utils.fingerprints import differences, flat, without
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted
 
-LAST = "report.html"  # is what a job leaves at its very end
-FREE = ("output_dir", "paths", "logger", "callbacks", "resume", "engine", "search")  # do not decide a result
-INPUTS = ("model", "checkpoint", "data", "benchmark", "validation")  # settings that may name files
-NOT_READ = ("image_dir", "folder")
-ROWS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")  # of files in a folder that hold rows
+LAST = "report.html"  # the file that a job writes last
+FREE = ("output_dir", "paths", "logger", "callbacks", "resume", "engine", "search")  # settings without effect on scores
+INPUTS = ("model", "checkpoint", "data", "benchmark", "validation")  # groups whose settings may name files
+NOT_READ = ("image_dir", "folder")  # settings that name folders of pictures
+ROWS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")  # endings of files of rows
 
 
-def finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the job of a configuration has ended in its folder, with inputs as they are now.
+def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a job with this configuration, and inputs as they are now, has ended in the folder.
 
-    Raises `UserError` if another job has.
+    Raises:
+        UserError: If a job with other settings has.
     """
     manifest = folder / "manifest.json"
     if not (folder / LAST).is_file() or not manifest.is_file():
         return False
-    there = json.loads(manifest.read_text())
-    if differing := differences(without(translate(there["config"]), FREE), without(redacted(config), FREE)):
+    earlier = json.loads(manifest.read_text())
+    if differing := differences(without(translate(earlier["config"]), FREE), without(redacted(config), FREE)):
         raise UserError(
             f"{folder} holds a finished run with other settings: {'; '.join(differing)}; choose another output_dir"
         )
-    if "inputs" in there and (changed := differences(there["inputs"], input_digests(config))):
+    if "inputs" in earlier and (changed := differences(earlier["inputs"], input_digests(config))):
         names = ", ".join(line.partition(" is ")[0] for line in changed)
-        log.info("%s was finished with other content of %s, and runs again", folder, names)
+        log.info("%s was finished with other content of %s; the job runs again", folder, names)
         return False
     return True
 
@@ -48,19 +49,19 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
 def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
     """Return a digest of each local model, adapter and file or folder of rows, by the setting that names it.
 
-    Pictures are not read, and neither is what a run draws for itself.
+    Pictures are not read.
     """
-    named = {key: value for key, value in flat(config) if key.partition(".")[0] in INPUTS and isinstance(value, str)}
-    found = {key: _digest(Path(value)) for key, value in named.items() if not key.endswith(NOT_READ)}
+    texts = {key: value for key, value in flat(config) if key.partition(".")[0] in INPUTS and isinstance(value, str)}
+    digests = {key: _digest(Path(value)) for key, value in texts.items() if not key.endswith(NOT_READ)}
     keep_facts()
-    return {key: digest for key, digest in found.items() if digest is not None}
+    return {key: digest for key, digest in digests.items() if digest is not None}
 
 
 def _digest(path: Path) -> str | None:
-    """Return what a model, a file or a folder of rows is known by; None for what is none of them."""
+    """Return a digest of a model, an adapter, a file or a folder of rows; None for any other path."""
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # not every text is a path
+    except (OSError, ValueError):  # a text that is no path
         return None
     if not stat.S_ISDIR(mode):
         return digest_of(path) if stat.S_ISREG(mode) else None

@@ -1,7 +1,7 @@
-"""The runs that loggers keep: each begins before a model is loaded, and ends with the job that it is of.
+"""Begin the runs of loggers before a model is loaded, and end them with their job.
 
-A logger such as W&B's connects when the first value is logged, after hours of work, and goes on in the next job of a
-multirun, which is the same process.
+By itself, a logger such as W&B's connects when the first value is logged, after hours of work. And its run goes on in
+the next job of a multirun, which is the same process.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def begin(loggers: Sequence[Logger], *, continues: bool, multirun: bool = False)
     """Begin the runs of loggers; raise `UserError` for one that cannot.
 
     Args:
-        loggers: of the trainer.
-        continues: whether the job goes on where an earlier one was cut off. A run of W&B that did not end goes on then
-            (`logger.resume=auto` keeps its id in the run's folder); otherwise a new one begins.
-        multirun: whether other jobs have the same settings.
+        loggers: Those of the trainer.
+        continues: Whether the job goes on where an earlier start was cut off. Then a run of W&B that did not end goes
+            on, too (`logger.resume=auto` keeps its id in the run's folder); otherwise a new one begins.
+        multirun: Whether the job is one of several with the same settings.
     """
     for logger in loggers:
         if logger.save_dir is not None:
@@ -40,9 +40,9 @@ def begin(loggers: Sequence[Logger], *, continues: bool, multirun: bool = False)
             if not continues:
                 (Path(logger.save_dir or ".") / "wandb" / "wandb-resume.json").unlink(missing_ok=True)
         if isinstance(logger, CSVLogger):
-            continue  # needs nothing, and its file is cut to the checkpoint first
+            continue  # it connects to nothing, and its file must first be cut to the checkpoint
         try:
-            _ = logger.experiment  # type: ignore[attr-defined]  # each of Lightning's has one
+            _ = logger.experiment  # type: ignore[attr-defined]  # each logger of Lightning has one
         except Exception as error:  # each service has errors of its own
             remedy = "choose logger=csv or logger=none, which need nothing"
             if isinstance(logger, WandbLogger):
@@ -52,23 +52,24 @@ def begin(loggers: Sequence[Logger], *, continues: bool, multirun: bool = False)
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise the system's error, with the folder's name, if nothing can be written there: W&B would go elsewhere."""
+    """Raise the system's error, with the folder's name, if nothing can be written there: W&B would write elsewhere."""
     with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder)
 
 
 def _check_id(logger: WandbLogger, multirun: bool) -> None:
+    """Raise `UserError` if all jobs of a multirun would write to one run of W&B."""
     chosen = {"logger.id": logger._wandb_init.get("id"), "WANDB_RUN_ID": os.environ.get("WANDB_RUN_ID")}
     if multirun and (keys := [key for key, value in chosen.items() if value]):
         raise UserError(
-            f"{keys[0]}={chosen[keys[0]]} is one run of W&B, and each job of a multirun has its own; unset it"
+            f"{keys[0]}={chosen[keys[0]]} names one run of W&B, and each job of a multirun needs its own; unset it"
         )
 
 
 @contextmanager
-def ended() -> Iterator[None]:
-    """End the run of W&B that began inside, with the exit code of what ended it."""
+def end_runs() -> Iterator[None]:
+    """End the run of W&B that began inside of the context, with the exit code of the job."""
     mode, code = os.environ.get("WANDB_MODE"), 1
     try:
         yield
@@ -95,4 +96,4 @@ def _end_wandb(code: int) -> None:
     try:
         wandb.finish(exit_code=code)
     except Exception as error:  # the job is over, and its own error counts
-        log.warning("the run of W&B was not ended: %s", first_line(error))
+        log.warning("the run of W&B could not be ended: %s", first_line(error))
