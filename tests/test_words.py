@@ -23,13 +23,17 @@ SCRIPTS = [PACKAGE.parent / f"{name}.py" for name in ("train", "mine", "eval")]
 CLEAN = {
     "__init__",
     "__main__",
+    "config",
+    "data",
+    "mining",
+    "outputs",
+    "runs",
+    "search",
     "shipped",
     "tiny",
-    "mining",
-    "search",
-    "data",
-    "world",
     "types",
+    "utils",
+    "world",
 }  # of the package; the other folders follow
 
 

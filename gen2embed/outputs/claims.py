@@ -1,4 +1,4 @@
-"""Claim the folder of a run: it is new, or empty, or that of an earlier run, and no other run writes there."""
+"""Claim the folder of a run: it must be new, empty, or that of an earlier run, and no other run may write there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gen2embed.utils.log import log
 if sys.platform != "win32":
     import fcntl
 
-# What may lie in a run's folder before the run: logs that a scheduler or a shell opens, and what systems leave.
+# Files that may lie in a run's folder before the run: logs of a scheduler or a shell, and files of operating systems.
 HARMLESS = re.compile(
     r".*\.(log|out|err|[oe]\d+)|stdout|stderr|lost\+found|\.DS_Store|Thumbs\.db|\.git(keep|ignore)|\.snapshot|\.nfs\w+"
 )
@@ -29,16 +29,16 @@ _locks: list[int] = []  # descriptors of the records that this process has locke
 
 
 def claim(path: str | Path, by: str, *, several: bool = False, begun: Collection[str] = ()) -> Path:
-    """Make a folder that of a run, and return it; the process has it for itself until `release`.
+    """Make a folder that of a run, and return it; no other process can claim it until `release`.
 
     Args:
-        path: The folder. Beside logs that a scheduler has opened there, it must be empty, or be an earlier run's.
+        path: The folder. It must be that of an earlier run, or hold nothing but logs that a scheduler has opened there.
         by: The script that runs.
-        several: Whether it is for the runs of several scripts, each of which has a folder in it.
-        begun: Names of what this run has written there already.
+        several: Whether several scripts may run in it, each in a folder of its own.
+        begun: Names of the files that this run has written there already.
 
     Raises:
-        UserError: For a folder that holds something else, or that another run has.
+        UserError: For a folder that holds something else, or that another run has claimed.
         OSError: For what the system refuses, with the path.
     """
     folder = expand(path)
@@ -61,10 +61,10 @@ def claim(path: str | Path, by: str, *, several: bool = False, begun: Collection
 def _refuse_foreign(folder: Path, target: Path, by: str, several: bool, begun: Collection[str]) -> None:
     own_log = f"{by}.log"
     entries = sorted(entry.name for entry in target.iterdir() if not is_record(entry.name))
-    others = [name for name in entries if name not in begun and (name == own_log or not HARMLESS.fullmatch(name))]
-    if others and not is_run(target, begun):
+    foreign = [name for name in entries if name not in begun and (name == own_log or not HARMLESS.fullmatch(name))]
+    if foreign and not is_run(target, begun):
         raise UserError(
-            f"the folder {folder} holds {others[0]}, which is not of a run; name a new folder, or one of an earlier run"
+            f"the folder {folder} holds {foreign[0]}, which no run wrote; name a new folder, or that of an earlier run"
         )
     recorded = {str(line.get("by")) for line in read_record(target) if line["name"] == "."}
     scripts = (recorded or ({*_unrecorded_script(target)} if not begun else set())) - {by, ""}
@@ -76,14 +76,14 @@ def _refuse_foreign(folder: Path, target: Path, by: str, several: bool, begun: C
 
 
 def _unrecorded_script(folder: Path) -> list[str]:
-    """Return the script of a run that left no record, by what Hydra left of it."""
+    """Return the script of a run that left no record, by the files of Hydra."""
     if not (file := folder / ".hydra/hydra.yaml").is_file() or (folder / "multirun.yaml").is_file():
         return []
     return re.findall(r"^    config_name: (\w+)$", file.read_text(errors="replace"), re.MULTILINE)[:1]
 
 
 def is_run(folder: Path, begun: Collection[str] = ()) -> bool:
-    """Return whether a folder is that of a run, or of a multirun, by what others than `begun` are there."""
+    """Return whether a folder is that of a run or a multirun, by its record or by files other than `begun`."""
     if any(line["name"] == "." for line in read_record(folder)):
         return True
     known = (folder / name for name in OF_A_RUN if name.partition("/")[0] not in begun)
@@ -91,7 +91,7 @@ def is_run(folder: Path, begun: Collection[str] = ()) -> bool:
 
 
 def of_run(path: Path, *names: str) -> list[Path]:
-    """Return `path` in a list if runs write a file of that name, one of `names`, in its folder, which is a run's."""
+    """Return `[path]` if it has one of `names` and lies in the folder of a run, whose file it is then; else []."""
     return [path] if path.name in names and is_run(path.parent) else []
 
 
@@ -100,7 +100,7 @@ def _is_first_rank() -> bool:
 
 
 def _lock(folder: Path, target: Path) -> None:
-    """Lock a folder's record until the process ends, however it does; raises `UserError` if another one has it."""
+    """Lock a folder's record until the process ends; raise `UserError` if another process has it."""
     if sys.platform == "win32":
         return
     with named(target):
@@ -112,12 +112,12 @@ def _lock(folder: Path, target: Path) -> None:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             log.info("the disk of %s takes no locks (%s); let no other run write there", folder, error.strerror)
             return
-        raise UserError(f"another run writes in {folder}; wait until it has ended, or name another folder") from None
+        raise UserError(f"another run writes in {folder}; wait until it ends, or name another folder") from None
     _locks.append(opened)
 
 
 def release() -> None:
-    """Leave the folders that this process has claimed to others."""
+    """Release the folders that this process has claimed."""
     while _locks:
         with contextlib.suppress(OSError):
             os.close(_locks.pop())

@@ -1,8 +1,8 @@
 """Decide which files and folders a command or a run may replace: those that it wrote, and no others.
 
-What was written is in a record beside it (`record.py`). An output is replaced only while its content is what the same
-command wrote: one that was edited, copied or made by somebody else is refused, before work begins and again before it
-would be replaced. Links stay, and their targets are written.
+A record beside an output names the command that wrote it (`record.py`). An output is replaced only while its content
+is what the same command wrote. One that was edited, copied or written by somebody else is refused, before work begins
+and again before it would be replaced. Links stay, and their targets are written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import apply_umask, follow, named, put_in_place, write_atomic
 
 Written = TypeVar("Written")
-# What saving an adapter leaves: of runs that left no record.
+# The files of a saved adapter, for runs of earlier versions, which left no record.
 OF_AN_ADAPTER = re.compile(
     r"gen2embed\.json|README\.md|adapter_(config\.json|model\.safetensors)|chat_template\.(jinja|json)|merges\.txt|"
     r"(processor|preprocessor|video_preprocessor|tokenizer)_config\.json|(tokenizer|vocab|added_tokens|"
@@ -41,10 +41,10 @@ def check_file(path: str | Path, by: str, inputs: Iterable[Path] = (), own: Iter
         path: What the user named.
         by: The command.
         inputs: Files and folders that the command reads; the output may be none of them.
-        own: Files that are the command's although no record says so.
+        own: Files that the command may replace although no record names them.
 
     Raises:
-        UserError: For a folder, an input, a file that `by` did not write, and a place that does not exist.
+        UserError: For a folder, an input, a file that `by` did not write, and a folder that does not exist.
         OSError: For what the system refuses, with the path.
     """
     output = expand(path)
@@ -60,10 +60,10 @@ def check_file(path: str | Path, by: str, inputs: Iterable[Path] = (), own: Iter
 
 
 def write_file(path: Path, by: str, write: Callable[[IO[bytes]], object], own: Iterable[Path] = ()) -> None:
-    """Write an output, whole or not at all, and record it; it replaces what `by` wrote, and nothing else.
+    """Write an output atomically, and record it; it may replace a file that `by` wrote.
 
     Raises:
-        UserError: As `check_file` does, for what has come there since.
+        UserError: As `check_file` does, for a file that was written since.
     """
     target = resolve_link(path)
     if target not in map(follow, own):
@@ -91,7 +91,7 @@ def check_folder(path: str | Path, inputs: Iterable[Path] = (), by: str | None =
     Args:
         path: What the user named.
         inputs: Files and folders that the command reads; the output may neither be, hold nor lie in one of them.
-        by: The command, where a folder that it wrote is replaced; None replaces none.
+        by: The command that may replace a folder which it wrote; None may replace an empty folder only.
 
     Raises:
         UserError: For a file, an input, and a folder that holds something that `by` did not write.
@@ -114,8 +114,8 @@ def check_folder(path: str | Path, inputs: Iterable[Path] = (), by: str | None =
 def replace_folder(path: Path, write: Callable[[Path], Written], by: str | None = RUN) -> Written:
     """Write a folder under a temporary name beside its own, then rename it; return what `write` does.
 
-    It replaces an empty folder, or one whose files are all as `by` wrote them; with None, an empty one alone. What
-    libraries write gets the modes that the umask asks for.
+    It replaces an empty folder, or one whose files are all as `by` wrote them; with None, an empty folder only. Files
+    that libraries write get the modes that the umask asks for.
 
     Raises:
         UserError: For a folder that holds anything else.
@@ -137,7 +137,7 @@ def replace_folder(path: Path, write: Callable[[Path], Written], by: str | None 
 
 
 def _exchange(written: Path, target: Path, replaced: Path) -> None:
-    """Put a folder in the place of another one, which goes to `replaced`, or comes back if that fails."""
+    """Put a folder in the place of another, which is moved to `replaced`, or back if that fails."""
     try:
         if target.is_dir():
             written.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -172,7 +172,7 @@ def _refuse_occupied(output: Path, target: Path, by: str | None) -> None:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether a folder that no record names holds what saving an adapter leaves, and nothing else."""
+    """Return whether a folder that no record names holds the files of a saved adapter, and nothing else."""
     names = [path.name for path in folder.iterdir()]
     recorded = any(line["name"] == folder.name for line in read_record(folder.parent))
     return not recorded and "gen2embed.json" in names and all(map(OF_AN_ADAPTER.fullmatch, names))
@@ -188,8 +188,8 @@ def check_writable(folder: Path) -> None:
             if not os.path.lexists(place):
                 continue
         if not place.is_dir():
-            what = "a link that leads nowhere" if place.is_symlink() and not place.exists() else "a file"
-            raise UserError(f"{folder} cannot be a folder: {place} is {what}; name another one")
+            kind = "a link that leads nowhere" if place.is_symlink() and not place.exists() else "a file"
+            raise UserError(f"{folder} cannot be a folder: {place} is {kind}; name another one")
         with named(folder):
             _make_file(place)
             return
@@ -235,10 +235,10 @@ def resolve_link(path: Path) -> Path:
 
 def _refuse_inputs(output: Path, target: Path, inputs: Iterable[Path], *, around: bool = False) -> None:
     """Raise `UserError` if an output is an input, or, with `around`, holds one or lies in one."""
-    for given in inputs:
-        if not given.exists():
+    for path in inputs:
+        if not path.exists():
             continue
-        real, whole = given.resolve(), target.resolve()
-        same = target.exists() and target.samefile(given)
-        if same or (around and (real.is_relative_to(whole) or whole.is_relative_to(real))):
-            raise UserError(f"the output {output} would replace or change the input {given}; name another one")
+        source, destination = path.resolve(), target.resolve()
+        same = target.exists() and target.samefile(path)
+        if same or (around and (source.is_relative_to(destination) or destination.is_relative_to(source))):
+            raise UserError(f"the output {output} would replace or change the input {path}; name another one")

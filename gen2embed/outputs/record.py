@@ -1,11 +1,11 @@
-"""The hidden record, `.gen2embed`, of what was written in a folder, a line of JSON each.
+"""Keep the hidden record, `.gen2embed`, of the outputs in a folder, one line of JSON each.
 
     {"name": "v.npy", "by": "embed", "digest": "..."}          a file, or a folder with all its files, as it was written
-    {"name": ".", "by": "train"}                               the folder is that of a run, with what runs write in it
+    {"name": ".", "by": "train"}                               the folder is that of a run, with the files of runs
 
-A line is on the disk before the output has its name, so a kill leaves no output without one. Ranks and runs that write
-side by side append to it; nothing is ever taken out. Where it is another user's, as in /tmp, one's own is
-`.gen2embed-<user id>`, and all are read.
+A line is on the disk before the output has its name, so that a kill leaves no output without a line. Ranks and runs
+that write at the same time append to it; no line is removed. Where the record is another user's, as in /tmp, one's own
+is `.gen2embed-<user id>`, and all are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from gen2embed.utils.files import digest_of, named
 
 RECORD = ".gen2embed"
-RUN = "run"  # the writer of what train.py, mine.py and eval.py leave in their folders
+RUN = "run"  # the writer of the folders of train.py, mine.py and eval.py
 
 
 def is_written(path: Path, by: str) -> bool:
@@ -59,7 +59,7 @@ def is_record(name: str) -> bool:
 
 
 def _writable_record(folder: Path) -> Path:
-    """Return the record, which need not exist, or one's own where it is another user's."""
+    """Return the record to append to, which need not exist: one's own where the first is another user's."""
     file = folder / RECORD
     for place in (file, folder / f"{RECORD}-{os.getuid()}" if hasattr(os, "getuid") else file):
         with contextlib.suppress(PermissionError), named(place):
@@ -70,7 +70,7 @@ def _writable_record(folder: Path) -> Path:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open a file that is not a link, which could lead to a file of somebody else.
+    """Open a file, but no link, which could lead to a file of somebody else.
 
     O_CREAT is left out where it exists: in /tmp, Linux refuses it for another user's file.
     """
@@ -82,7 +82,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def read_record(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a folder's records that are whole."""
+    """Yield the complete lines of a folder's records."""
     for file in sorted(folder.glob(f"{RECORD}*")):
         if not is_record(file.name):
             continue

@@ -15,12 +15,12 @@ from gen2embed.utils.redaction import redacted
 
 
 def write_json(path: Path, value: Any, by: str | None = None) -> None:
-    """Leave a value for people and programs, redacted.
+    """Write a value as JSON, redacted.
 
     Args:
         path: The file.
-        value: What JSON can hold; all else as text.
-        by: The command that writes an output of its own (`outputs.write_file`); None is a run, in its folder.
+        value: Plain values; others are written as text.
+        by: The command whose output the file is (`write_file`); None for a run, in its folder.
     """
     text = json.dumps(redacted(value), indent=2, default=str)
     write = write_atomic if by is None else partial(write_file, by=by)
@@ -28,10 +28,10 @@ def write_json(path: Path, value: Any, by: str | None = None) -> None:
 
 
 def redact_yaml(file: Path) -> None:
-    """Redact a small file that another library has written; one that is gone, or as it should be, is left alone."""
+    """Redact a small file that another library has written, if it exists and needs it."""
     if not file.is_file():
         return
-    there = yaml.safe_load(file.read_text())
-    if (wanted := redacted(there)) != there:
+    content = yaml.safe_load(file.read_text())
+    if (wanted := redacted(content)) != content:
         text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
         write_atomic(file, lambda opened: opened.write(text.encode()))

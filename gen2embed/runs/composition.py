@@ -127,7 +127,7 @@ def adopt_checkpoint(cfg: DictConfig, groups: Iterable[str], adapter_keys: set[s
 
 def _adopt_adapter(cfg: DictConfig, folder: Path, chosen: set[str] | None) -> None:
     if cfg.adapter["_target_"] == FULL:
-        raise UserError("adapter=full cannot start from an adapter; choose adapter=lora, or a checkpoint of all weights")
+        raise UserError("adapter=full cannot go on from an adapter; choose adapter=lora, or a whole checkpoint")
     saved = saved_settings(folder)
     settings = {key: value for key, value in plain(cfg.adapter).items() if key in saved}
     differing = differences(

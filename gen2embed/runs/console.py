@@ -1,4 +1,4 @@
-"""What a run says on the console: what is about to be done, and what came out."""
+"""Tables on the console: what a run is about to do, and its results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from gen2embed.utils.redaction import visible
 
 
 def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: Engine, folder: Path) -> Table:
-    """What is about to be evaluated."""
+    """Return the table of an evaluation that is about to start."""
     rows = _embedder_rows(embedder)
     for benchmark in benchmarks:
         sides = [[getattr(task, side) for task in benchmark.tasks] for side in ("queries", "candidates")]
         queries, candidates = (sum(map(len, items)) for items in sides)
-        at = f", at resolution {benchmark.resolution}" if benchmark.resolution else ""
-        said = f"{benchmark.name}: {len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates{at}"
-        rows.append(("benchmark", said))
+        sizes = f"{len(benchmark.tasks)} tasks, {queries:,} queries, {candidates:,} candidates"
+        resolution = f", at resolution {benchmark.resolution}" if benchmark.resolution else ""
+        rows.append(("benchmark", f"{benchmark.name}: {sizes}{resolution}"))
     tokens = engine.batch_tokens or embedder.budget
     rows.append(("engine", f"batches of {tokens:,} tokens, store {engine.store or 'none'}"))
     return _two_columns("evaluation", [*rows, ("output", str(folder))])
@@ -100,21 +100,21 @@ def precision_in_words(embedder: Embedder, precision: str, tf32: bool) -> str:
 
 
 def cluster_table(table: pa.Table, pairs: Sequence[Pair]) -> Table:
-    """Clusters and coverage by subset."""
+    """Return a table of the clusters of each subset, and the share of its rows that they cover."""
     out = Table(title="clusters")
     for name in ("subset", "rows", "clusters", "mean size", "covered", "to positives", "to owners"):
         out.add_column(name, justify="left" if name == "subset" else "right")
     for subset in dict.fromkeys(pair.subset for pair in pairs):
-        its = table.filter(pc.equal(table["subset"].cast(pa.string()), subset))
+        members = table.filter(pc.equal(table["subset"].cast(pa.string()), subset))
         rows = sum(pair.subset == subset for pair in pairs)
-        clusters, covered = (pc.count_distinct(its[name]).as_py() for name in ("cluster", "row"))
-        owners = its.filter(pc.greater(its["position"], 0))
+        clusters, covered = (pc.count_distinct(members[name]).as_py() for name in ("cluster", "row"))
+        owners = members.filter(pc.greater(members["position"], 0))
         means = [pc.mean(owners[name]).as_py() for name in ("similarity", "owner_similarity")]
         out.add_row(
             subset,
             f"{rows:,}",
             f"{clusters:,}",
-            f"{its.num_rows / clusters:.1f}" if clusters else "-",
+            f"{members.num_rows / clusters:.1f}" if clusters else "-",
             f"{100 * covered / rows:.0f} %",
             *("-" if mean is None else f"{mean:.3f}" for mean in means),
         )
@@ -144,7 +144,7 @@ def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def score_table(scores: Mapping[str, Any]) -> Table:
-    """Tasks, groups and the overall average, in percent."""
+    """Return a table of the scores of tasks, groups and the overall average, in percent."""
     table = Table(title=f"{scores['benchmark']}: precision@1 in percent")
     for name in ("task", "queries", "candidates", "score", "95 % interval", "pessimistic", "chance"):
         table.add_column(name, justify="left" if name == "task" else "right")
@@ -167,7 +167,7 @@ def score_table(scores: Mapping[str, Any]) -> Table:
 
 
 def compression_table(scores: Mapping[str, Any]) -> Table:
-    """Score by size and precision of the vectors, overall and by group, in percent: of the tasks that were run."""
+    """Return a table of scores by size and precision of the vectors, overall and by group, in percent."""
     entries = scores["compression"]
     table = Table(title=f"{scores['benchmark']}: precision@1 in percent, by size and precision of the vectors")
     for name in ("elements", "precision", "bytes", "score", "pessimistic", *entries[0]["groups"]):
@@ -195,13 +195,13 @@ def _average_cells(average: Mapping[str, Any] | None, present: int) -> list[str]
 
 
 class _Literal(Console):
-    """Shows texts as they are: what looks like markup is none, and control characters do nothing."""
+    """A console that shows texts literally, without markup and control characters."""
 
     def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(visible(text), **{**settings, "markup": False, "emoji": False})
 
 
 def print_table(table: Table) -> None:
-    """To standard output, wide enough where that is no terminal."""
+    """Print a table to standard output, 120 characters wide where that is no terminal."""
     console = _Literal()
     (console if console.is_terminal else _Literal(width=120)).print(table)

@@ -25,7 +25,6 @@ from gen2embed.runs.sweeps import input_digests
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
 
-
 def evaluate_and_report(
     cfg: DictConfig,
     trainer: Trainer,

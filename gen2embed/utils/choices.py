@@ -1,4 +1,4 @@
-"""The names that a user chooses from, for annotations and command lines. Imports nothing of the libraries."""
+"""The names that a user chooses from, for annotations and command lines. This module imports no library."""
 
 from __future__ import annotations
 

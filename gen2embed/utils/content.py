@@ -1,4 +1,4 @@
-"""What texts and pictures hold that decides whether, and how, they are embedded."""
+"""Check texts and pictures: whether they can be embedded, and how a picture was turned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: where Pillow, too, takes it for a decompression bomb
+MOST_PIXELS = 178_956_970  # of a picture, half a GiB as RGB; Pillow, too, takes more for a decompression bomb
 SHOWN = 100  # characters of a value in a message
 LFS_HEAD = b"version https://git-lfs"
 LFS_REMEDY = "fetch the files themselves with `git lfs pull`"
@@ -26,9 +26,9 @@ BRING_BACK = "bring it back, or mount its disk again, and give the same command 
 
 
 def wrong_with(text: str) -> str | None:
-    """Why no tokenizer takes a text; None if one does.
+    """Return why no tokenizer takes a text; None if it is valid.
 
-    No encoding has a lone surrogate, which half of an escaped pair, such as \\ud83d in JSON, leaves.
+    A text may not hold a lone surrogate, such as \\ud83d in JSON without the other half of its pair.
     """
     try:
         text.encode()
@@ -70,7 +70,7 @@ def wrong_with_picture(picture: Image.Image) -> str | None:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Return whether a file stands for another, which Git LFS has not fetched."""
+    """Return whether a file is a pointer to one that Git LFS has not fetched."""
     try:
         if not path.is_file():  # a pipe would wait for ever
             return False
@@ -99,7 +99,7 @@ def shown(value: object) -> str:
 
 
 def orientation(picture: Image.Image) -> int:
-    """How a camera was held, by EXIF: 1 is upright. A block that cannot be read says nothing."""
+    """Return how a camera was held, by EXIF; 1, upright, where there is no EXIF that can be read."""
     try:
         turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # its parser raises many kinds
@@ -108,6 +108,6 @@ def orientation(picture: Image.Image) -> int:
 
 
 def missing_picture(path: Path) -> str:
-    """Return the error for a picture that is not there, with the remedy where its folder is away, too."""
-    away = "" if path.parent.is_dir() else f"; its folder is away, too: {BRING_BACK}"
-    return f"the picture {path} does not exist{away}"
+    """Return the message for a picture that does not exist, with the remedy if its folder does not exist either."""
+    remedy = "" if path.parent.is_dir() else f"; its folder is away, too: {BRING_BACK}"
+    return f"the picture {path} does not exist{remedy}"

@@ -1,4 +1,4 @@
-"""The one error type, and how a message is worded. Imports nothing, so that a command's help is quick."""
+"""The error type for users, and parts of messages. This module imports no library, so that help is quick."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable
 
-LONGEST_WORD = 300  # characters without a blank in a message: a longer one is a value such as a picture in base64
+LONGEST_WORD = 300  # characters; a longer word in a message is a value, such as a picture in base64
 LONGEST_MESSAGE = 4000
 
 
 class UserError(ValueError):
-    """Something that the user can mend: the message says what was wrong, what was got, and the remedy.
+    """An error that the user can mend: the message says what was wrong, what was got, and the remedy.
 
     Long values in the message are cut.
     """
@@ -22,11 +22,11 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """` (did you mean ...?)`, or nothing where no name is close: the end of a `UserError`."""
+    """Return ` (did you mean ...?)`, to end a message; nothing if no name is close."""
     close = difflib.get_close_matches(name, list(names), 1)
     return f" (did you mean {close[0]}?)" if close else ""

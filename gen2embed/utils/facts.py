@@ -1,12 +1,13 @@
-"""Remember what was read of files, so that none is read twice: digests, and what other modules read (`remember`).
+"""Remember facts of files, such as digests and sizes of pictures, so that no file is read twice.
 
 A fact holds while the file's path, size, times of modification and of change, inode and device are as they were. Facts
-lie in `facts.sqlite` in the cache folder: $GEN2EMBED_CACHE, else gen2embed in $XDG_CACHE_HOME, else ~/.cache/gen2embed.
-All processes share it, and it may be removed at any time. Where it cannot be written, facts are kept in memory.
+are kept in `facts.sqlite` in the cache folder: $GEN2EMBED_CACHE, else gen2embed in $XDG_CACHE_HOME, else
+~/.cache/gen2embed. All processes share it, and it may be removed at any time. Where it cannot be written, facts are
+kept in memory.
 
-A file that was changed less than `MARGIN` before it was read is read again the next time: another change might not show
-in its times. They have a granularity (git's index takes the same care), and a page of a mapped file may be written
-again without a trace until the system has written it back. On tmpfs, writes through a map never show.
+If a file was changed less than `MARGIN` before it was read, its fact is not kept, as another change might not show in
+its times. Times have a granularity (git's index takes the same care), and a page of a mapped file may be written again
+without a trace until the system has written it back. On tmpfs, writes through a map never show.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def digest_of(path: Path, algorithm: Algorithm = "blake2b") -> str:
 
 
 def remember(path: Path, kind: str, size: int, read: Callable[[BufferedReader], bytes]) -> bytes:
-    """Return what `read` makes of the open file; a fact of that kind, if the file is as it was, without reading it.
+    """Return a fact of a file: the kept one if the file is unchanged, else what `read` returns.
 
     Args:
         path: The file.
-        kind: The name of what is read.
-        size: Its bytes; a fact of another size was damaged, and is read again.
-        read: Takes the open file.
+        kind: The name of the fact.
+        size: The bytes of the fact; a kept fact of another size is damaged, and is read again.
+        read: Returns the fact of an open file.
     """
     stamp, when = _stamp(path), time.time()
     if (value := _CACHE.get(path, kind, stamp)) is None or len(value) != size:
@@ -65,7 +66,7 @@ def keep_facts() -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache, which need not be there."""
+    """Return the folder of the cache, which need not exist."""
     if folder := os.environ.get("GEN2EMBED_CACHE"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen2embed"
@@ -100,7 +101,7 @@ class _Cache:
             return record[STAMP.size :]
 
     def put(self, path: Path, kind: str, stamp: bytes, value: bytes, when: float) -> None:
-        """Remember a value that was read at `when`, unless the file was changed right before or has changed since."""
+        """Keep a value that was read at `when`, unless the file was changed right before that, or since."""
         changed = STAMP.unpack(stamp)[2] / 1e9
         if changed > when - MARGIN or _stamp(path) != stamp:
             return

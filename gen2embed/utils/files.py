@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, and known by their content."""
+"""Write files and folders atomically, rename them durably, and explain what the system refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 from gen2embed.utils.facts import digest_of
 
 LONGEST_NAME = 255  # bytes of the name of a file or folder, on the usual file systems
-REFUSALS = {  # by the system, and what the user can do
+REFUSALS = {  # what the user can do, by the error of the system
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there, or raise the limit"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "allow it, or name another folder"),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "name another one"),
@@ -25,12 +25,12 @@ REFUSALS = {  # by the system, and what the user can do
 
 
 def is_hub_id(path: str | Path) -> bool:
-    """Whether `path` can be a repository on the hub."""
+    """Return whether `path` has the form of a repository on the hub."""
     return isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) is not None
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether `path` is a repository on the hub: it can be, and nothing here has that name."""
+    """Return whether `path` is a repository on the hub: it has the form, and no local path has that name."""
     return is_hub_id(path) and not Path(path).exists()
 
 
@@ -39,13 +39,15 @@ def write_atomic(
 ) -> None:
     """Write a file under a temporary name beside its own, then rename it; the disk has it when this returns.
 
-    A link stays, and its target gets the content; a file that is replaced hands on its mode. A folder is never
-    replaced: that is an `OSError`.
+    A link stays, and its target gets the content. A file that is replaced hands on its mode.
 
     Args:
         path: The file.
         write: Writes the content to an open file.
         before: Called with the temporary file before it is renamed.
+
+    Raises:
+        OSError: For a folder, which is never replaced, and for what the system refuses, with the path.
     """
     with named(path):
         target = follow(path)
@@ -65,7 +67,7 @@ def write_atomic(
 
 
 def follow(path: Path) -> Path:
-    """Return what a link leads to, which may not exist; any other path as it is."""
+    """Return the target of a link, which need not exist; any other path unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -77,9 +79,9 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Inside, what the system refuses, such as more of a full disk, is an `OSError` that names `path`.
+    """Raise what the system refuses inside of the context, such as a full disk, as an `OSError` that names `path`.
 
-    The system's own error has a temporary name or none, and Rust's libraries raise errors of their own.
+    The system's own error has a temporary name or none, and libraries in Rust raise other types.
     """
     try:
         yield
@@ -90,7 +92,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int | None:
-    """Return the system's number of an error; None for one that is not the system's."""
+    """Return the `errno` of an error of the system; None for any other error."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     if isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error)):  # numpy's
@@ -100,18 +102,18 @@ def _error_number(error: Exception) -> int | None:
 
 
 def refusal(error: BaseException) -> str | None:
-    """Return what the system did not let a run do, and the remedy; None for any other error."""
+    """Return the message, with the remedy, for what the system refused; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in REFUSALS:
         return None
     where = Path(error.filename).absolute() if error.filename else "a file of the run"
     return (
-        f"{where}: {error.strerror}; {REFUSALS[error.errno]}, and give the same command again: what is whole stays, "
+        f"{where}: {error.strerror}; {REFUSALS[error.errno]}, and give the same command again: complete files stay, "
         "and it goes on from there"
     )
 
 
 def put_in_place(unfinished: Path, path: Path) -> None:
-    """Rename a file or a folder on the same disk, durably. It replaces a file or an empty folder, and nothing else."""
+    """Rename a file or a folder on the same disk, durably; it may replace a file or an empty folder only."""
     for written in [unfinished, *unfinished.rglob("*")]:
         _fsync(written)
     unfinished.replace(path)
@@ -119,7 +121,7 @@ def put_in_place(unfinished: Path, path: Path) -> None:
 
 
 def apply_umask(folder: Path) -> None:
-    """Give all files below a new folder the mode that the umask asks for, which libraries override for their own."""
+    """Give all files below a new folder the mode that the umask asks for; some libraries set another."""
     mode = stat.S_IMODE(folder.stat().st_mode)
     for path in folder.rglob("*"):
         if not path.is_symlink():
@@ -135,7 +137,7 @@ def _fsync(path: Path) -> None:
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """A digest of the content of files, in the order of their paths."""
+    """Return a digest of the content of files, in the order of their paths."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(paths):
         digest.update(bytes.fromhex(digest_of(path)))

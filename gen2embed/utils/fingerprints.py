@@ -1,4 +1,4 @@
-"""Fingerprints, nested plain values that decide a result: their digests, differences, and the folders under them."""
+"""Fingerprints, nested plain values that decide a result: digests, differences, and folders that belong to one."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from gen2embed.utils.log import log
 
 Fingerprint = Mapping[str, Any]
 
-
 MANIFEST = "manifest.json"
 
 
 def digest(fingerprint: Fingerprint) -> str:
+    """Return a digest of 16 hexadecimal digits."""
     canonical = json.dumps(fingerprint, sort_keys=True, default=str)
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 
-def differences(there: Fingerprint, here: Fingerprint) -> list[str]:
-    """What differs, one line a setting, nested keys dotted."""
-    a, b = dict(flat(there)), dict(flat(here))
-    said = {True: repr, False: lambda _: "nothing"}
+def differences(earlier: Fingerprint, current: Fingerprint) -> list[str]:
+    """Return one line for each setting that differs, with nested keys dotted."""
+    old, new = dict(flat(earlier)), dict(flat(current))
+
+    def value_of(values: Fingerprint, key: str) -> str:
+        return repr(values[key]) if key in values else "nothing"
+
     return [
-        f"{key} is {said[key in a](a.get(key))} there and {said[key in b](b.get(key))} here"
-        for key in sorted(a | b)
-        if key not in a or key not in b or a[key] != b[key]
+        f"{key} is {value_of(old, key)} there and {value_of(new, key)} here"
+        for key in sorted(old | new)
+        if key not in old or key not in new or old[key] != new[key]
     ]
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by their keys, nested ones dotted."""
+    """Yield the keys and values of a nested mapping, with nested keys dotted."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -44,7 +47,7 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def without(mapping: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """A mapping without what lies at some keys, nested ones dotted."""
+    """Return a nested mapping without some dotted keys."""
     return {
         key: without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in mapping.items()
@@ -58,33 +61,49 @@ def json_values(value: Any) -> Any:
 
 
 def _read(manifest: Path) -> Fingerprint:
+    """Return the fingerprint of a folder."""
     try:
         return dict(json.loads(manifest.read_text()))
     except (ValueError, TypeError):
         raise UserError(f"{manifest} is not that of a store; name another folder") from None
 
 
-def say_what_differs(folder: Path, fingerprint: Fingerprint, what: str) -> None:
-    """Before `folder` is made: why the most alike beside it is not reused. what: is kept there."""
+def say_what_differs(folder: Path, fingerprint: Fingerprint, content: str) -> None:
+    """Log, if `folder` does not exist yet, how the most similar folder beside it differs.
+
+    Args:
+        folder: The folder of the fingerprint.
+        fingerprint: The fingerprint.
+        content: What such folders hold, such as "embeddings".
+    """
     if folder.exists():
         return
     manifests = folder.parent.glob(f"*/{MANIFEST}")
-    others = {path.parent: differences(_read(path), json_values(fingerprint)) for path in manifests}
-    if others:
-        closest = min(others, key=lambda other: (len(others[other]), other))
-        log.info("no %s are reused; %s differs: %s", what, closest, "; ".join(others[closest]))
+    beside = {path.parent: differences(_read(path), json_values(fingerprint)) for path in manifests}
+    if beside:
+        closest = min(beside, key=lambda path: (len(beside[path]), path))
+        log.info("no %s are reused; %s differs: %s", content, closest, "; ".join(beside[closest]))
 
 
-def claim(folder: Path, fingerprint: Fingerprint, what: str) -> None:
-    """Make `folder` that of `fingerprint`; raises `UserError` if it is another's. what: is kept there."""
+def claim(folder: Path, fingerprint: Fingerprint, content: str) -> None:
+    """Make `folder` that of `fingerprint`.
+
+    Args:
+        folder: The folder, which need not exist.
+        fingerprint: The fingerprint.
+        content: What the folder holds, such as "embeddings".
+
+    Raises:
+        UserError: If the folder is that of another fingerprint, or holds something else.
+    """
     manifest = folder / MANIFEST
     if not manifest.is_file():
         if foreign := sorted(path.name for path in folder.glob("[!.]*")):
-            raise UserError(f"{folder} holds {foreign[0]} and no {what} of ours; name another folder")
+            raise UserError(f"{folder} holds {foreign[0]} and no {content} of ours; name another folder")
         spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
         write_atomic(manifest, lambda file: file.write(spelled))
     elif differing := differences(_read(manifest), json_values(fingerprint)):
         raise UserError(
-            f"the {what} in {folder} were made otherwise and are not reused: {'; '.join(differing)}; name another "
-            "folder, or remove this one"
+            f"the {content} in {folder} were made with other settings, and are not reused: {'; '.join(differing)}; "
+            "name another folder, or remove this one"
         )

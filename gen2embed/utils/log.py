@@ -1,4 +1,4 @@
-"""Messages and progress on the console, and the one place that quietens the libraries."""
+"""Log messages and show progress on the console; silence the libraries."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.text import Text
 
 log = logging.getLogger("gen2embed")
 console = Console(stderr=True)  # messages and progress; results go to standard output
-DRAWN = 0.1  # seconds between two changes of a bar, so that a step may be as short as it likes
+DRAWN = 0.1  # seconds between two changes of a bar, so that short steps cost nothing
 
 
 def quieten_libraries() -> None:
-    """Silence what the libraries say about their own loading; for the entry points, not for the Python API."""
+    """Silence what the libraries log about their own loading; for the entry points, not for the Python API."""
     import transformers  # noqa: PLC0415  # takes a second, which only those who load a model should wait for
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    for name in ("lightning.pytorch.utilities.rank_zero", "httpx", "httpx2"):  # the last two tell every request
+    for name in ("lightning.pytorch.utilities.rank_zero", "httpx", "httpx2"):  # the last two log every request
         logging.getLogger(name).setLevel(logging.WARNING)
     for module in ("lightning", "transformers", "peft"):
         warnings.filterwarnings("ignore", module=module)
@@ -31,15 +31,15 @@ def quieten_libraries() -> None:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        mean = task.completed / task.elapsed if task.elapsed else 0.0  # until, or if, there are two looks to compare
+        mean = task.completed / task.elapsed if task.elapsed else 0.0  # until rich has seen two steps
         return Text(f"{task.finished_speed or task.speed or mean:,.0f}/s")
 
 
 @contextmanager
 def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar with count, rate and remaining time; yields `advance(steps=1, description=None)`.
+    """Show a bar with count, rate and remaining time; yields `advance(steps=1, description=None)`.
 
-    Within another one, its bar is drawn below while it lasts.
+    Inside of another bar, it is drawn below.
     """
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -1,4 +1,4 @@
-"""The memory of this machine, its control group and its GPUs."""
+"""Measure the memory of this machine, its control group and its GPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a GPU, else on the machine or within the limit of its control group."""
+    """Return the bytes that are free on a GPU, else on the machine and within the limit of its control group."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
@@ -22,12 +22,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def readable(size: float) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes as text, in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def peak_gib(device: torch.device) -> float:
-    """The most that this process held so far, in GiB: on its GPU, else in main memory."""
+    """Return the peak memory of this process so far, in GiB: on its GPU, else in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10

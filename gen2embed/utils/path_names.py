@@ -1,4 +1,4 @@
-"""Which file a misspelt path means."""
+"""Find the file that a misspelt path means."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def folded(name: str) -> str:
-    """Return a name without its case and its form of Unicode; macOS writes `é` as two characters, others as one."""
+    """Return a name without case and form of Unicode; macOS writes `é` as two characters, other systems as one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def entries(folder: Path) -> list[str]:
-    """Return the names in a folder, sorted; none of one that cannot be read."""
+    """Return the names in a folder, sorted; none if it cannot be read."""
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208  (no Path for each of them)
     except OSError:
@@ -22,17 +22,17 @@ def entries(folder: Path) -> list[str]:
 
 
 def similar_file(path: Path) -> Path | None:
-    """Return the file that a path which is not there seems to mean; None if there is none alike.
+    """Return the file that a path which does not exist seems to mean; None if no file has a similar path.
 
     Each part may differ in case, in the form of Unicode, or by a typing error; `\\` may stand for `/`.
     """
-    here = Path()
+    place = Path()
     for part in Path(str(path).replace("\\", "/")).parts:
         name = part
-        if not os.path.lexists(here / part):
-            names = {folded(entry): entry for entry in entries(here)}
+        if not os.path.lexists(place / part):
+            names = {folded(entry): entry for entry in entries(place)}
             if not (close := difflib.get_close_matches(folded(part), names, 1, 0.8)):
                 return None
             name = names[close[0]]
-        here /= name
-    return here if here.is_file() else None
+        place /= name
+    return place if place.is_file() else None

@@ -1,4 +1,4 @@
-"""Facts of a picture's file, its digest and its size, read in one pass and remembered (`facts.py`)."""
+"""Read the digest and the size of a picture's file in one pass, and remember them (`facts.py`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKED = struct.Struct("<16sII")  # digest, width, height
 
 
 class PictureFacts(NamedTuple):
-    """A digest of a picture's file; width and height as they are stored, or 0 for a file that cannot be embedded."""
+    """The digest of a picture's file, its width and its height in pixels, which are 0 if it cannot be embedded."""
 
     digest: bytes
     width: int
@@ -31,7 +31,7 @@ def picture_facts(path: Path) -> PictureFacts:
 
 
 def known_picture(path: Path) -> PictureFacts:
-    """Return `picture_facts`; raise `UserError` where they cannot be read."""
+    """Return the facts of a picture's file; raise `UserError` if it cannot be read."""
     try:
         return picture_facts(path)
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def _read(opened: BufferedReader) -> bytes:
     try:
         picture = Image.open(opened)
         width, height = (0, 0) if wrong_with_mode(picture.mode) else picture.size
-    except Exception:  # the decoders of broken files raise many kinds; who opens it says which
+    except Exception:  # decoders raise many types; whatever embeds the file reports the error
         width = height = 0
     opened.seek(0)
     digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -1,7 +1,7 @@
-"""SIGTERM, by which a scheduler takes a machine back: the process ends with exit code 143, at once or after its step.
+"""Handle SIGTERM, by which a scheduler takes a machine back: the process ends with exit code 143.
 
-What is on disk is whole at any moment, so mining and evaluation end where they are. Training holds the signal back
-until its step is done and has a checkpoint (`checkpoint.Checkpoints`).
+Files on the disk are complete at any moment, so mining and evaluation end at once. Training defers the signal until its
+step is done and has a checkpoint (`checkpoint.Checkpoints`).
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-EXIT_CODE = 128 + signal.SIGTERM  # as a shell says it of a process that the signal ended
+EXIT_CODE = 128 + signal.SIGTERM  # as a shell reports a process that the signal ended
 
 
 class Preempted(SystemExit):
-    """Ends the process with `EXIT_CODE`, or another code; what was to be said is said."""
+    """Ends the process without a further message, with `EXIT_CODE` or another code."""
 
     def __init__(self, code: int = EXIT_CODE) -> None:
         super().__init__(code)
 
 
 class _Signal:
-    """Of this process. held: back, for now. came: while it was. taken: has ended what it met."""
+    """The state of this process: whether the signal is deferred, was received meanwhile, or has ended the work."""
 
-    held = came = taken = False
+    deferred = received = handled = False
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Inside, SIGTERM raises `Preempted`; a handler that is there already stays, such as that of a launcher of jobs.
+    """Have SIGTERM raise `Preempted` inside of the context; the handler of another program, such as a launcher, stays.
 
-    Libraries that clean up after it may raise another error in its place, which is `Preempted` again outside.
+    A library that cleans up may raise another error in its place, which becomes `Preempted` again.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _take)
-    _Signal.taken = False
+    signal.signal(signal.SIGTERM, _handle)
+    _Signal.handled = False
     try:
         yield
     except Exception as error:
-        if _Signal.taken:
+        if _Signal.handled:
             raise Preempted from error
         raise
     finally:
@@ -50,28 +50,28 @@ def listening() -> Iterator[None]:
 
 
 def defer() -> None:
-    """Have the signal wait."""
-    _Signal.held, _Signal.came = True, False
+    """Defer the signal until `redeliver`."""
+    _Signal.deferred, _Signal.received = True, False
 
 
 def received() -> bool:
-    """Whether the signal came while it was held back."""
-    return _Signal.came
+    """Return whether the signal was received while it was deferred."""
+    return _Signal.received
 
 
 def redeliver() -> bool:
-    """Have it wait no longer; returns whether it came."""
-    came, _Signal.held, _Signal.came = _Signal.came, False, False
-    return came
+    """Defer the signal no longer; return whether it was received meanwhile."""
+    pending, _Signal.deferred, _Signal.received = _Signal.received, False, False
+    return pending
 
 
 def survive_once(*_: Any) -> None:
-    """A handler for a loader's worker, which is signalled with its rank and is still needed for the step."""
+    """Ignore the first signal, as a handler for a loader's worker: its rank still needs it for the current step."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _take(*_: Any) -> None:
-    if not _Signal.held:
-        _Signal.taken = True
+def _handle(*_: Any) -> None:
+    if not _Signal.deferred:
+        _Signal.handled = True
         raise Preempted
-    _Signal.came = True
+    _Signal.received = True

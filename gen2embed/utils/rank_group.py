@@ -1,4 +1,4 @@
-"""Processes that share work through files: each does its part, and looks for the others'."""
+"""Share work between processes through files: each does its part, and waits for the files of the others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ LOOK = 0.1  # seconds between two looks for a file
 
 
 def _alone() -> None:
-    """There is nobody to meet."""
+    """Return at once, as the barrier of a single process."""
 
 
 @dataclass(frozen=True)
 class RankGroup:
-    """This process, `rank`, among `count`.
+    """The processes that share the work of this one.
 
-    barrier: returns when every rank has called it. timeout_seconds: how long the others may leave no new file.
+    Args:
+        rank: The number of this process, from 0.
+        count: The number of processes.
+        barrier: Returns when every rank has called it.
+        timeout_seconds: How long to wait for the next file of another rank.
     """
 
     rank: int = 0
@@ -31,16 +35,16 @@ class RankGroup:
     timeout_seconds: float = 1800
 
     def share(self, parts: Sequence[Part]) -> Sequence[Part]:
-        """This rank's parts: every `count`-th."""
+        """Return the parts of this rank: each `count`-th."""
         return parts[self.rank :: self.count]
 
     def wait(self, files: Sequence[Path]) -> None:
-        """Return when all files are there; raises `UserError` if no further one comes in time."""
+        """Return when all files exist; raise `UserError` if the next one does not come in time."""
         if missing := wait_for(files, self.timeout_seconds):
             raise UserError(
                 f"other ranks left {len(missing)} of {len(files)} files unwritten for {self.timeout_seconds:g} "
-                f"seconds, {missing[0]} among them; see what they say, and give the same command again, which goes "
-                "on from here, or raise trainer.strategy.timeout_seconds"
+                f"seconds, {missing[0]} among them; read their logs, and give the same command again, which goes on "
+                "from here, or raise trainer.strategy.timeout_seconds"
             )
 
 

@@ -1,7 +1,7 @@
-"""What a run leaves, and says, holds no token and no home folder, and moves no cursor.
+"""Remove secrets, home folders and control characters from what a run writes and logs.
 
-A path below the home folder begins with `~`, so that a run's files name the same place for another user, and are
-read back as such (`expanded`). What is a secret by its name or its look becomes `***`.
+A path below the home folder is written with `~`, so that it is valid for another user, too, and read with `expanded`.
+A value that is a secret by its name or its form becomes `***`.
 """
 
 from __future__ import annotations
@@ -14,43 +14,44 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
-SECRET = r"(?:api_?key|access_?key|token|secret|password|passwd|credentials?)"  # ends the name of one
-LEAST = 8  # characters of a variable's value that is looked for; a shorter one is in too many texts
-LOOKS = re.compile(
+SECRET = r"(?:api_?key|access_?key|token|secret|password|passwd|credentials?)"  # the end of a secret's name
+LEAST = 8  # characters of a secret in an environment variable; a shorter value stands in too many texts
+FORMS = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[opsur]_[A-Za-z0-9]{30,}|\bAKIA[A-Z0-9]{16}\b"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user and password of an address
 )
-GIVEN = re.compile(rf"(?i)((?:^|[\W_]){SECRET}=)(?!null\b|None\b)[^\s'\",}}\]]+")
+ASSIGNED = re.compile(rf"(?i)((?:^|[\W_]){SECRET}=)(?!null\b|None\b)[^\s'\",}}\]]+")
 CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)  # terminals', of direction, no UTF-8
+)  # of terminals, of the direction of text, and surrogates
 
 
 def redacted(value: Any) -> Any:
-    """A plain value without secrets and home folders, in nested texts and under keys that name a secret."""
+    """Return a plain value without secrets and home folders, in nested texts and at keys that name a secret."""
     return _redacted(value, _secrets(), _homes())
 
 
 def redacted_text(text: str) -> str:
+    """Return a text without secrets and home folders."""
     return _redacted_text(text, _secrets(), _homes())
 
 
 def expanded(value: Any) -> Any:
-    """A plain value in which texts that begin with `~/` begin with the home folder again."""
+    """Return a plain value in which texts that begin with `~/` begin with the home folder."""
     if isinstance(value, Mapping):
-        return {key: expanded(its) for key, its in value.items()}
+        return {key: expanded(nested) for key, nested in value.items()}
     if isinstance(value, list | tuple):
-        return [expanded(its) for its in value]
+        return [expanded(nested) for nested in value]
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def visible(text: str) -> str:
-    """A text for a terminal or a log, which a stranger may have written: control characters as what they are."""
-    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], redacted_text(text))
+    """Return a text for a terminal or a log, redacted, with control characters escaped."""
+    return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], redacted_text(text))
 
 
 class Visible(logging.Filter):
-    """Messages as `visible` has them."""
+    """A filter that makes log messages `visible`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = visible(record.getMessage()), ()
@@ -60,18 +61,20 @@ class Visible(logging.Filter):
 def _redacted(value: Any, secrets: list[str], homes: set[str]) -> Any:
     if isinstance(value, Mapping):
         return {
-            key: HIDDEN if isinstance(its, str) and its and _names_secret(key) else _redacted(its, secrets, homes)
-            for key, its in value.items()
+            key: HIDDEN
+            if nested and isinstance(nested, str) and _names_secret(key)
+            else _redacted(nested, secrets, homes)
+            for key, nested in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_redacted(its, secrets, homes) for its in value]
+        return [_redacted(nested, secrets, homes) for nested in value]
     return _redacted_text(str(value), secrets, homes) if isinstance(value, str | Path) else value
 
 
 def _redacted_text(text: str, secrets: list[str], homes: set[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
-    text = GIVEN.sub(rf"\1{HIDDEN}", LOOKS.sub(HIDDEN, text))
+    text = ASSIGNED.sub(rf"\1{HIDDEN}", FORMS.sub(HIDDEN, text))
     for home in homes:
         text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text)
     return text
@@ -82,7 +85,7 @@ def _names_secret(key: Any) -> bool:
 
 
 def _secrets() -> list[str]:
-    """Values of this process's variables that name a secret, the longest first."""
+    """Return the values of environment variables that name a secret, the longest first."""
     values = {value for name, value in os.environ.items() if _names_secret(name) and len(value) >= LEAST}
     return sorted(values, key=len, reverse=True)
 

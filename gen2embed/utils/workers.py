@@ -1,7 +1,7 @@
-"""Worker processes of loaders: how one begins, how much all of them hold, and what is said where that is too much.
+"""Start the worker processes of loaders, and check that the batches which they hold fit into shared memory.
 
-What a worker has prepared travels in shared memory, on Linux in /dev/shm, and stays there until the step that uses it
-is done. In a container that is 64 MB unless it is asked for more, and a worker that finds it full is ended by SIGBUS.
+Prepared batches travel in shared memory, on Linux in /dev/shm, and stay there until the step that uses them is done.
+A container has 64 MB of it by default, and a worker that finds it full is ended by SIGBUS.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from gen2embed.utils.preemption import survive_once
 
 Value = TypeVar("Value")
 SHARED = Path("/dev/shm")  # where Linux keeps shared memory
-HEADER, PAGE = 64, mmap.PAGESIZE  # bytes that torch puts before a tensor; of the system
-TAKEN = 2  # batches that left the loader: the one in use, and the next, which Lightning takes early
+HEADER, PAGE = 64, mmap.PAGESIZE  # bytes: of torch before each tensor; of a page of the system
+TAKEN = 2  # batches outside of the loader: the current, and the next, which Lightning fetches early
 LARGER = "enlarge it (docker run --shm-size=… or --ipc=host)"
 
 
@@ -37,9 +37,9 @@ class Ahead:
     """How many batches worker processes prepare ahead.
 
     Args:
-        workers: processes that may be started; 0 prepares each batch when it is needed.
-        prefetch: batches that are prepared or ready, of all workers together; None is one for each.
-        group: of the configuration, for messages.
+        workers: The processes that may be started; 0 prepares each batch when it is needed.
+        prefetch: The batches in preparation or ready, of all workers together; None for one a worker.
+        group: The group of the configuration, for messages.
     """
 
     workers: int
@@ -55,21 +55,21 @@ class Ahead:
 
     @property
     def processes(self) -> int:
-        """Return how many are started: one needs a batch to work on."""
+        """Return how many processes are started: no more than batches."""
         return min(self.workers, self.prefetch or self.workers)
 
     @property
     def each(self) -> int:
-        """Return how many batches each process is given at a time."""
+        """Return how many batches each process prepares at a time."""
         return (self.prefetch or self.workers) // self.processes if self.processes else 0
 
     @property
     def held(self) -> int:
-        """Return how many batches there are at most: ahead, and taken."""
+        """Return how many batches exist at most, inside and outside of the loader."""
         return self.processes * self.each + TAKEN if self.processes else 0
 
     def described(self, size: int) -> str:
-        """Return in words what is held of batches of at most `size` bytes."""
+        """Return in words what is held, if a batch has at most `size` bytes."""
         if not self.processes:
             return "none: a batch is prepared when the step before it is done"
         held = f"at most {self.held} batches of about {readable(size)}, {readable(self.held * size)} in {room()[0]}"
@@ -79,8 +79,8 @@ class Ahead:
         """Raise `UserError` if the batches that are held do not fit into shared memory.
 
         Args:
-            size: bytes of the largest batch.
-            ranks: that share this machine.
+            size: The bytes of the largest batch.
+            ranks: The ranks that share this machine.
         """
         where, free = room()
         if self.held * size * ranks <= free:
@@ -95,7 +95,7 @@ class Ahead:
 
 
 def room() -> tuple[str, int]:
-    """Return where prepared batches lie, and how many bytes are free there."""
+    """Return where prepared batches are kept, and how many bytes are free there."""
     memory = free_bytes(torch.device("cpu"))
     if not SHARED.is_dir():
         return "memory", memory
@@ -116,9 +116,10 @@ def make_loader(dataset: Dataset[Any], ahead: Ahead, **options: Any) -> DataLoad
 
 
 def start_worker(_: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it is one of several, and was forked
+    """Prepare a worker process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of tokenizers do not survive a fork
     signal.signal(signal.SIGTERM, survive_once)
-    torch.multiprocessing.set_sharing_strategy("file_system")  # a file descriptor a tensor are too many
+    torch.multiprocessing.set_sharing_strategy("file_system")  # file descriptors run out, one a tensor
 
 
 def value_or_error(prepare: Callable[[], Value]) -> Value | UserError:
@@ -148,23 +149,23 @@ ENDED = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal: |exited 
 
 
 def why_ended(error: BaseException) -> str | None:
-    """Return in words that a loader's worker was ended, as the system does where memory is short; None if none was."""
+    """Return the message, with the remedy, for a worker that the system ended; None for any other error."""
     if not isinstance(error, RuntimeError) or not ENDED.search(str(error)):
         return None
     where, free = room()
-    said = first_line(error).partition(". ")[0].rstrip(". ")
+    reason = first_line(error).partition(". ")[0].rstrip(". ")
     return (
-        f"{said}: shared memory or memory was short, of which {readable(free)} are free now in {where}; lower "
+        f"{reason}: shared memory or memory was short, of which {readable(free)} are free now in {where}; lower "
         f"batch.prefetch or engine.prefetch, set batch.workers=0 or engine.workers=0, or {LARGER}"
     )
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise `UserError` with the remedy where a loader's worker is ended."""
+    """Raise `UserError`, with the remedy, if a loader's worker is ended inside of the context."""
     try:
         yield
     except RuntimeError as error:
-        if said := why_ended(error):
-            raise UserError(said) from error
+        if message := why_ended(error):
+            raise UserError(message) from error
         raise

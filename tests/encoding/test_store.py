@@ -46,7 +46,7 @@ def test_write_and_read(tmp_path):
 def test_another_prompt_is_refused_by_name(tmp_path):
     here, there = ({"model": "m", "prompt": {"system": {"query": text}}} for text in ("Name it.", "Say it."))
     EmbeddingStore(tmp_path, there).write(["a"], np.ones((1, 2)))
-    message = r"were made otherwise and are not reused: prompt.system.query is 'Say it.' there and 'Name it.' here"
+    message = r"are not reused: prompt.system.query is 'Say it.' there and 'Name it.' here"
     with pytest.raises(UserError, match=message):
         EmbeddingStore(tmp_path, here)
 

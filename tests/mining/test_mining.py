@@ -65,7 +65,7 @@ def test_a_store_of_another_model_is_refused(tiny, pairs, tmp_path):
     manifest = store.folder / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "model": "weights:another"}))
     miner = instantiate(compose_shipped("mine", ["mining.top_k=3"]).mining)
-    message = r"the embeddings in .* were made otherwise and are not reused: model is 'weights:another' there and"
+    message = r"the embeddings in .* are not reused: model is 'weights:another' there and"
     with pytest.raises(UserError, match=message):
         mine_pairs(tiny, Engine(store=tmp_path), pairs, miner, [])
 

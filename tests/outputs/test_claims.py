@@ -115,7 +115,7 @@ def test_a_job_of_a_multirun_takes_no_folder_of_somebody(run_script, tmp_path):
     arguments = ("seed=1", "output_dir=out", "trainer=cpu", "hydra.sweep.subdir='seed=${seed}'")
     outcome = run_script("eval.py", "-m", *arguments)
     assert outcome.code
-    assert "not of a run" in outcome.err
+    assert "which no run wrote" in outcome.err
     assert not lost(before, tree(tmp_path))
 
 

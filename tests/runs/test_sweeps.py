@@ -12,7 +12,7 @@ from conftest import REPOSITORY, TINY
 from gen2embed import UserError
 from gen2embed.__main__ import main
 from gen2embed.config.values import _file_name
-from gen2embed.runs.sweeps import finished, input_digests
+from gen2embed.runs.sweeps import input_digests, is_finished
 
 SMALL = (
     f"model.path={TINY}",
@@ -72,11 +72,11 @@ def test_submitit_in_this_machine(tmp_path):
 
 def test_a_finished_run_of_other_settings_is_not_one_of_these(tmp_path):
     (tmp_path / "manifest.json").write_text('{"config": {"seed": 1, "output_dir": "here"}}')
-    assert not finished(tmp_path, {"seed": 1})
+    assert not is_finished(tmp_path, {"seed": 1})
     (tmp_path / "report.html").write_text("")
-    assert finished(tmp_path, {"seed": 1, "output_dir": "there"})
+    assert is_finished(tmp_path, {"seed": 1, "output_dir": "there"})
     with pytest.raises(UserError, match="holds a finished run with other settings: seed is 1 there and 2 here; choose"):
-        finished(tmp_path, {"seed": 2})
+        is_finished(tmp_path, {"seed": 2})
 
 
 def test_a_jobs_folder_has_a_name_that_the_disk_takes(tmp_path):
@@ -106,7 +106,7 @@ def test_a_finished_run_of_other_inputs_runs_again(tmp_path, caplog):
     (tmp_path / "job/report.html").write_text("")
     for folder in (model, adapter, rows):
         (folder / "README.md").write_text("")
-    assert finished(tmp_path / "job", config)
+    assert is_finished(tmp_path / "job", config)
     for file, key in (
         (model / "chat_template.jinja", "model.path"),
         (adapter / "adapter_model.safetensors", "checkpoint"),
@@ -116,7 +116,7 @@ def test_a_finished_run_of_other_inputs_runs_again(tmp_path, caplog):
         file.write_bytes(b"2")
         caplog.clear()
         with caplog.at_level("INFO"):
-            assert not finished(tmp_path / "job", config)
+            assert not is_finished(tmp_path / "job", config)
         assert key in caplog.text
         file.unlink() if before is None else file.write_bytes(before)
-    assert finished(tmp_path / "job", config)
+    assert is_finished(tmp_path / "job", config)

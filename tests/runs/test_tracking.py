@@ -95,7 +95,7 @@ def test_the_exit_code_of_a_run(monkeypatch, error, code):
     monkeypatch.setenv("WANDB_MODE", "online")
 
     def job():
-        with tracking.ended():
+        with tracking.end_runs():
             os.environ["WANDB_MODE"] = "dryrun"  # as Lightning's logger does for offline=true
             if error:
                 raise error
@@ -111,7 +111,7 @@ def test_the_exit_code_of_a_run(monkeypatch, error, code):
 
 def test_a_run_that_was_cut_off_goes_on_under_its_id(tmp_path):
     def run(*, continues=True, fails=False):
-        with tracking.ended():
+        with tracking.end_runs():
             logger = WandbLogger(save_dir=tmp_path, offline=True, resume="auto")
             tracking.begin([logger], continues=continues)
             if fails:
@@ -145,14 +145,14 @@ def test_a_wrong_key_and_a_service_out_of_reach(logged_out, monkeypatch, tmp_pat
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
-    with pytest.raises(UserError, match="wandb login"), tracking.ended():
+    with pytest.raises(UserError, match="wandb login"), tracking.end_runs():
         tracking.begin([WandbLogger(save_dir=tmp_path)], continues=True)
 
 
 @pytest.mark.usefixtures("logged_out")
 def test_what_needs_no_login(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with tracking.ended():
+    with tracking.end_runs():
         tracking.begin([WandbLogger(save_dir=tmp_path)], continues=True)
 
 
