@@ -22,7 +22,13 @@ TRAINED = ("data", "mining", "adapter", "loss", "optim", "batch", "trainer", "se
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left: scores by benchmark, and its manifest."""
+    """The results of a run, for the card.
+
+    Attributes:
+        folder: Of the run.
+        scores: By benchmark, the values of `results.json`.
+        manifest: The values of `manifest.json`.
+    """
 
     folder: Path
     scores: Mapping[str, Mapping[str, Any]]
@@ -30,44 +36,45 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Raises `UserError` for a folder that no run has left its scores in."""
+        """Return the run of a folder; raises `UserError` for one without a run's scores."""
         files = {name: folder / f"{name}.json" for name in ("results", "manifest")}
         missing = [str(file) for file in files.values() if not file.is_file()]
         if missing:
-            raise UserError(f"--run={folder} has no {missing[0]}; name a folder that train.py or eval.py has left")
+            raise UserError(f"--run={folder} has no {missing[0]}; name the output_dir of train.py or eval.py")
         results, manifest = (json.loads(file.read_text()) for file in files.values())
         if not {"benchmark", "benchmarks"} & set(results):
-            raise UserError(f"{files['results']} is not of one run; name a folder that train.py or eval.py has left")
+            raise UserError(f"{files['results']} is not of one run; name the output_dir of train.py or eval.py")
         return cls(folder, results.get("benchmarks") or {results["benchmark"]: results}, manifest)
 
     def check_model(self, embedder: Embedder) -> None:
         """Raise `UserError` if the run scored another model, or this one under another prompt."""
-        backbone, its = embedder.backbone, self.manifest["fingerprint"]
         names = ("model", "adapter", "prompt")
-        here = json_values({name: embedder.fingerprint[name] for name in names})
-        if backbone.adapter is None and its["adapter"]:  # a fully tuned model, which was scored before it was saved
-            here |= {"model": its["model"], "adapter": backbone.identity}
-            if not is_local(its["adapter"]):  # as versions before `files:` said it
-                here["adapter"] = digest_files(Path(backbone.name).glob("*.safetensors"))
-        elif backbone.is_identified_by(its["model"]):
-            here["model"] = its["model"]
-            if backbone.adapter_folder and its["adapter"] == earlier_adapter_identity(backbone.adapter_folder):
-                here["adapter"] = its["adapter"]
-        if unlike := differences({name: its[name] for name in names}, here):
+        scored = {name: self.manifest["fingerprint"][name] for name in names}
+        exported = json_values({name: embedder.fingerprint[name] for name in names})
+        backbone = embedder.backbone
+        if backbone.adapter is None and scored["adapter"]:  # a fully tuned model, which was scored before it was saved
+            exported |= {"model": scored["model"], "adapter": backbone.identity}
+            if not is_local(scored["adapter"]):  # as versions before `files:` identified it
+                exported["adapter"] = digest_files(Path(backbone.name).glob("*.safetensors"))
+        elif backbone.is_identified_by(scored["model"]):
+            exported["model"] = scored["model"]
+            if backbone.adapter_folder and scored["adapter"] == earlier_adapter_identity(backbone.adapter_folder):
+                exported["adapter"] = scored["adapter"]
+        if unlike := differences(scored, exported):
             raise UserError(
                 f"the scores in {self.folder} are not of this model: {'; '.join(unlike)}; name its own run, or none"
             )
 
     @property
     def trained(self) -> dict[str, Any] | None:
-        """The settings of a training; None for an evaluation alone."""
+        """Return the settings of a training; None for an evaluation alone."""
         config = self.manifest["config"]
         return {name: config[name] for name in TRAINED} if "optim" in config else None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card says of a model, besides its run."""
+    """Facts of a model that its card names, besides its run."""
 
     kind: str
     library: str
@@ -88,7 +95,15 @@ class Facts:
 
 
 def write_card(folder: Path, name: str, facts: Facts, check: Mapping[str, float], run: Run | None) -> None:
-    """Leave `README.md`. name: of the folder, in what users copy. check: the least cosines, by what was compared."""
+    """Write `README.md`.
+
+    Args:
+        folder: Of the export.
+        name: Of the folder, in the code that users copy.
+        facts: Of the model.
+        check: Least cosines of the check, by the kind of comparison.
+        run: That scored the model; None writes no scores.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gen2embed.export", ""),
         undefined=jinja2.StrictUndefined,

@@ -1,4 +1,4 @@
-"""What an export is: the files of a kind, and how its own library embeds with them."""
+"""The kinds of export: the files of a kind, and how its own library embeds with them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Encode = Callable[[Sequence[Input], Role], Tensor]  # float32 unit vectors (n, d
 
 @dataclass(frozen=True)
 class Place:
-    """Where an export is loaded to be compared. base: the model that an adapter goes onto."""
+    """The place where an export is loaded to be compared. base: the model that an adapter goes onto."""
 
     base: str
     device: str
     max_length: int
 
     def load(self, path: str | Path, prompt: Prompt | None = None, resolution: Resolution | None = None) -> Embedder:
-        """A checkpoint in single precision, as the Python API loads it."""
+        """Return a checkpoint in single precision, as the Python API loads it."""
         settings = {"dtype": "float32", "device": self.device, "max_length": self.max_length}
         return Embedder.from_pretrained(path, prompt=prompt, resolution=resolution, **settings)  # type: ignore[arg-type]
 
@@ -42,21 +42,22 @@ class Place:
 class Kind(Protocol):
     """One kind of export.
 
-    merges: whether an adapter's weights are added to the base's.
-    library: the name that the hub knows the library by.
+    Attributes:
+        merges: Whether an adapter's weights are added to the base's.
+        library: The hub's name of the library.
     """
 
     merges: bool
     library: str
 
     def refuse(self, embedder: Embedder) -> None:
-        """Raise `UserError` for a model that this kind cannot express; looks at no weight."""
+        """Raise `UserError` for a model that this kind cannot express; read no weight."""
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:
-        """Leave everything but the model card. base: the name of the base model."""
+        """Write all files but the model card. base: the name of the base model."""
 
     def load(self, folder: Path, place: Place) -> Encode:
-        """Load the folder by its own library, in single precision."""
+        """Load the folder by the kind's own library, in single precision."""
 
 
 class Merged:
@@ -72,8 +73,8 @@ class Merged:
         save(replace(backbone, name=base), embedder.build.prompt, embedder.build.resolution, folder)
         # Ours has no processor for videos; where other libraries ask for one, they look into these files.
         backbone.processor.image_processor.save_pretrained(folder)
-        if found := _video_settings(backbone.name):
-            shutil.copy(found, folder / VIDEO)
+        if file := _video_settings(backbone.name):
+            shutil.copy(file, folder / VIDEO)
 
     def load(self, folder: Path, place: Place) -> Encode:
         return place.load(folder).encode
@@ -102,7 +103,7 @@ class Alone:
 
 
 def _video_settings(path: str) -> Path | None:
-    """The file of the model at `path`, a folder or a hub id, that has them; None if it has none."""
+    """Return the file of a model's video settings, by its folder or hub id; None if it has none."""
     if Path(path).is_dir():
         file = Path(path) / VIDEO
         return file if file.is_file() else None

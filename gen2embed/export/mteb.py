@@ -1,13 +1,13 @@
-"""A model as mteb takes one, so that MIEB's image tasks, and MTEB's texts, run on it.
+"""A model for mteb, so that MIEB's image tasks and MTEB's texts run on it.
 
     import mteb
     from gen2embed.export.mteb import MtebEncoder
 
     results = mteb.evaluate(MtebEncoder("outputs/run/adapter"), mteb.get_tasks(["NIGHTSI2IRetrieval"]))
 
-mteb says of an input whether it is a query or a document, which are our roles; where it does not (classification,
-clustering, similarity of equals), all inputs are candidates, which have no level 2. The prompt is the model's own: the
-instructions that tasks of mteb propose are not used.
+mteb says of an input whether it is a query or a document, which are our roles. Where it does not (classification,
+clustering, similarity of equals), all inputs are candidates, which have no level 2. The prompt is the model's own; the
+instructions of mteb's tasks are not used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MtebEncoder:
     def __init__(
         self, model_name: str, revision: str | None = None, *, device: str | None = None, **kwargs: Any
     ) -> None:
-        """The arguments are mteb's; kwargs are those of `Embedder.from_pretrained`, such as adapter or resolution."""
+        """Load a model. The arguments are mteb's; kwargs are those of `Embedder.from_pretrained`."""
         self.embedder = Embedder.from_pretrained(model_name, revision=revision, device=device or "auto", **kwargs)
 
     def encode(
@@ -49,9 +49,10 @@ class MtebEncoder:
         show_progress_bar: bool = True,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Float32 unit vectors (n, d) of a loader's batches, each of which has `text`, `image` or both.
+        """Return float32 unit vectors, (n, d), of a loader's batches, each of which has `text`, `image` or both.
 
-        Raises `UserError` for a task of other modalities.
+        Raises:
+            UserError: For a task of other modalities.
         """
         role = ROLES[prompt_type]
         parts = []
@@ -62,20 +63,23 @@ class MtebEncoder:
         return torch.cat(parts).numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Cosines (n, m)."""
+        """Return the cosines of all pairs, (n, m)."""
         first, second = _rows(embeddings1), _rows(embeddings2)
         return first @ second.T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Cosines (n,) of rows at the same place."""
+        """Return the cosines of rows at the same place, (n,)."""
         return (_rows(embeddings1) * _rows(embeddings2)).sum(dim=-1)
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb files results under.
+        """Return the name and the facts under which mteb files results.
 
         The revision is the fingerprint's digest: results of another adapter, prompt or resolution are never taken for
-        this model's. Raises `UserError` if mteb is not installed.
+        this model's.
+
+        Raises:
+            UserError: If mteb is not installed.
         """
         try:
             from mteb.models.model_meta import ModelMeta, ScoringFunction  # noqa: PLC0415

@@ -36,7 +36,10 @@ REQUIREMENTS = {"sentence-transformers": ">=6.2,<7", "transformers": ">=5.23"}  
 
 
 class SentenceTransformers:
-    """Level 1 is the library's prompt, a system message; level 2 is in the chat template, by the library's task."""
+    """A folder for sentence-transformers.
+
+    Level 1 is the library's prompt, a system message. Level 2 is in the chat template, by the library's task.
+    """
 
     merges, library = True, "sentence-transformers"
 
@@ -46,50 +49,13 @@ class SentenceTransformers:
         chat_template(embedder.build.prompt, embedder.backbone, standalone=False)
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:
-        build, processor = embedder.build, embedder.backbone.processor
-        processor.tokenizer.model_max_length = build.max_length
+        embedder.backbone.processor.tokenizer.model_max_length = embedder.build.max_length
         Merged().write(embedder, base, folder)
-        template = chat_template(build.prompt, embedder.backbone, standalone=False)
+        template = chat_template(embedder.build.prompt, embedder.backbone, standalone=False)
         (folder / "chat_template.jinja").write_text(template)
-        rendering = {"add_generation_prompt": True}
-        if build.prompt.convention == "native":
-            rendering["embed"] = True  # which the template asks for
-        rendering["sanitize_control_tokens"] = _guards(processor, template, rendering)
-        first = {
-            "transformer_task": "feature-extraction",
-            "modality_config": {name: _forward(name) for name in ("text", "image", "image+text", "message")},
-            "module_output_name": "token_embeddings",
-            "processing_kwargs": {"chat_template": rendering},
-            # The backend of the image processor; `backend` would be asked of a video processor as well.
-            "processor_kwargs": {"use_fast": build.resolution.backend == "torchvision"},
-            "unpad_inputs": False,
-        }
-        module = f"{LIBRARY}.base.modules.transformer.Transformer"
-        if needs_code(embedder):
-            module = "transformer.PreparedTransformer"
-            for name in ("transformer.py", "resizing.py"):
-                shutil.copy(SHIPPED / name, folder / name)
-            first |= {"policy": build.resolution.policy, "flat_positions": build.prompt.convention == "reference"}
-        modules = {
-            "": (module, None),
-            "1_Pooling": (
-                f"{LIBRARY}.sentence_transformer.modules.pooling.Pooling",
-                {"embedding_dimension": embedder.dim, "pooling_mode": "lasttoken", "include_prompt": True},
-            ),
-            "2_Normalize": (f"{LIBRARY}.base.modules.normalize.Normalize", {}),
-        }
-        write_json(
-            folder / "modules.json",
-            [
-                {"idx": index, "name": str(index), "path": path, "type": name}
-                for index, (path, (name, _)) in enumerate(modules.items())
-            ],
-        )
-        write_json(folder / "sentence_bert_config.json", first)
-        for path, (_, config) in modules.items():
-            if config is not None:
-                write_json(folder / path / "config.json", config)
-        system = build.prompt.system
+        _write_modules(embedder, folder)
+        write_json(folder / "sentence_bert_config.json", _transformer_settings(embedder, template))
+        system = embedder.build.prompt.system
         write_json(
             folder / "config_sentence_transformers.json",
             {
@@ -118,12 +84,55 @@ class SentenceTransformers:
 
 
 def needs_code(embedder: Embedder) -> bool:
-    """Whether the folder carries a module of its own, which the library loads with trust_remote_code alone."""
+    """Return whether the folder carries a module of its own, which the library loads with trust_remote_code alone."""
     return embedder.build.resolution.policy != "original" or embedder.build.prompt.convention == "reference"
 
 
+def _write_modules(embedder: Embedder, folder: Path) -> None:
+    """Write `modules.json`, the settings of pooling and normalisation, and the code of a module of our own."""
+    transformer = f"{LIBRARY}.base.modules.transformer.Transformer"
+    if needs_code(embedder):
+        transformer = "transformer.PreparedTransformer"
+        for name in ("transformer.py", "resizing.py"):
+            shutil.copy(SHIPPED / name, folder / name)
+    pooling = {"embedding_dimension": embedder.dim, "pooling_mode": "lasttoken", "include_prompt": True}
+    modules = {
+        "": transformer,
+        "1_Pooling": f"{LIBRARY}.sentence_transformer.modules.pooling.Pooling",
+        "2_Normalize": f"{LIBRARY}.base.modules.normalize.Normalize",
+    }
+    entries = enumerate(modules.items())
+    write_json(
+        folder / "modules.json",
+        [{"idx": index, "name": str(index), "path": path, "type": name} for index, (path, name) in entries],
+    )
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "2_Normalize" / "config.json", {})
+
+
+def _transformer_settings(embedder: Embedder, template: str) -> dict[str, Any]:
+    """Return the settings of the first module."""
+    build = embedder.build
+    rendering = {"add_generation_prompt": True}
+    if build.prompt.convention == "native":
+        rendering["embed"] = True  # which the template asks for
+    rendering["sanitize_control_tokens"] = _guards(embedder.backbone.processor, template, rendering)
+    settings = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {name: _forward(name) for name in ("text", "image", "image+text", "message")},
+        "module_output_name": "token_embeddings",
+        "processing_kwargs": {"chat_template": rendering},
+        # The backend of the image processor; `backend` would be asked of a video processor as well.
+        "processor_kwargs": {"use_fast": build.resolution.backend == "torchvision"},
+        "unpad_inputs": False,
+    }
+    if needs_code(embedder):
+        settings |= {"policy": build.resolution.policy, "flat_positions": build.prompt.convention == "reference"}
+    return settings
+
+
 def _guards(processor: ProcessorMixin, template: str, rendering: Mapping[str, Any]) -> bool:
-    """Whether transformers can keep what looks like a special token in a user's text a text, as ours does."""
+    """Return whether transformers can keep the name of a special token in a user's text a text, as ours does."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
     settings = {**rendering, "tokenize": True, "sanitize_control_tokens": True}
     try:  # the mixin's: SmolVLM's own asks its video processor
@@ -135,14 +144,15 @@ def _guards(processor: ProcessorMixin, template: str, rendering: Mapping[str, An
 
 
 def _forward(name: str) -> dict[str, str]:
-    out = {"method": "forward", "method_output_name": "last_hidden_state"}
-    return {**out, "format": "structured"} if name == "message" else out
+    method = {"method": "forward", "method_output_name": "last_hidden_state"}
+    return {**method, "format": "structured"} if name == "message" else method
 
 
 @contextlib.contextmanager
 def lent_processor(folder: Path) -> Iterator[None]:
-    """Lend the library our processor where torchvision is missing, without which it builds none for a model that also
-    takes videos; ours differs in nothing else.
+    """Lend the library our processor where torchvision is missing.
+
+    Without torchvision the library builds no processor for a model that also takes videos. Ours is the same otherwise.
     """
     config = AutoConfig.from_pretrained(folder)
     if is_torchvision_available() or LEFT_OUT not in PROCESSOR_MAPPING[type(config)].get_attributes():

@@ -1,4 +1,7 @@
-"""What vLLM serves: the merged checkpoint, and both levels of the prompt as a chat template. Its recipe is the card."""
+"""An export that vLLM serves: the merged checkpoint, with both levels of the prompt in a chat template.
+
+The card has the recipe.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ TEMPLATE = "embedding.jinja"
 
 
 class Vllm:
-    """The recipe cannot be run without a GPU and vLLM; what is checked is the checkpoint that it serves."""
+    """A folder for vLLM, whose checkpoint is checked; the recipe cannot be run without a GPU and vLLM."""
 
     merges, library = True, "transformers"
 

@@ -16,13 +16,20 @@ REFERENCE = Path(__file__).with_name("reference.jinja")  # what the reference co
 
 
 def chat_template(prompt: Prompt, backbone: Backbone, *, standalone: bool) -> str:
-    """A chat template that renders a user's message as our item, in the role that its variable `task` names: `query`,
-    or anything else for a candidate.
+    """Return a chat template that renders a user's message as our item.
 
-    The model's own template gets what comes out; under the reference convention the paper's stands in its place.
+    Its variable `task` names the role: `query`, or anything else for a candidate. It arranges the messages, and the
+    model's own template renders them; under the reference convention, the paper's template does.
 
-    standalone: the template also adds level 1 where there is no system message. Otherwise the library does that, and
-        the template is the model's own unless the variable `embed` is set, so that the folder still is a checkpoint.
+    Args:
+        prompt: Both levels.
+        backbone: The model with its own template.
+        standalone: Whether the template also adds level 1 where there is no system message. Otherwise the library does
+            that, and the template is the model's own unless the variable `embed` is set, so that the folder still is
+            a checkpoint.
+
+    Raises:
+        UserError: For a model that has no chat template, or several.
     """
     values: dict[str, Any] = {
         "suffixes": {role: {m: prompt.suffix.get(role, {}).get(m, "") for m in ("text", "image")} for role in ROLES},
@@ -35,8 +42,8 @@ def chat_template(prompt: Prompt, backbone: Backbone, *, standalone: bool) -> st
         values |= {"image_token": backbone.processor.image_token}
     elif not isinstance(backbone.processor.chat_template, str):
         raise UserError(f"{backbone.name} has no chat template, or several; set the one to use in its tokenizer")
-    # JSON is a literal of Jinja, but for its escapes beyond ASCII and for null, which is not among the values.
-    lines = [f"{{%- set {key} = {json.dumps(its, ensure_ascii=False)} -%}}" for key, its in values.items()]
+    # JSON is a literal of Jinja, but for escapes beyond ASCII and for null, which is not among the values.
+    lines = [f"{{%- set {key} = {json.dumps(value, ensure_ascii=False)} -%}}" for key, value in values.items()]
     lines.append(ITEMS.read_text().strip())
     if reference:
         return "\n".join([*lines, REFERENCE.read_text().strip()])

@@ -20,7 +20,7 @@ from gen2embed.model.adapter import merge
 from gen2embed.model.embedder import Embedder
 from gen2embed.outputs.paths import check_folder, replace_folder
 from gen2embed.utils.choices import ROLES, Convention, ExportDtype, Role
-from gen2embed.utils.errors import UserError, did_you_mean
+from gen2embed.utils.errors import UserError, did_you_mean, first_line
 from gen2embed.utils.files import is_hub_id
 from gen2embed.utils.redaction import redacted_text
 
@@ -35,13 +35,18 @@ LEAST = 0.99999  # cosine to the model's own vector
 
 @dataclass(frozen=True)
 class Source:
-    """The model to export, and what its card says of it.
+    """The model to export, and facts for its card.
 
-    model: a hub id, a checkpoint's folder, or an adapter's, which names its base. adapter: to load onto `model`.
-    prompt, resolution: shipped names; None is what the model carries, else hierarchical and clamp. convention: in place
-        of the prompt's; adapters that the reference code made need `reference`.
-    run: the folder of the run that scored it. license: the hub's name of it. base_name: the base's hub id, where it
-        was loaded from a copy; None is where it was loaded from.
+    Attributes:
+        model: A hub id, a checkpoint's folder, or an adapter's, which names its base.
+        adapter: To load onto `model`.
+        prompt: A shipped name; None is the prompt that the model carries, else `hierarchical`.
+        convention: In place of the prompt's; adapters of the reference code need `reference`.
+        resolution: A shipped name; None is the resolution that the model carries, else `clamp`.
+        device: Where the check runs.
+        run: The folder of the run that scored the model.
+        license: The hub's name of the license.
+        base_name: The base's hub id, where the base is loaded from a copy; None is where it is loaded from.
     """
 
     model: str
@@ -55,7 +60,7 @@ class Source:
     base_name: str | None = None
 
     def load(self) -> Embedder:
-        """In single precision, and without a memory of pictures, as the weights are about to change."""
+        """Load the model in single precision, and without a cache of pictures, as the weights are about to change."""
         return Embedder.from_pretrained(
             self.model,
             adapter=self.adapter,
@@ -69,30 +74,31 @@ class Source:
 
 
 def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float32") -> dict[str, float]:
-    """Leave an export in `output`; returns the least cosines of its check.
+    """Write an export to the folder `output`; return the least cosines of its check.
 
     1. Load the model, and embed the sample in both roles.
     2. Add the adapter's weights to the base's, round them to `dtype`, and write the files.
     3. Embed the sample with what the kind's own library loads from them.
     4. If every cosine is at least `LEAST`, write the card and put the folder in its place.
 
-    Raises `UserError`, and leaves nothing, for an unknown kind, an output that is not empty or lies in an input, an
-    adapter without its base or none where one is asked for, a model that the kind cannot express, and an export whose
-    vectors are not the model's.
+    Raises:
+        UserError: For an unknown kind, an output that is not empty or lies in an input, an adapter without its base or
+            none where one is needed, a model that the kind cannot express, and an export whose vectors are not the
+            model's. Nothing is written then.
     """
     if kind not in KINDS:
         raise UserError(f"the kind {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of {', '.join(KINDS)}")
     inputs = [Path(path) for path in (source.model, source.adapter) if path is not None]
     output = check_folder(output, inputs)
-    made, run = KINDS[kind], None if source.run is None else Run.read(source.run)
-    if not made.merges and dtype != "float32":
+    exporter, run = KINDS[kind], None if source.run is None else Run.read(source.run)
+    if not exporter.merges and dtype != "float32":
         raise UserError(f"an adapter keeps its own type, and dtype={dtype} was asked for; leave it out")
     check: dict[str, float] = {}
 
     def write(folder: Path) -> None:
         written = _write(kind, source, folder, dtype, run)
-        what = f"the {kind} export of {source.model}"
-        check["parity"] = _least(written.vectors, _found(made, folder, written.place, what), what)
+        name = f"the {kind} export of {source.model}"
+        check["parity"] = _least(written.vectors, _embed_export(exporter, folder, written.place, name), name)
         if written.rounding is not None:
             check["rounding"] = written.rounding
         write_card(folder, output.resolve().name, written.facts, check, run)
@@ -103,10 +109,13 @@ def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float3
 
 @dataclass(frozen=True)
 class _Written:
-    """What is known of an export when its model is no longer in memory.
+    """An export whose model is no longer in memory.
 
-    vectors: the model's own of the sample, with the weights as they were written.
-    rounding: the least cosine that rounding the weights left; None if they were not rounded.
+    Attributes:
+        vectors: The model's own vectors of the sample, with the weights as they were written.
+        rounding: The least cosine between vectors before and after rounding; None if weights were not rounded.
+        facts: For the card.
+        place: Where the export is loaded to be compared.
     """
 
     vectors: Tensor
@@ -116,13 +125,13 @@ class _Written:
 
 
 def _write(kind: str, source: Source, folder: Path, dtype: ExportDtype, run: Run | None) -> _Written:
-    """Steps 1 and 2."""
-    made, embedder = KINDS[kind], source.load()
+    """Do steps 1 and 2."""
+    exporter, embedder = KINDS[kind], source.load()
     backbone, build = embedder.backbone, embedder.build
     adapted = isinstance(backbone.full, peft.PeftModel)
-    if not made.merges and not adapted:
+    if not exporter.merges and not adapted:
         raise UserError(f"{source.model} has no adapter to export; give it as --adapter, or export it as merged")
-    made.refuse(embedder)
+    exporter.refuse(embedder)
     if run is not None:
         run.check_model(embedder)
     base = source.base_name or (
@@ -130,7 +139,7 @@ def _write(kind: str, source: Source, folder: Path, dtype: ExportDtype, run: Run
     )
     facts = Facts(
         kind=kind,
-        library=made.library,
+        library=exporter.library,
         base=base,
         license=source.license,
         dtype=dtype,
@@ -143,10 +152,10 @@ def _write(kind: str, source: Source, folder: Path, dtype: ExportDtype, run: Run
         code=needs_code(embedder),
     )
     vectors, rounding = embed_sample(embedder.encode), None
-    if made.merges and adapted:
+    if exporter.merges and adapted:
         embedder = replace(embedder, backbone=merge(backbone))
     _cast(embedder.backbone.full, getattr(torch, dtype))
-    made.write(embedder, base, folder)
+    exporter.write(embedder, base, folder)
     if dtype != "float32":
         _cast(embedder.backbone.full, torch.float32)
         exact, vectors = vectors, embed_sample(embedder.encode)
@@ -155,7 +164,7 @@ def _write(kind: str, source: Source, folder: Path, dtype: ExportDtype, run: Run
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """The parameters alone: a buffer of positions must not be rounded."""
+    """Cast the parameters alone: a buffer of positions must not be rounded."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -164,7 +173,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def sample() -> list[Input]:
-    """Texts, pictures and both, in lengths and sizes that show a mistake in the prompt, the pixels or the padding."""
+    """Return texts, pictures and both, whose lengths and sizes show a mistake in prompt, pixels or padding."""
     texts = ["a red circle", "Which animal stands left of the tree?\nAnswer in one word.", "naïve 東京 🙂", "blue"]
     texts.append("A street in the rain, with umbrellas, a tram and two dogs that wait for somebody. " * 8)
     random = np.random.default_rng(0)
@@ -177,41 +186,43 @@ def sample() -> list[Input]:
 
 
 def embed_sample(encode: Encode) -> Tensor:
-    """The sample's vectors as queries, then as candidates."""
+    """Return the sample's vectors as queries, then as candidates."""
     inputs = sample()
     return torch.cat([encode(inputs, role) for role in ROLES])
 
 
-def _found(made: Kind, folder: Path, place: Place, what: str) -> Tensor:
-    """The sample's vectors by the kind's own library; whatever that raises is a finding of the check."""
+def _embed_export(exporter: Kind, folder: Path, place: Place, name: str) -> Tensor:
+    """Return the sample's vectors by the kind's own library; an error of the library is a finding of the check."""
     try:
-        return embed_sample(made.load(folder, place))
+        return embed_sample(exporter.load(folder, place))
     except UserError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise UserError(f"{what} does not embed the sample with {made.library}: {said}; nothing was written") from error
+        raise UserError(
+            f"{name} does not embed the sample with {exporter.library}: {type(error).__name__}: {first_line(error)}; "
+            "nothing was written"
+        ) from error
 
 
 def _cosines(first: Tensor, second: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(first.double(), second.double())
 
 
-def _least(ours: Tensor, theirs: Tensor, what: str) -> float:
-    """The least cosine; raises `UserError` if it is too small."""
+def _least(ours: Tensor, theirs: Tensor, name: str) -> float:
+    """Return the least cosine; raise `UserError` if it is too small."""
     cosines, inputs = _cosines(ours, theirs), sample()
     least = int(cosines.argmin())
     if not cosines[least] >= LEAST:  # nor NaN
         role: Role = ROLES[least // len(inputs)]
         raise UserError(
-            f"{what} does not give the model's vectors: cosine {cosines[least]:.6f} for the {role} "
-            f"{_said(inputs[least % len(inputs)])}, and at least {LEAST} is asked for; nothing was written. Compare "
+            f"{name} does not give the model's vectors: cosine {cosines[least]:.6f} for the {role} "
+            f"{_describe(inputs[least % len(inputs)])}, and at least {LEAST} is needed; nothing was written. Compare "
             "the versions of the libraries with constraints.txt, and report it"
         )
     return cosines[least].item()
 
 
-def _said(value: Input) -> str:
+def _describe(value: Input) -> str:
     if not isinstance(value, dict):
         return repr(str(value)[:60])
     text = f", {value['text'][:60]!r}" if value.get("text") else ""

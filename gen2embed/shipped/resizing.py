@@ -1,6 +1,6 @@
 """The arithmetic of the resolution policies.
 
-It needs Pillow alone, so that an export carries this file and resizes where gen2embed is not installed.
+This file needs Pillow alone. An export carries it, and so resizes where gen2embed is not installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CLAMP_LONGEST, CLAMP_SHORTEST, CLAMP_RATIO = 992, 336, 2  # pixels, pixels, long
 
 
 def size_after(width: int, height: int, policy: str) -> tuple[int, int]:
-    """Width and height in pixels after a policy of `POLICIES`."""
+    """Return the width and height in pixels after a policy of `POLICIES`."""
     if policy == "original":
         return width, height
     if policy in SQUARES:
@@ -32,7 +32,7 @@ def size_after(width: int, height: int, policy: str) -> tuple[int, int]:
 
 
 def resized(picture: Image.Image, policy: str) -> Image.Image:
-    """A picture after a policy of `POLICIES`."""
+    """Return a picture after a policy of `POLICIES`."""
     size = size_after(*picture.size, policy)
     if size == picture.size:
         return picture

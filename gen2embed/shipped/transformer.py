@@ -15,9 +15,11 @@ from .resizing import resized
 
 
 class PreparedTransformer(Transformer):
-    """A `Transformer` that resizes pictures by a policy of `resizing.POLICIES`.
+    """A `Transformer` that resizes pictures by a policy.
 
-    flat_positions: image tokens get the positions 0, 1, 2, … that texts have, and not those of a picture's rows.
+    Args:
+        policy: One of `resizing.POLICIES`.
+        flat_positions: Whether image tokens get the positions 0, 1, 2, … of texts, not those of a picture's rows.
     """
 
     config_keys = [*Transformer.config_keys, "policy", "flat_positions"]  # noqa: RUF012
