@@ -64,9 +64,11 @@ def _reason(cause: BaseException) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes."""
-    while error is not None:
+    """Yield an error and its causes. Under a debugger, OmegaConf makes some errors their own cause."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
         yield error
+        seen.add(id(error))
         error = error.__cause__
 
 

@@ -3,11 +3,13 @@
 import pytest
 from conftest import EXPERIMENTS
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from gen2embed import UserError
 from gen2embed.config import schema, values
+from gen2embed.config.messages import explain
 from gen2embed.config.presets import compose_shipped, conf_dir
 from gen2embed.runs.build import make_trainer
 
@@ -177,3 +179,10 @@ def test_a_yaml_file_that_cannot_be_composed(run_script, tmp_path):
     outcome = run_script("eval.py", "--config-dir", str(tmp_path), "experiment=bad")
     assert outcome.code == 1
     assert "error: no viable alternative at input '${oops'" in outcome.err
+
+
+def test_an_error_that_is_its_own_cause():
+    """As OmegaConf raises it where a debugger traces the program, or coverage."""
+    error = ConfigCompositionException("no such thing")
+    error.__cause__ = error
+    assert explain(error, "eval", []) == "no such thing"
