@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,18 +136,19 @@ def _group(name: str, choices: list[Choice]) -> Iterator[str]:
         prefix = f"{choice.package}." if choice.package else ""
         yield f"### {name}={choice.name}\n"
         if choice.target:
-            yield f"Calls `{choice.target}`{_further(choice)}.\n"
+            parents = [parent for parent in choices if parent.name in ", ".join(choice.parents).split(", ")]
+            yield f"Calls `{choice.target}`{_further(choice, parents)}.\n"
         yield _table(
             [Key(prefix + key.name, key.value, key.meaning) for key in choice.keys if not key.name.endswith("_target_")]
         )
 
 
-def _further(choice: Choice) -> str:
-    """What our own classes take beside what the file names."""
+def _further(choice: Choice, parents: Sequence[Choice]) -> str:
+    """What our own classes take beside what the file and those that it builds on name."""
     if not str(choice.target).startswith("gen2embed."):
         return ""
     parameters = inspect.signature(get_object(str(choice.target))).parameters.values()
-    named = {key.name.partition(".")[0] for key in choice.keys}
+    named = {key.name.partition(".")[0] for file in (choice, *parents) for key in file.keys}
     left = [its for its in parameters if its.name not in named and its.default is not inspect.Parameter.empty]
     said = ", ".join(f"`{its.name}={its.default!r}`" for its in left if len(repr(its.default)) < 60)
     return f", which also takes {said}" if said else ""

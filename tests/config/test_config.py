@@ -58,6 +58,19 @@ def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeyp
         assert callable(instantiate(cfg.model, _partial_=True))
 
 
+def test_choices_that_build_on_another_have_its_keys():
+    saha, topk = (composed(f"mining={name}", entry="mine").mining for name in ("saha", "topk"))
+    assert topk == {**saha, "_target_": "gen2embed.mining.saha.TopK"}
+    mmeb = composed("validation=mmeb", entry="train").validation
+    for name, steps in (("world", 50), ("custom", 250), ("sugarcrepe", 250), ("sugarcrepe_pp", 250)):
+        validation = composed(f"validation={name}", entry="train").validation
+        assert validation.keys() == mmeb.keys()
+        assert validation.every_n_steps == steps
+        benchmark = composed(f"benchmark={name}").benchmark
+        assert validation.benchmark._target_ == benchmark._target_
+        assert validation.benchmark.keys() == benchmark.keys()
+
+
 @pytest.mark.parametrize("file", sorted(conf_dir().rglob("*.yaml")), ids=lambda file: str(file.relative_to(conf_dir())))
 def test_every_file_says_what_it_is(file):
     assert file.read_text().startswith("# ")
