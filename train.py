@@ -165,9 +165,7 @@ def leave(cfg: DictConfig, trainer: Trainer, embedder: Embedder, best: Mapping[s
         log.info("the adapter is that of step %d, the best of the validation", best["step"])
         replace_folder(folder / "adapter", lambda into: shutil.copytree(folder / "best", into, dirs_exist_ok=True))
         return make_embedder(cfg, trainer, str(folder / "adapter"))
-    given = embedder.backbone, embedder.build.prompt, embedder.build.resolution
-    trained = replace_folder(folder / "adapter", lambda into: save(*given, into))
-    return replace(embedder, backbone=trained)
+    return replace_folder(folder / "adapter", lambda into: save(embedder, into))
 
 
 def validate(cfg: DictConfig, trainer: Trainer, engine: Engine, benchmarks: Sequence[Benchmark]) -> dict[str, float]:

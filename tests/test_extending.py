@@ -4,9 +4,11 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from checkpoints import make_checkpoint
 from conftest import REPOSITORY, TINY
 from hydra.utils import instantiate
@@ -65,10 +67,10 @@ def type_command(run_script, here):
 
 
 def test_the_page_has_files_and_commands():
-    assert len(FILES) == 10
-    assert len(COMMANDS) == 5
+    assert len(FILES) == 12
+    assert len(COMMANDS) == 6
     assert {name.split("/")[1] for name in FILES if name.endswith(".yaml")} == {
-        "model", "prompt", "benchmark", "data", "loss", "resolution", "optim",
+        "model", "prompt", "pooling", "benchmark", "data", "loss", "resolution", "optim",
     }  # fmt: skip
 
 
@@ -90,6 +92,19 @@ def test_a_prompt_is_in_what_the_model_reads(type_command, here):
         read = build.processor.tokenizer.decode(build.token_ids(Item.create("a dog"), role))
         assert "Name what is shown or said in a single keyword." in read
         assert f"a dog{suffix}<|im_end|>" in read
+
+
+def test_a_pooling_decides_the_vectors_and_stays_with_a_checkpoint(type_command, here, tiny):
+    type_command("pooling=mean", *EVAL, "benchmark.queries=2", "output_dir=out")
+    pooling = json.loads((here / "out/manifest.json").read_text())["fingerprint"]["pooling"]
+    assert pooling == {"_target_": "gen2embed_mean.Mean", "last": 0.25}
+    made = instantiate(pooling)
+    embedder = replace(tiny, pooling=made)
+    hidden = embedder.backbone.model(**embedder.build([Item.create("a dog")], "query")).last_hidden_state[0]
+    own = torch.nn.functional.normalize(0.25 * hidden[-1] + 0.75 * hidden.mean(0), dim=0)
+    torch.testing.assert_close(embedder.encode("a dog")[0], own, atol=1e-6, rtol=0)
+    embedder.save_pretrained(here / "saved")
+    assert Embedder.from_pretrained(here / "saved", device="cpu").pooling == made
 
 
 def test_a_miner_makes_the_clusters_of_its_rule(type_command, here, tiny, world):

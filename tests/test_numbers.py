@@ -169,7 +169,7 @@ def flip(path, place):
 def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter") / "its"
     embedder = attached(LORA, torch.float32)
-    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, folder)
+    save(embedder, folder)
     return folder
 
 

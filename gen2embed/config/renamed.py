@@ -1,4 +1,4 @@
-"""Translate saved configurations of earlier versions to the names of today.
+"""Translate saved configurations of earlier versions to the names of today, and add the groups that they lack.
 
 A run folder, a manifest or `run.json` of an earlier version is read through `translate`. A command line is not: there
 an old name is an error that gives the new one.
@@ -34,6 +34,9 @@ TARGETS = {  # of `_target_`
     "gen2embed.zero.Zero": "gen2embed.training.zero.Zero",
 }
 KEYS: dict[str, str] = {}  # of settings, dotted
+ADDED = {  # groups that configurations with a model did not have, and what runs without them did
+    "pooling": {"_target_": "gen2embed.model.pooling.LastToken"},
+}
 
 
 def translate(saved: Any, path: str = "") -> Any:
@@ -47,7 +50,7 @@ def translate(saved: Any, path: str = "") -> Any:
         return [translate(value, path) for value in saved]
     if not isinstance(saved, Mapping):
         return saved
-    translated = {}
+    translated: dict[str, Any] = dict(ADDED) if not path and "model" in saved else {}
     for key, value in saved.items():
         dotted = f"{path}.{key}" if path else str(key)
         name = KEYS[dotted].rpartition(".")[2] if dotted in KEYS else key

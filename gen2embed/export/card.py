@@ -48,7 +48,7 @@ class Run:
 
     def check_model(self, embedder: Embedder) -> None:
         """Raise `UserError` if the run scored another model, or this one under another prompt."""
-        names = ("model", "adapter", "prompt")
+        names = ("model", "adapter", "prompt", "pooling")
         scored = {name: self.manifest["fingerprint"][name] for name in names}
         exported = json_values({name: embedder.fingerprint[name] for name in names})
         backbone = embedder.backbone

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import huggingface_hub as hub
 import peft
@@ -17,9 +17,10 @@ from gen2embed.data.items import Input
 from gen2embed.model.adapter import save
 from gen2embed.model.card import read_card
 from gen2embed.model.embedder import Embedder
-from gen2embed.model.prompts import Prompt
-from gen2embed.model.resolution import Resolution
+from gen2embed.model.pooling import LastToken
+from gen2embed.model.pretrained import Source
 from gen2embed.utils.choices import Role
+from gen2embed.utils.errors import UserError
 
 VIDEO = "video_preprocessor_config.json"
 Encode = Callable[[Sequence[Input], Role], Tensor]  # float32 unit vectors (n, d), on the CPU
@@ -33,10 +34,11 @@ class Place:
     device: str
     max_length: int
 
-    def load(self, path: str | Path, prompt: Prompt | None = None, resolution: Resolution | None = None) -> Embedder:
+    def load(self, path: str | Path, **settings: Any) -> Embedder:
         """Return a checkpoint in single precision, as the Python API loads it."""
-        settings = {"dtype": "float32", "device": self.device, "max_length": self.max_length}
-        return Embedder.from_pretrained(path, prompt=prompt, resolution=resolution, **settings)  # type: ignore[arg-type]
+        return Embedder.from_pretrained(
+            path, dtype="float32", device=self.device, max_length=self.max_length, **settings
+        )
 
 
 class Kind(Protocol):
@@ -60,6 +62,15 @@ class Kind(Protocol):
         """Load the folder by the kind's own library, in single precision."""
 
 
+def refuse_pooling(embedder: Embedder, library: str) -> None:
+    """Raise `UserError` for a model of another pooling than the last token's, the only one that a library has."""
+    if embedder.pooling != LastToken():
+        raise UserError(
+            f"{library} pools by the last token, and this model by {embedder.pooling}; export it as merged or adapter, "
+            "which gen2embed loads"
+        )
+
+
 class Merged:
     """A whole checkpoint, with the prompt and the resolution beside it."""
 
@@ -70,7 +81,7 @@ class Merged:
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:
         backbone = embedder.backbone
-        save(replace(backbone, name=base), embedder.build.prompt, embedder.build.resolution, folder)
+        save(replace(embedder, backbone=replace(backbone, name=base)), folder)
         # Ours has no processor for videos; where other libraries ask for one, they look into these files.
         backbone.processor.image_processor.save_pretrained(folder)
         if file := _video_settings(backbone.name):
@@ -93,11 +104,10 @@ class Alone:
         assert isinstance(backbone.full, peft.PeftModel)
         for config in backbone.full.peft_config.values():
             config.base_model_name_or_path = base
-        save(replace(backbone, name=base), embedder.build.prompt, embedder.build.resolution, folder)
+        save(replace(embedder, backbone=replace(backbone, name=base)), folder)
 
     def load(self, folder: Path, place: Place) -> Encode:
-        card = read_card(folder)
-        plain = place.load(place.base, Prompt(**card["prompt"]), Resolution(**card["resolution"]))
+        plain = place.load(place.base, **Source(folder, None, read_card(folder)).choose()._asdict())
         peft.PeftModel.from_pretrained(plain.backbone.full, folder)  # which puts its layers into the model
         return plain.encode
 

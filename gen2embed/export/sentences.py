@@ -19,7 +19,7 @@ from transformers.utils import is_torchvision_available
 
 from gen2embed.config.presets import PACKAGE
 from gen2embed.data.items import Input
-from gen2embed.export.kinds import Encode, Merged, Place
+from gen2embed.export.kinds import Encode, Merged, Place, refuse_pooling
 from gen2embed.export.template import chat_template
 from gen2embed.model.card import read_card
 from gen2embed.model.embedder import Embedder
@@ -44,8 +44,9 @@ class SentenceTransformers:
     merges, library = True, "sentence-transformers"
 
     def refuse(self, embedder: Embedder) -> None:
-        """Raise `UserError` if the library is not installed, or there is no template to write."""
+        """Raise `UserError` if the library is not installed, for another pooling, or if no template can be written."""
         _library()
+        refuse_pooling(embedder, "sentence-transformers")
         chat_template(embedder.build.prompt, embedder.backbone, standalone=False)
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from gen2embed.export.kinds import Encode, Merged, Place
+from gen2embed.export.kinds import Encode, Merged, Place, refuse_pooling
 from gen2embed.export.sentences import SHIPPED
 from gen2embed.export.template import chat_template
 from gen2embed.model.embedder import Embedder
@@ -23,12 +23,13 @@ class Vllm:
     merges, library = True, "transformers"
 
     def refuse(self, embedder: Embedder) -> None:
-        """Raise `UserError` for the reference convention, whose positions vLLM does not compute."""
+        """Raise `UserError` for another pooling, and for the reference convention, whose positions vLLM lacks."""
         if embedder.build.prompt.convention == "reference":
             raise UserError(
                 "vLLM gives image tokens the model's own positions, and prompt.convention=reference has others; export "
                 "as merged or sentence-transformers, or train with prompt.convention=native"
             )
+        refuse_pooling(embedder, "vLLM")
         chat_template(embedder.build.prompt, embedder.backbone, standalone=True)
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from gen2embed.model.backbone import load_backbone as load_backbone
     from gen2embed.model.embedder import Embedder as Embedder
     from gen2embed.model.inputs import InputBuilder as InputBuilder
-    from gen2embed.model.pooling import last_token as last_token
+    from gen2embed.model.pooling import LastToken as LastToken
+    from gen2embed.model.pooling import Pooling as Pooling
     from gen2embed.model.pretrained import Source as Source
     from gen2embed.model.prompts import Piece as Piece
     from gen2embed.model.prompts import Prompt as Prompt
@@ -34,12 +35,13 @@ else:
             "FeatureCache": "vision",
             "Full": "adapter",
             "InputBuilder": "inputs",
+            "LastToken": "pooling",
             "Lora": "adapter",
             "Piece": "prompts",
+            "Pooling": "pooling",
             "Prompt": "prompts",
             "Resolution": "resolution",
             "Source": "pretrained",
-            "last_token": "pooling",
             "load_backbone": "backbone",
             "render": "prompts",
             "resize": "resolution",

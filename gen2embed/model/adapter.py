@@ -9,21 +9,22 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import peft
 from safetensors import SafetensorError
 from torch import nn
 
 from gen2embed.model.backbone import Backbone
-from gen2embed.model.card import base_of, check_weights, read_card, write_card
+from gen2embed.model.card import CardSettings, base_of, check_weights, read_card, write_card
 from gen2embed.model.dora import keep_norms
 from gen2embed.model.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
-from gen2embed.model.prompts import Prompt
-from gen2embed.model.resolution import Resolution
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted_text
+
+if TYPE_CHECKING:
+    from gen2embed.model.embedder import Embedder
 
 
 class Adapter(Protocol):
@@ -123,21 +124,24 @@ class Full:
         return backbone
 
 
-def save(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Path) -> Backbone:
-    """Save what was trained; returns the backbone that knows its identity.
+def save(embedder: Embedder, folder: Path) -> Embedder:
+    """Save the trained weights and a card; return the embedder that knows their identity.
 
     An adapter is saved by itself; a fully tuned model as a checkpoint, with tokenizer and image processor.
     """
+    backbone = embedder.backbone
     backbone.full.save_pretrained(folder)
     if (readme := folder / "README.md").is_file():  # peft's, which names the base's folder
         readme.write_text(redacted_text(readme.read_text()))
     if not isinstance(backbone.full, peft.PeftModel):
         backbone.processor.save_pretrained(folder)
     base = {"name": backbone.name, "identity": backbone.identity, "files": dict(backbone.files)}
-    write_card(folder, {"prompt": prompt.describe(), "resolution": resolution.describe(), "base": base})
+    write_card(folder, {**CardSettings.of(embedder).describe(), "base": base})
     if isinstance(backbone.full, peft.PeftModel):
-        return replace(backbone, adapter=adapter_identity(folder))
-    return replace(backbone, adapter=identity_of(file_digests(folder, backbone.remote_code)))
+        identity = adapter_identity(folder)
+    else:
+        identity = identity_of(file_digests(folder, backbone.remote_code))
+    return replace(embedder, backbone=replace(backbone, adapter=identity))
 
 
 def saved_parameters(backbone: Backbone) -> list[nn.Parameter]:

@@ -1,12 +1,16 @@
-"""What lies beside saved weights, `gen2embed.json`: the prompt, the resolution, the base, and the weights' digests."""
+"""What lies beside saved weights, `gen2embed.json`.
+
+It holds the prompt and the resolution, the pooling where it is not the last token, the base, and the weights' digests.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gen2embed.model.pooling import LAST, LastToken, Pooling, describe
 from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.utils.errors import UserError
@@ -15,7 +19,28 @@ from gen2embed.utils.files import write_atomic
 from gen2embed.utils.fingerprints import differences, json_values
 from gen2embed.utils.redaction import expanded, redacted
 
+if TYPE_CHECKING:
+    from gen2embed.model.embedder import Embedder
+
 CARD = "gen2embed.json"
+
+
+class CardSettings(NamedTuple):
+    """The settings that a checkpoint carries, as it was trained with them."""
+
+    prompt: Prompt
+    resolution: Resolution
+    pooling: Pooling = LastToken()
+
+    @classmethod
+    def of(cls, embedder: Embedder) -> CardSettings:
+        """Return the settings of an embedder."""
+        return cls(embedder.build.prompt, embedder.build.resolution, embedder.pooling)
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values. Cards without a pooling, of which earlier versions wrote many, mean the last token."""
+        described = {"prompt": self.prompt.describe(), "resolution": self.resolution.describe()}
+        return described if self.pooling == LastToken() else {**described, "pooling": describe(self.pooling)}
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -72,7 +97,8 @@ def check_weights(folder: Path) -> None:
             )
 
 
-def card_differences(card: dict[str, Any], prompt: Prompt, resolution: Resolution) -> list[str]:
-    """In words, what differs between what a checkpoint was trained with and what is asked for."""
-    here = json_values({"prompt": prompt.describe(), "resolution": resolution.describe()})
+def card_differences(card: Mapping[str, Any], settings: CardSettings) -> list[str]:
+    """Return, in words, how settings differ from those that a checkpoint was trained with."""
+    here = json_values({"pooling": LAST, **settings.describe()})
+    card = {"pooling": LAST, **card} if card else {}
     return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})

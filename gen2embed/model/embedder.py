@@ -21,7 +21,7 @@ from gen2embed.model.effect import check_effect
 from gen2embed.model.fingerprint import fingerprint_of
 from gen2embed.model.inputs import InputBuilder
 from gen2embed.model.packing import lengths, visible
-from gen2embed.model.pooling import last_token, unit_vectors
+from gen2embed.model.pooling import LastToken, Pooling, SampleTokens, pool
 from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.model.vision import FeatureCache, Features
@@ -41,6 +41,7 @@ class Embedder:
     build: InputBuilder
     packing: bool = True
     feature_cache: FeatureCache = field(default_factory=lambda: FeatureCache(0), compare=False, repr=False)
+    pooling: Pooling = field(default_factory=LastToken)
 
     @classmethod
     def from_pretrained(
@@ -61,6 +62,7 @@ class Embedder:
         compiled: bool = False,
         picture_cache_gib: float = 1.0,
         adapter_revision: str | None = None,
+        pooling: str | Pooling | None = None,
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
 
@@ -70,8 +72,9 @@ class Embedder:
         prompt: a shipped name (hierarchical, system, suffix, none, qwen3_vl_embedding) or a `Prompt`.
         convention: overrides the prompt's (`native` or `reference`, see `gen2embed.model.prompts`).
         resolution: a shipped name (a policy's, or qwen3_vl_embedding) or a `Resolution`.
-            None is what the adapter or the checkpoint carries, else hierarchical, native and clamp. Another choice than
-            what it carries is taken, with a warning that says what differs.
+        pooling: a shipped name (last) or a `Pooling` (see `gen2embed.model.pooling`).
+            None is what the adapter or the checkpoint carries, else hierarchical, native, clamp and last. Another
+            choice than what it carries is taken, with a warning that says what differs.
         dtype: auto is float32 on a CPU and bfloat16 on a GPU.
         max_length: in tokens; a longer input loses the end of its own text.
         revision, adapter_revision: commit, branch or tag of `path` and of `adapter`. An adapter names that of its base.
@@ -88,14 +91,15 @@ class Embedder:
         from gen2embed.model.pretrained import find_source  # noqa: PLC0415
 
         source = find_source(path, adapter, revision, adapter_revision)
-        chosen, resolution = source.choose(prompt, convention, resolution)
+        settings = source.choose(prompt, convention, resolution, pooling)
+        resolution = settings.resolution
         backbone = load_backbone(
             source.path, resolution, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
         )
         if source.adapter is not None:
             backbone = load(backbone, source.adapter)
-        build = InputBuilder(backbone.processor, backbone.model_type, chosen, resolution, max_length)
-        embedder = cls(backbone, build, packing, FeatureCache(int(picture_cache_gib * 2**30)))
+        build = InputBuilder(backbone.processor, backbone.model_type, settings.prompt, resolution, max_length)
+        embedder = cls(backbone, build, packing, FeatureCache(int(picture_cache_gib * 2**30)), settings.pooling)
         if source.adapter is None:
             return embedder
         check_effect(embedder, source.adapter)
@@ -139,7 +143,7 @@ class Embedder:
         """
         from gen2embed.model import pretrained  # noqa: PLC0415
 
-        pretrained.save_pretrained(self.backbone, self.build.prompt, self.build.resolution, Path(folder))
+        pretrained.save_pretrained(self, Path(folder))
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
@@ -151,8 +155,7 @@ class Embedder:
         """
         from gen2embed.model import pretrained  # noqa: PLC0415
 
-        prompt, resolution = self.build.prompt, self.build.resolution
-        return pretrained.push_to_hub(self.backbone, prompt, resolution, repo_id, private, revision, token)
+        return pretrained.push_to_hub(self, repo_id, private, revision, token)
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
         """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""
@@ -162,7 +165,7 @@ class Embedder:
         """Unit vectors of a batch's inputs, as `build` makes them."""
         inputs = moved(inputs, self.backbone.device, self.backbone.dtype)
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
-        return unit_vectors(last_token(hidden, inputs["attention_mask"]))
+        return pool(self.pooling, hidden, SampleTokens.padded(inputs["attention_mask"]))
 
     def embed_chunk(
         self, chunk: Chunk, pictures: Mapping[str, Inputs], features: Mapping[str, Features] | None = None
@@ -190,7 +193,7 @@ class Embedder:
             use_cache=False,
             **told,
         ).last_hidden_state
-        return unit_vectors(hidden[0, inputs["last"]])
+        return pool(self.pooling, hidden, SampleTokens(inputs["last"], inputs["ends"]))
 
     def vision_features(self, pictures: Mapping[str, Inputs]) -> dict[str, Features]:
         """What the vision tower makes of each picture, by digest; that of a frozen one is kept for the next time."""
@@ -236,4 +239,4 @@ class Embedder:
     @property  # not kept: a setting of the loaded model may be changed in between
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an embedding, in plain values."""
-        return fingerprint_of(self.backbone, self.build)
+        return fingerprint_of(self.backbone, self.build, self.pooling)

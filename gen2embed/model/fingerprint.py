@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen2embed.model.identity import digest_value
 from gen2embed.model.inputs import InputBuilder
-from gen2embed.model.pooling import last_token
+from gen2embed.model.pooling import Pooling, describe
 from gen2embed.utils.fingerprints import json_values
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SETTINGS = {  # keys of a fingerprint, and what they cover
     "image_processor": "each of its settings",
     "processor": "each setting of what stands in an image slot",
     "pictures": "how a file becomes RGB",
-    "pooling": "which token's hidden state is taken",
+    "pooling": "its class and its settings",
     "attention": "its implementation",
     "dtype": "of the weights",
     "max_length": "in tokens",
@@ -42,7 +42,7 @@ SETTINGS = {  # keys of a fingerprint, and what they cover
 MAJOR, MINOR = ("torch", "pillow"), ("transformers", "tokenizers")
 
 
-def fingerprint_of(backbone: Backbone, build: InputBuilder) -> dict[str, Any]:
+def fingerprint_of(backbone: Backbone, build: InputBuilder, pooling: Pooling) -> dict[str, Any]:
     """Return everything that decides an embedding, in plain values: `SETTINGS`."""
     return {
         "model": backbone.identity,
@@ -55,7 +55,7 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder) -> dict[str, Any]:
         "image_processor": json_values(backbone.processor.image_processor.to_dict()),
         "processor": json_values(_settings(backbone.processor)),
         "pictures": "upright, 16 bits scaled to 8",  # `images.load`
-        "pooling": last_token.__name__,
+        "pooling": json_values(describe(pooling)),
         "attention": backbone.attention,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "max_length": build.max_length,

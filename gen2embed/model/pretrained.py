@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub as hub
 import peft
@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 
 from gen2embed.config.presets import load_preset
 from gen2embed.model.adapter import save
-from gen2embed.model.backbone import Backbone
-from gen2embed.model.card import CARD, base_of, card_differences, check_weights, is_adapter, read_card
+from gen2embed.model.card import CARD, CardSettings, base_of, card_differences, check_weights, is_adapter, read_card
+from gen2embed.model.pooling import LastToken, Pooling
 from gen2embed.model.prompts import Convention, Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.model.run_models import advice
@@ -30,13 +30,16 @@ from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
 
+if TYPE_CHECKING:
+    from gen2embed.model.embedder import Embedder
+
 
 @dataclass(frozen=True)
 class Source:
     """What an embedder is loaded from.
 
     path, revision: of the base, a folder or a hub id. adapter: its folder here; None for none.
-    card: the prompt and the resolution that the checkpoint carries; empty for one that was not made here.
+    card: the settings that the checkpoint carries (`card.py`); empty for one that was not made here.
     """
 
     path: str | Path
@@ -44,19 +47,53 @@ class Source:
     card: Mapping[str, Any]
     revision: str | None = None
 
-    def choose(
-        self, prompt: str | Prompt | None, convention: Convention | None, resolution: str | Resolution | None
-    ) -> tuple[Prompt, Resolution]:
-        """What is asked for, else what the checkpoint carries, else hierarchical, native and clamp.
+    @property
+    def name(self) -> str | Path:
+        """The folder or hub id that holds the card."""
+        return self.adapter or self.path
 
-        Another choice than what it carries is taken, with a warning that says what differs.
+    def choose(
+        self,
+        prompt: str | Prompt | None = None,
+        convention: Convention | None = None,
+        resolution: str | Resolution | None = None,
+        pooling: str | Pooling | None = None,
+    ) -> CardSettings:
+        """Return the settings that are asked for, else those of the checkpoint, else the defaults.
+
+        The defaults are the prompt hierarchical in the convention native, the resolution clamp and the pooling last.
+        Another choice than the checkpoint's is taken, with a warning that says what differs.
+
+        Raises:
+            UserError: For an unknown name, and for a checkpoint's own pooling that cannot be imported.
         """
-        chosen, size = _prompt(prompt, self.card), _resolution(resolution, self.card)
+        chosen = _prompt(prompt, self.card)
         if convention is not None:
             chosen = replace(chosen, convention=convention)
-        if differing := card_differences(dict(self.card), chosen, size):
-            log.warning("not as the checkpoint %s was trained: %s", self.adapter or self.path, "; ".join(differing))
-        return chosen, size
+        settings = CardSettings(chosen, _resolution(resolution, self.card), self._pooling(pooling))
+        if differing := card_differences(self.card, settings):
+            log.warning("not as the checkpoint %s was trained: %s", self.name, "; ".join(differing))
+        return settings
+
+    def _pooling(self, asked: str | Pooling | None) -> Pooling:
+        if isinstance(asked, str):
+            return load_preset("pooling", asked)
+        if asked is not None:
+            if isinstance(asked, type) or not is_dataclass(asked) or not callable(asked):
+                raise UserError(f"a pooling is an instance of a dataclass with __call__; got {asked!r}")
+            return asked
+        if (call := self.card.get("pooling")) is None:
+            return LastToken()
+        # it imports Lightning, and few checkpoints need it
+        from gen2embed.config.schema import make_saved  # noqa: PLC0415
+
+        try:
+            return make_saved(call, "pooling")
+        except UserError as error:
+            raise UserError(
+                f"the checkpoint {self.name} was trained with a pooling of its own: {error}; have its module on "
+                "PYTHONPATH, or choose a pooling"
+            ) from error
 
 
 def find_source(
@@ -152,20 +189,18 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
         ) from error
 
 
-def save_pretrained(backbone: Backbone, prompt: Prompt, resolution: Resolution, folder: Path) -> None:
+def save_pretrained(embedder: Embedder, folder: Path) -> None:
     """Save to a new or an empty folder; it is there as a whole, or not at all.
 
     Raises `UserError` for a folder that holds something, as what was there could be taken for a part of it, and for one
     in that of the model.
     """
-    output = check_folder(folder, inputs=[Path(backbone.name)])
-    replace_folder(output, lambda unfinished: save(backbone, prompt, resolution, unfinished), by=None)
+    output = check_folder(folder, inputs=[Path(embedder.backbone.name)])
+    replace_folder(output, lambda unfinished: save(embedder, unfinished), by=None)
 
 
 def push_to_hub(
-    backbone: Backbone,
-    prompt: Prompt,
-    resolution: Resolution,
+    embedder: Embedder,
     repo_id: str,
     private: bool | None = None,
     revision: str | None = None,
@@ -175,6 +210,7 @@ def push_to_hub(
 
     revision: a branch, which is made from main if it is not there.
     """
+    backbone = embedder.backbone
     if isinstance(backbone.full, peft.PeftModel) and Path(backbone.name).is_dir():
         log.warning(
             "the adapter names its base %s, a folder of this machine: who loads %s gives a base as path, and it as "
@@ -184,7 +220,7 @@ def push_to_hub(
         )
     api = hub.HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="gen2embed-") as folder:
-        save(backbone, prompt, resolution, Path(folder))
+        save(embedder, Path(folder))
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None:

@@ -114,7 +114,7 @@ def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer
 def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = None) -> Embedder:
     """The model of `cfg`, with a checkpoint or that of `cfg`, on the trainer's device.
 
-    With a checkpoint, what the command line does not choose of prompt and resolution is what the checkpoint carries.
+    With a checkpoint, what the command line does not choose of prompt, resolution and pooling is what it carries.
     """
     chosen, revision = chosen_groups(), None if checkpoint else cfg.checkpoint_revision
     checkpoint = checkpoint or cfg.checkpoint
@@ -124,6 +124,7 @@ def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = No
     return instantiate(cfg.model, _partial_=True)(
         prompt=instantiate(cfg.prompt, _convert_="all") if "prompt" in chosen or not checkpoint else None,
         resolution=instantiate(cfg.resolution) if "resolution" in chosen or not checkpoint else None,
+        pooling=instantiate(cfg.pooling) if "pooling" in chosen or not checkpoint else None,
         device=str(trainer.strategy.root_device),
         **sources,
     )

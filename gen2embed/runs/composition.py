@@ -14,6 +14,7 @@ from gen2embed.config.presets import compose_shipped
 from gen2embed.config.targets import find_target
 from gen2embed.config.values import plain
 from gen2embed.model.card import CARD, read_card, saved_settings
+from gen2embed.model.pooling import target_of
 from gen2embed.model.pretrained import Source, fetch_file, find_adapter
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import differences, flat
@@ -101,11 +102,11 @@ def _restore(cfg: DictConfig, node: Any, place: str, name: str) -> None:
 
 
 def adopt_checkpoint(cfg: DictConfig, groups: Iterable[str], adapter_keys: set[str] | None) -> None:
-    """Write the prompt, the resolution and the adapter settings of the checkpoint into the configuration.
+    """Write the prompt, resolution, pooling and adapter settings of the checkpoint into the configuration.
 
     Args:
         cfg: The checked configuration; changed in place.
-        groups: The groups that the user chose; a chosen prompt or resolution stays.
+        groups: The groups that the user chose; a chosen prompt, resolution or pooling stays.
         adapter_keys: The settings of the adapter that the user chose; None for all.
 
     Raises:
@@ -117,10 +118,15 @@ def adopt_checkpoint(cfg: DictConfig, groups: Iterable[str], adapter_keys: set[s
     file = folder / CARD if folder else fetch_file(cfg.checkpoint, CARD, cfg.checkpoint_revision)
     card = read_card(file.parent) if file else {}
     if card or folder:
-        prompt, resolution = Source(cfg.checkpoint, folder, card).choose(None, None, None)
-        for group, adopted in (("prompt", prompt), ("resolution", resolution)):
+        settings = Source(cfg.checkpoint, folder, card).choose()
+        adopted = {
+            "prompt": {"_target_": cfg.prompt._target_, **settings.prompt.describe()},
+            "resolution": {"_target_": cfg.resolution._target_, **settings.resolution.describe()},
+            "pooling": target_of(settings.pooling),
+        }
+        for group, call in adopted.items():
             if group not in groups:
-                OmegaConf.update(cfg, group, {"_target_": cfg[group]._target_, **adopted.describe()}, merge=False)
+                OmegaConf.update(cfg, group, call, merge=False)
     if folder and cfg.get("adapter") is not None:
         _adopt_adapter(cfg, folder, adapter_keys)
 

@@ -18,6 +18,7 @@ from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.adapter import matched
 from gen2embed.model.embedder import Embedder
+from gen2embed.model.pooling import LastToken
 from gen2embed.training.batches import RankBatchSampler
 from gen2embed.training.memory import StepMemory
 from gen2embed.training.shortcuts import Sampled
@@ -133,6 +134,7 @@ def _embedder_rows(embedder: Embedder) -> list[tuple[str, str]]:
         *((f"  suffix, {role}, {kind}", repr(text)) for role, kind, text in suffixes),
         ("rows", f"padded: {embedder.why_padded}" if embedder.why_padded else "packed"),
         ("resolution", ", ".join([resolution.policy, *budget, f"backend {resolution.backend}"])),
+        *([("pooling", repr(embedder.pooling))] if embedder.pooling != LastToken() else []),
     ]
 
 

@@ -180,7 +180,7 @@ class Validate(Callback):
 def leave_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
     """Rank 0 leaves the adapter in `folder`, in place of what is there."""
     assert isinstance(module, ContrastiveModule)
-    build, backbone = module.embedder.build, module.embedder.backbone
-    with module.sync.gather_parameters(saved_parameters(backbone)):
+    embedder = module.embedder
+    with module.sync.gather_parameters(saved_parameters(embedder.backbone)):
         if trainer.is_global_zero:
-            replace_folder(folder, lambda unfinished: save(backbone, build.prompt, build.resolution, unfinished))
+            replace_folder(folder, lambda unfinished: save(embedder, unfinished))

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.data.items import as_item
-from gen2embed.model.pooling import last_token
 from gen2embed.model.resolution import Resolution
 
 
@@ -188,13 +187,6 @@ def test_literal_image_token_batches_with_pictures(golden):
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
-
-
-def test_last_token_against_a_loop():
-    hidden = torch.randn(3, 5, 2)
-    mask = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    expected = [row[max(i for i in range(5) if kept[i])] for row, kept in zip(hidden, mask, strict=True)]
-    assert torch.equal(last_token(hidden, mask), torch.stack(expected))
 
 
 def test_several_pictures_in_one_item(tiny):

@@ -10,7 +10,7 @@ import runpy
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
     for name, parameter in backbone.full.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    save(backbone, model.build.prompt, model.build.resolution, folder / "adapter")
+    save(replace(model, backbone=backbone), folder / "adapter")
     adapted = Embedder.from_pretrained(folder / "adapter", device="cpu")
     tasks = read_world(folder / "world", queries=2, subsets=["shape"], groups={"classification": ["shape"]})
     evaluation = evaluate(adapted, Engine(shown=False), tasks, 10, 0)
@@ -366,9 +366,9 @@ def test_a_fully_tuned_model_and_its_scores(trained, tmp_path):
     model = Embedder.from_pretrained(TINY, resolution="original", device="cpu")
     with torch.no_grad():
         model.backbone.full.model.language_model.norm.weight.mul_(torch.linspace(0.5, 2, model.dim))
-    tuned = save(model.backbone, model.build.prompt, model.build.resolution, tmp_path / "tuned")
+    tuned = save(model, tmp_path / "tuned")
     scores = json.loads((trained / "results.json").read_text())
-    manifest = {**scores["manifest"], "fingerprint": replace(model, backbone=tuned).fingerprint}
+    manifest = {**scores["manifest"], "fingerprint": tuned.fingerprint}
     redacted.write_json(tmp_path / "run/results.json", scores)
     redacted.write_json(tmp_path / "run/manifest.json", manifest)
     run("merged", "--model", tmp_path / "tuned", "--run", tmp_path / "run", "--output", tmp_path / "out")
@@ -410,12 +410,30 @@ def test_a_broken_export_is_not_written(trained, tmp_path, monkeypatch, broken, 
     assert not list(tmp_path.iterdir())
 
 
+@dataclass(frozen=True)
+class FirstToken:
+    """A pooling that no other library has."""
+
+    def __call__(self, hidden, samples):
+        return hidden[samples.mask.int().argmax(dim=1)]
+
+
+def test_a_pooling_that_a_library_lacks_is_refused(tiny):
+    pooled = replace(tiny, pooling=FirstToken())
+    for kind in ("sentence-transformers", "vllm"):
+        KINDS[kind].refuse(tiny)
+        with pytest.raises(UserError, match=r"FirstToken.*; export it as merged or adapter"):
+            KINDS[kind].refuse(pooled)
+    for kind in ("merged", "adapter"):
+        KINDS[kind].refuse(pooled)
+
+
 def test_an_adapter_that_was_not_saved_whole_is_not_written(trained, tmp_path, monkeypatch):
-    def halved(backbone, *args):
-        for name, parameter in backbone.full.named_parameters():
+    def halved(embedder, folder):
+        for name, parameter in embedder.backbone.full.named_parameters():
             if "lora_B" in name:
                 parameter.data.mul_(0.5)
-        return save(backbone, *args)
+        return save(embedder, folder)
 
     monkeypatch.setattr(kinds, "save", halved)
     with pytest.raises(UserError, match=r"the adapter export .* cosine -?0"):

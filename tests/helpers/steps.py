@@ -173,5 +173,5 @@ def trained_adapter(folder, adapter, path=TINY):
     for name, parameter in backbone.full.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    save(backbone, embedder.build.prompt, embedder.build.resolution, folder / "adapter")
+    save(replace(embedder, backbone=backbone), folder / "adapter")
     return folder / "adapter"

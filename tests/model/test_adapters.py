@@ -159,7 +159,7 @@ def test_an_adapter_that_does_nothing(tmp_path):
     embedder = Embedder.from_pretrained(TINY, resolution="original", device="cpu")
     for dora in (False, True):
         backbone = Lora(["q_proj", "down_proj"], dora=dora).attach(replace(embedder).backbone)
-        save(backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / str(dora))
+        save(replace(embedder, backbone=backbone), tmp_path / str(dora))
         backbone.full.unload()
         with pytest.raises(UserError, match=r"changes no output of .*checkpoint: it was saved before it was trained"):
             Embedder.from_pretrained(tmp_path / str(dora), device="cpu")
@@ -209,7 +209,7 @@ def test_a_fully_tuned_model_of_any_family_loads_again(family, tmp_path, monkeyp
         backbone.model.get_input_embeddings().weight.mul_(1.5)
     inputs = ["a red star", {"image": GOLDEN / "images" / "3.png", "text": "what?"}]
     expected = embedder.encode(inputs)
-    save(backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / "tuned")
+    save(replace(embedder, backbone=backbone), tmp_path / "tuned")
     again = Embedder.from_pretrained(tmp_path / "tuned", device="cpu")
     torch.testing.assert_close(again.encode(inputs), expected, atol=1e-6, rtol=0)
     assert again.fingerprint["image_processor"] == embedder.fingerprint["image_processor"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def adapter(base, tmp_path) -> Path:
     for name, parameter in backbone.full.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.05)
-    save(backbone, model.build.prompt, model.build.resolution, tmp_path / "adapter")
+    save(replace(model, backbone=backbone), tmp_path / "adapter")
     return tmp_path / "adapter"
 
 

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -391,8 +392,9 @@ def test_the_umask_decides_modes(tmp_path, tiny, umask):
         tiny.save_pretrained(tmp_path / "saved")
         export("merged", Source(str(TINY), device="cpu"), tmp_path / "exported")
         write_file(tmp_path / "v.npy", "embed", lambda opened: opened.write(b"1"))
-        adapted = Lora(["q_proj"], r=2).attach(Embedder.from_pretrained(TINY, device="cpu").backbone)
-        replace_folder(tmp_path / "adapter", lambda its: save(adapted, tiny.build.prompt, tiny.build.resolution, its))
+        backbone = Lora(["q_proj"], r=2).attach(Embedder.from_pretrained(TINY, device="cpu").backbone)
+        adapted = replace(tiny, backbone=backbone)
+        replace_folder(tmp_path / "adapter", partial(save, adapted))
     finally:
         os.umask(before)
     written = list(tmp_path.rglob("*"))

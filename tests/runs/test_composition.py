@@ -1,6 +1,8 @@
 """Every experiment composes with every choice of one's own; what a checkpoint brings is recorded, or refused."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -20,7 +22,7 @@ from gen2embed.runs.composition import adopt_checkpoint, drop_foreign
 values.register_resolvers()
 OWN = {"data=pairs": ["data.path=my.csv"], "benchmark=custom": ["benchmark.annotations=my.csv"]}
 GROUPS = ("data", "mining", "adapter", "benchmark", "optim", "loss", "strategy", "logger", "model", "prompt",
-          "resolution", "validation", "trainer")  # fmt: skip
+          "resolution", "pooling", "validation", "trainer")  # fmt: skip
 CASES = [
     (name, f"{group}={file.stem}")
     for name, entry in sorted(EXPERIMENTS.items())
@@ -105,7 +107,8 @@ def lora(tmp_path_factory):
     """The folder of an adapter with a prompt and a resolution of its own."""
     folder = tmp_path_factory.mktemp("lora")
     embedder = attached(Lora(["q_proj", "v_proj"], r=4, alpha=16, dropout=0.2))
-    save(embedder.backbone, Prompt(convention="reference", system={"query": "Say it."}), Resolution("clip"), folder)
+    settings = {"prompt": Prompt(convention="reference", system={"query": "Say it."}), "resolution": Resolution("clip")}
+    save(replace(embedder, build=replace(embedder.build, **settings)), folder)
     return folder
 
 
@@ -127,6 +130,21 @@ def test_the_configuration_has_what_the_checkpoint_brings(lora):
     assert chosen["prompt"]["convention"] == "native"
     assert chosen["resolution"]["policy"] == "clip"
     assert adopted(lora, (), {"r"}, "adapter.r=4")["adapter"]["alpha"] == 16
+
+
+def test_the_configuration_has_the_pooling_of_the_checkpoint(lora, tmp_path, monkeypatch):
+    assert adopted(lora)["pooling"] == {"_target_": "gen2embed.model.pooling.LastToken"}
+    (tmp_path / "gen2embed_cut.py").write_text(
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Cut:\n    size: int\n\n"
+        "    def __call__(self, hidden, samples):\n        return hidden[samples.last, :self.size]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"_target_": "gen2embed_cut.Cut", "size": 8}
+    shutil.copytree(lora, tmp_path / "lora")
+    card = json.loads((lora / "gen2embed.json").read_text())
+    (tmp_path / "lora/gen2embed.json").write_text(json.dumps({**card, "pooling": own}))
+    assert adopted(tmp_path / "lora")["pooling"] == own
+    assert adopted(tmp_path / "lora", {"pooling"})["pooling"]["_target_"].endswith("LastToken")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +182,8 @@ def test_more_targets_than_the_checkpoint_has_are_refused(lora):
 
 def test_a_whole_checkpoint_brings_its_prompt(tmp_path):
     embedder = attached(Full())
-    save(embedder.backbone, Prompt(system={"query": "Name it."}), Resolution("low"), tmp_path)
+    settings = {"prompt": Prompt(system={"query": "Name it."}), "resolution": Resolution("low")}
+    save(replace(embedder, build=replace(embedder.build, **settings)), tmp_path)
     cfg = adopted(tmp_path)
     assert cfg["prompt"]["system"] == {"query": "Name it."}
     assert cfg["adapter"]["r"] == 8  # a new adapter on it

@@ -79,6 +79,15 @@ def test_a_finished_run_of_other_settings_is_not_one_of_these(tmp_path):
         is_finished(tmp_path, {"seed": 2})
 
 
+def test_a_run_from_before_the_pooling_was_a_choice_is_finished(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"config": {"model": {"path": "a"}}}')
+    (tmp_path / "report.html").write_text("")
+    config = {"model": {"path": "a"}, "pooling": {"_target_": "gen2embed.model.pooling.LastToken"}}
+    assert is_finished(tmp_path, config)
+    with pytest.raises(UserError, match=r"pooling\._target_"):
+        is_finished(tmp_path, {**config, "pooling": {"_target_": "gen2embed_mean.Mean"}})
+
+
 def test_a_jobs_folder_has_a_name_that_the_disk_takes(tmp_path):
     assert _file_name("data.path=/a/b,seed=1") == "data.path=_a_b,seed=1"
     long, other = ("x" * 300 + end for end in "ab")
@@ -99,6 +108,7 @@ def test_a_finished_run_of_other_inputs_runs_again(tmp_path, caplog):
         "model": {"path": str(model)},
         "checkpoint": str(adapter),
         "data": {"path": str(rows), "split": "x" * 5000},
+        "pooling": {"_target_": "gen2embed.model.pooling.LastToken"},
     }
     manifest = {"config": config, "inputs": input_digests(config)}
     assert set(manifest["inputs"]) == {"model.path", "checkpoint", "data.path"}

@@ -357,10 +357,10 @@ def test_shards_of_other_ranks_are_refused(tmp_path):
 
 
 def test_what_may_differ(forks, whole, killed):
-    """Workers, and what is done with the model afterwards; and a setting that an earlier version did not have."""
+    """Workers, and what is done with the model afterwards; settings and a group that earlier versions did not have."""
     file = killed / "checkpoints/run.json"
     run = json.loads(file.read_text())
-    del run["settings"]["batch"]["distinct_positives"]
+    del run["settings"]["batch"]["distinct_positives"], run["settings"]["pooling"]
     file.write_text(json.dumps(run))
     assert forks(killed, "batch.workers=2", "bootstrap=5", "data.clusters_of_any_model=true") == [0], said(killed)
     assert_bit_identical(killed, whole())

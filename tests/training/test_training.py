@@ -59,7 +59,7 @@ def test_an_adapter_survives_saving(tmp_path, dora):
     embedder.backbone.full.eval()
     expected = embedder.encode(["a red star", "a ring"])
     assert (expected - load().encode(["a red star", "a ring"])).abs().max() > 1e-3
-    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / "adapter")
+    save(embedder, tmp_path / "adapter")
     for loaded in (
         Embedder.from_pretrained(tmp_path / "adapter", device="cpu"),
         Embedder.from_pretrained(TINY, adapter=tmp_path / "adapter", device="cpu"),
@@ -77,7 +77,7 @@ def test_an_adapter_survives_saving(tmp_path, dora):
 def test_an_adapter_carries_its_prompt(tmp_path, caplog):
     embedder = attached(Lora(TARGETS, r=4), torch.float32)
     embedder = replace(embedder, build=load(prompt="suffix", convention="reference").build)
-    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path)
+    save(embedder, tmp_path)
     loaded = Embedder.from_pretrained(tmp_path, device="cpu")
     assert loaded.build.prompt.describe() == embedder.build.prompt.describe()
     assert not caplog.records
@@ -96,7 +96,7 @@ def test_full_fine_tuning_leaves_a_checkpoint(tmp_path):
     with torch.no_grad():
         embedder.backbone.model.language_model.norm.weight.mul_(torch.linspace(0.5, 2, 128))
     expected = embedder.encode("a red star")
-    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path)
+    save(embedder, tmp_path)
     loaded = Embedder.from_pretrained(tmp_path, device="cpu")
     torch.testing.assert_close(loaded.encode("a red star"), expected, atol=1e-6, rtol=0)
     assert loaded.build.resolution.policy == "original"
@@ -109,7 +109,7 @@ def test_adapters_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match=r"target_modules=\['nothing'\] match no module .*linear layers are .*q_proj"):
         Lora(["nothing"]).attach(load().backbone)
     embedder = attached(Lora(TARGETS, r=4), torch.float32)
-    save(embedder.backbone, embedder.build.prompt, embedder.build.resolution, tmp_path / "adapter")
+    save(embedder, tmp_path / "adapter")
     make_checkpoint("qwen2_5_vl", tmp_path / "other")
     with pytest.raises(UserError, match=r"was trained on another base: .*tiny/checkpoint .* and this is .*other"):
         Embedder.from_pretrained(tmp_path / "other", adapter=tmp_path / "adapter")

@@ -19,6 +19,7 @@ from gen2embed.cli.checks.findings import Finding, announce
 from gen2embed.model.adapter import matched
 from gen2embed.model.backbone import check_path
 from gen2embed.model.embedder import Embedder
+from gen2embed.model.pooling import LastToken
 from gen2embed.model.pretrained import find_source
 from gen2embed.types import Item
 from gen2embed.utils.memory import free_bytes, peak_gib, readable
@@ -86,6 +87,7 @@ def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
     backbone, build = embedder.backbone, embedder.build
     size = f"{backbone.parameters / 1e6:,.1f} M parameters in {embedder.fingerprint['dtype']} on the {backbone.device}"
     chosen = f"prompt of convention {build.prompt.convention}, resolution {build.resolution.policy}"
+    chosen += f", pooling {embedder.pooling}" if embedder.pooling != LastToken() else ""
     yield Finding("ok", f"model: {backbone.name} loads: {size}, vectors of {embedder.dim} elements; {chosen}")
     for tower, modules in matched(backbone).items():
         yield Finding("ok", f"adapter: matches its base and changes its output; {tower}: {modules}")
