@@ -1,6 +1,6 @@
 """gen2embed for daily use, without a configuration.
 
-`python -m gen2embed COMMAND --help` says what a command takes. Experiments are those of train.py, mine.py and eval.py.
+`python -m gen2embed COMMAND --help` explains a command. Experiments are run by train.py, mine.py and eval.py.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -18,15 +19,12 @@ from gen2embed.utils.redaction import expanded, visible
 
 
 class Command(Protocol):
-    """A module of `cli`: its docstring is the help, and it imports torch and the like only when it runs."""
+    """A module of `cli`: its docstring is the help. `run` of its namesake in `cli.commands` does the work."""
 
     __doc__: str | None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare what it takes."""
-
-    def run(self, args: argparse.Namespace) -> int | None:
-        """Do it; returns the exit code, None being 0. Raises `UserError` for what the user can mend."""
+        """Declare the arguments of the command."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -40,7 +38,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 1 for what a command refuses, 2 for what its command line does not take."""
+    """Run a command; return the exit code: 1 for a refused input, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(prog="python -m gen2embed", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
     args = parser.parse_args(argv)
-    for name, value in vars(args).items():  # in --output=~/v.npy, a shell leaves the ~
+    for name, value in vars(args).items():  # a shell does not expand the ~ of --output=~/v.npy
         if isinstance(value, Path):
             setattr(args, name, Path(expanded(str(value))))
         elif name in ("model", "adapter"):
@@ -62,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     quieten_libraries()
     try:
-        return COMMANDS[args.command].run(args) or 0
+        return import_module(f"gen2embed.cli.commands.{args.command}").run(args) or 0
     except (UserError, OSError) as error:
         message = str(error) if isinstance(error, UserError) else refusal(error)
         if message is None:

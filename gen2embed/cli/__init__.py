@@ -1,4 +1,5 @@
-"""What `python -m gen2embed` offers: a module for each command, which imports what it needs when it runs.
+"""What `python -m gen2embed` offers.
 
-`commands` does the work, `checks` is the doctor. It imports every other folder.
+A module here declares the arguments of a command, its docstring is the help, and it imports no library. The module of
+the same name in `commands` does the work; `checks` are the doctor's. It imports every other folder.
 """

@@ -2,7 +2,7 @@
 
     python -m gen2embed export sentence-transformers --model outputs/run/adapter --output exported
 
-Every export is checked: its vectors, by its own library, are the model's.
+Every export is checked: the vectors that its own library computes are the model's.
 """
 
 from __future__ import annotations
@@ -17,18 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", choices=EXPORT_KINDS, help=f"one of {', '.join(EXPORT_KINDS)}")
     parser.add_argument("--model", required=True, help="a hub id, a checkpoint's folder, or an adapter's")
     parser.add_argument("--adapter", help="a folder or hub id of an adapter to load onto the model")
-    parser.add_argument("--output", required=True, type=Path, help="a folder that is not there, or is empty")
+    parser.add_argument("--output", required=True, type=Path, help="a new or empty folder")
     parser.add_argument("--run", type=Path, help="the folder of the run that scored the model, for the card")
     parser.add_argument("--prompt", help="a shipped prompt, in place of the one that the model carries")
     parser.add_argument("--convention", choices=CONVENTIONS, help="in place of the prompt's own")
     parser.add_argument("--resolution", help="a shipped resolution, in place of the one that the model carries")
     parser.add_argument("--dtype", choices=EXPORT_DTYPES, default="float32", help="of the weights (default float32)")
     parser.add_argument("--device", default="auto", help="where the check runs (default auto)")
-    parser.add_argument("--license", default="unknown", help="the hub's name of it, such as apache-2.0")
-    parser.add_argument("--base-name", help="the base's hub id, where it is loaded from a copy")
-
-
-def run(args: argparse.Namespace) -> None:
-    from gen2embed.cli.commands import export as command
-
-    command.run(args)
+    parser.add_argument("--license", default="unknown", help="of the model, such as apache-2.0 (default unknown)")
+    parser.add_argument("--base-name", help="the base's hub id, if the base is loaded from a copy")

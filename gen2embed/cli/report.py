@@ -18,14 +18,10 @@ QUERIES = 20  # shown of each task by default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="what eval.py, train.py or mine.py left")
+    parser.add_argument(
+        "folders", metavar="RUN", type=Path, nargs="+", help="the folder of eval.py, train.py or mine.py"
+    )
     parser.add_argument("--output", help="the page (default: report.html of a single run's folder)")
     parser.add_argument("--queries", type=int, help=f"shown of each task, 0 for none (default {QUERIES})")
     help_ = "of the choice of queries or clusters, and of the bootstrap (default 0)"
     parser.add_argument("--seed", type=int, default=0, help=help_)
-
-
-def run(args: argparse.Namespace) -> None:
-    from gen2embed.cli.commands import report
-
-    report.run(args)

@@ -15,9 +15,9 @@ from conftest import TINY, noise
 
 from gen2embed import UserError
 from gen2embed.__main__ import COMMANDS, main
+from gen2embed.cli.arguments import STORE
 from gen2embed.cli.commands import embed, search
-from gen2embed.cli.commands.inputs import read_items
-from gen2embed.cli.model import STORE
+from gen2embed.cli.commands.inputs import read_inputs
 from gen2embed.encoding.compression import compress
 from gen2embed.model.embedder import Embedder
 
@@ -138,7 +138,7 @@ def test_embed_goes_on(here, capfd, monkeypatch):
     ("args", "said"),
     [
         (["nothing.txt"], r"error: nothing.txt does not exist; give a text file, a .parquet, .jsonl or .csv file with"),
-        (["photos/notes.md"], r"error: photos/notes.md is of no kind that is known; give a text file"),
+        (["photos/notes.md"], r"error: photos/notes.md is of an unknown kind; give a text file"),
         (["empty.txt"], r"error: empty.txt is empty; give a text a line"),
         (["gap.txt"], r"error: gap.txt line 2 is empty; remove it"),
         (["other.csv"], r"error: other.csv lacks the column text, image; it has words"),
@@ -183,7 +183,7 @@ def test_what_embed_refuses(here, capfd, args, said):
 def test_search(here, tiny, capfd, query, where, approximate):
     code, out, _ = run(capfd, "search", query, "--in", where, "--top", "2", *MODEL, *["--approximate"] * approximate)
     assert code == 0
-    given = read_items(here / where)
+    given = read_inputs(here / where)
     vector = tiny.encode({"image": query} if query.endswith("png") else query)
     scores = (vector @ tiny.encode(given.items, "candidate").T)[0]
     best = scores.argsort(descending=True, stable=True)[:2]
@@ -330,15 +330,15 @@ def test_a_folder_as_people_have_them(tmp_path, capfd, monkeypatch, tiny):
 def test_a_folder_whose_name_is_a_pictures_is_walked_and_broken_pictures_count(tmp_path):
     (tmp_path / "photos/a.png").mkdir(parents=True)
     noise(1).save(tmp_path / "photos/a.png/b.png")
-    assert read_items(tmp_path / "photos").columns == {"image": ["a.png/b.png"]}
+    assert read_inputs(tmp_path / "photos").columns == {"image": ["a.png/b.png"]}
     for name in ("broken.jpg", "empty.png", "noending"):
         (tmp_path / "photos" / name).write_bytes(b"\xff\xd8\xff" if name != "empty.png" else b"")
     (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match=r"1 of 5 pictures are missing: .*gone\.png"):
-        read_items(tmp_path / "photos")
+        read_inputs(tmp_path / "photos")
     (tmp_path / "photos/gone.png").unlink()
     with pytest.raises(UserError, match=r"3 of 4 pictures are unreadable: .*broken\.jpg, .*empty\.png, .*noending"):
-        read_items(tmp_path / "photos")
+        read_inputs(tmp_path / "photos")
 
 
 def test_a_folder_that_cannot_be_listed_is_counted(tmp_path, monkeypatch):
@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_listed_is_counted(tmp_path, monkeypatch):
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", refusing)
-    given = read_items(tmp_path)
+    given = read_inputs(tmp_path)
     assert given.columns == {"image": ["a.png"]}
     assert "1 unreadable (closed)" in given.skipped
     assert given.concerning
@@ -361,7 +361,7 @@ def test_a_folder_that_cannot_be_listed_is_counted(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["GIF89a is a format", "P3 10 20 is a model"])
 def test_a_text_that_begins_as_a_picture_does_is_a_text(tmp_path, text):
     (tmp_path / "a.txt").write_text(f"{text}\n")
-    assert read_items(tmp_path / "a.txt").columns == {"text": [text]}
+    assert read_inputs(tmp_path / "a.txt").columns == {"text": [text]}
 
 
 def test_a_name_that_is_not_utf8(here, tiny, capfd, monkeypatch):
@@ -396,13 +396,13 @@ def test_a_single_input_is_known_by_its_content(tmp_path):
     noise(1).save(tmp_path / "photo.jfif", "JPEG")
     (tmp_path / "phone.heic").write_bytes(HEIC)
     (tmp_path / "words").write_text("one\ntwo\n")
-    assert read_items(tmp_path / "scan").columns == {"image": ["scan"]}
-    assert read_items(tmp_path / "photo.jfif").columns == {"image": ["photo.jfif"]}
-    assert read_items(tmp_path / "words").columns == {"text": ["one", "two"]}
+    assert read_inputs(tmp_path / "scan").columns == {"image": ["scan"]}
+    assert read_inputs(tmp_path / "photo.jfif").columns == {"image": ["photo.jfif"]}
+    assert read_inputs(tmp_path / "words").columns == {"text": ["one", "two"]}
     with pytest.raises(UserError, match=r"phone.heic is HEIC, which cannot be read"):
-        read_items(tmp_path / "phone.heic")
+        read_inputs(tmp_path / "phone.heic")
     with pytest.raises(UserError, match=r"word does not exist \(did you mean .*words\?\)"):
-        read_items(tmp_path / "word")
+        read_inputs(tmp_path / "word")
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_settings(doctor, pictures):
     for override, said in (
         ("data=pears", "data=pears is unknown; choose one of "),
         ("data.pth=x", "data.pth is unknown; data has "),
-        ("model=tiny", "model is not checked; settings are of data and benchmark, as of train.py"),
+        ("model=tiny", "model is not checked; give settings of data and benchmark"),
     ):
         (problem,), _ = doctor(override, model=None)
         assert said in problem
@@ -294,7 +294,7 @@ def test_an_error_that_nobody_foresaw(doctor, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("gen2embed.cli.checks.doctor.load_model", fail)
+    monkeypatch.setattr("gen2embed.cli.commands.doctor.load_model", fail)
     (problem,), _ = doctor()
     assert problem == "model: unexpected RuntimeError: out of luck; please report it"
 
@@ -310,7 +310,7 @@ def warnings_of(lines):
     ("seconds_each", "expected"),
     [
         (0.3, ["speed: texts", "timed on 4 only"]),  # a group of 32 would take ten seconds
-        (60.0, ["tells texts apart was not seen", "tells pictures apart was not seen", "not one"]),
+        (60.0, ["tells texts apart is unknown", "tells pictures apart is unknown", "not one"]),
     ],
 )
 def test_a_slow_model_is_measured_within_a_limit(doctor, monkeypatch, seconds_each, expected):
@@ -345,7 +345,7 @@ def test_ctrl_c_leaves_what_was_found(capsys, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gen2embed.cli.checks.doctor.check_speed", interrupt)
+    monkeypatch.setattr("gen2embed.cli.commands.doctor.check_speed", interrupt)
     assert main(["doctor", "--model", str(TINY)]) == 130
     lines = capsys.readouterr().out.splitlines()
     assert any("parameters in float32" in line for line in lines)
@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_what_was_found(capsys, tmp_path, monkeypatch):
 
 def test_a_time_that_is_none(capsys):
     assert main(["doctor", "--seconds", "0"]) == 1
-    assert "--seconds is above 0" in capsys.readouterr().err
+    assert "--seconds must be above 0" in capsys.readouterr().err
 
 
 def test_the_timer_is_gone_afterwards():
@@ -385,7 +385,7 @@ def test_threads(monkeypatch, count, rates, cpus, load, state, expected):
     monkeypatch.setattr(threads, "usable_cpus", lambda: cpus)
     monkeypatch.setattr(threads, "measure", rates.__getitem__)
     (finding,) = threads.check_threads()
-    assert (finding.state, expected in finding.said) == (state, True), finding
+    assert (finding.state, expected in finding.text) == (state, True), finding
 
 
 def test_cpus_of_a_container(monkeypatch, tmp_path):

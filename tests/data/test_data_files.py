@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gen2embed import UserError
-from gen2embed.cli.commands.inputs import read_items
+from gen2embed.cli.commands.inputs import read_inputs
 from gen2embed.data.locate import LISTED_FROM, locate_pictures, picture_roots
 from gen2embed.data.mmeb import read_custom, read_mmeb
 from gen2embed.data.pairs import Files, Mmeb
@@ -50,7 +50,7 @@ def test_lines_end_as_systems_end_them_and_nowhere_else(tmp_path, end):
     for text in (end.join(lines), end.join(lines) + end, MARK + end.join(lines)):
         file.write_bytes(text.encode())
         assert read_lines(file) == lines
-        assert read_items(file).columns == {"text": lines}
+        assert read_inputs(file).columns == {"text": lines}
     joined = tmp_path / "joined.txt"  # as cat joins files
     joined.write_text(f"{MARK}a\n{MARK}b\n", encoding="utf-8")
     assert read_lines(joined) == ["a", "b"]
@@ -62,7 +62,7 @@ def written(folder):
     fields = "\n".join([",".join(KEYS), *(",".join(one.values()) for one in pairs)])
     crepe = [{"filename": "x.png", "caption": "a", "negative_caption": "b"}]
     return {
-        "a.txt": ("one\ntwo\n", read_items),
+        "a.txt": ("one\ntwo\n", read_inputs),
         "a.jsonl": ("\n".join(map(json.dumps, pairs)), lambda file: Files(path=file).pairs()),
         "a.csv": (fields, lambda file: Files(path=file).pairs()),
         "b.jsonl": ("\n".join(map(json.dumps, tasks)), read_custom),
@@ -92,7 +92,7 @@ def test_a_byte_order_mark_is_no_text_and_other_encodings_are_named(tmp_path, na
 def test_nul_bytes_are_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one\ntw\0o\n")
     with pytest.raises(UserError, match=r"a.txt line 2 holds a NUL byte"):
-        read_items(tmp_path / "a.txt")
+        read_inputs(tmp_path / "a.txt")
     (tmp_path / "a.csv").write_bytes(",".join(KEYS).encode() + b"\na,,b,\nc,,d\0d,\n")
     with pytest.raises(UserError, match=r"a.csv row 1 holds a NUL byte"):
         Files(path=tmp_path / "a.csv").pairs()
@@ -340,7 +340,7 @@ def test_every_reader_refuses_an_ambiguous_name(tmp_path, read):
         "custom": lambda: read_custom(tmp_path / "tasks", images),
         "mmeb": lambda: read_mmeb(str(tmp_path / "tasks"), images, {"g": ["t"]}),
         "sugarcrepe": lambda: read_sugarcrepe(tmp_path, images, {"add": ["add_att"]}),
-        "items": lambda: read_items(tmp_path / "items.jsonl", images),
+        "items": lambda: read_inputs(tmp_path / "items.jsonl", images),
     }
     with pytest.raises(UserError, match=r"(row|target) .*'1.png' lies in 2 folders: .*train/1.png, .*val/1.png"):
         readers[read]()
@@ -438,7 +438,7 @@ def test_a_table_in_parts_is_one_subset(tmp_path, chosen):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet" / names[0])
     for name in names[1:]:
         pq.write_table(pa.table({"text": [name]}), tmp_path / "x.parquet" / name)
-    assert read_items(tmp_path / "x.parquet").columns["text"] == ["a", *names[1:]]
+    assert read_inputs(tmp_path / "x.parquet").columns["text"] == ["a", *names[1:]]
 
 
 def test_shards_in_a_folder_are_one_subset(tmp_path):
@@ -470,7 +470,7 @@ def test_columns_that_are_not_read_are_named_where_one_is_missing(tmp_path, capl
     caplog.set_level(logging.WARNING, "gen2embed")
     for rows, said in (([{"text": "a"}], []), ([{"text": "a", "img": "x.png"}], ["img"])):
         caplog.clear()
-        assert read_items(jsonl(tmp_path / "a.jsonl", rows)).columns["image"] == [""]
+        assert read_inputs(jsonl(tmp_path / "a.jsonl", rows)).columns["image"] == [""]
         assert [name for name in ("img",) for message in caplog.messages if name in message] == said
 
 
@@ -494,7 +494,7 @@ def test_negatives_that_are_not_read_are_said(tmp_path, caplog):
 def test_a_pointer_of_git_lfs_is_no_data(tmp_path, name):
     (tmp_path / name).write_bytes(POINTER)
     with pytest.raises(UserError, match=rf"{name}.*git lfs pull"):
-        read_items(tmp_path / name)
+        read_inputs(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Every export, loaded by the library that it is for."""
 
-import argparse
 import base64
 import importlib.util
 import io
@@ -25,7 +24,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, UserError
-from gen2embed.cli import export as command
+from gen2embed.__main__ import main
 from gen2embed.config.presets import compose_shipped
 from gen2embed.config.values import plain
 from gen2embed.encoding.engine import Engine
@@ -80,9 +79,7 @@ def test_the_command_line_offers_each_kind():
 
 
 def run(*args):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    command.run(parser.parse_args([str(arg) for arg in args]))
+    assert main(["export", *map(str, args)]) == 0
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def runs(tmp_path):
 
 
 def test_compare_takes_seeds_together(runs, capsys):
-    named = compare.arms(compare.read_runs(runs))
+    named = compare.group_by_arm(compare.read_runs(runs))
     assert {arm: len(its) for arm, its in named.items()} == {("mining=a",): 3, ("mining=b",): 3}
     mean, half = compare.mean_interval([0.2, 0.3, 0.4])
     assert mean == pytest.approx(0.3)
@@ -180,7 +180,7 @@ def test_compare_by_one_setting(runs, capsys):
         path.with_name("other").mkdir()
         (path.parent / "other/results.json").write_text(json.dumps(results))
     read = compare.read_runs(runs)
-    assert len(compare.arms(read)) == 4
+    assert len(compare.group_by_arm(read)) == 4
     assert command(["compare", str(runs), "--by", "mining"]) == 0
     shown = capsys.readouterr().out
     assert "35.0 ± 24.8" in shown
@@ -190,7 +190,7 @@ def test_compare_by_one_setting(runs, capsys):
     assert lines[0].startswith("lr,mining,seed,commit,overall,")
     assert lines[1].startswith("1,a,0,,0.200000,")
     with pytest.raises(UserError, match="the runs do not differ in data, but in lr, mining"):
-        compare.arms(read, ["data"])
+        compare.group_by_arm(read, ["data"])
 
 
 def test_compare_names_the_choice_of_a_group(runs):
@@ -202,14 +202,14 @@ def test_compare_names_the_choice_of_a_group(runs):
         (path.parent / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
         results["manifest"]["config"]["prompt"] = {"system": "x" * 99 if name[0] == "a" else "", "n": int(name[1]) // 2}
         path.write_text(json.dumps(results))
-    named = compare.arms(compare.read_runs(runs))
+    named = compare.group_by_arm(compare.read_runs(runs))
     assert {arm: len(its) for arm, its in named.items()} == {
         ("mining=a_paper", "prompt.n=0", "prompt=long"): 2,
         ("mining=a_paper", "prompt.n=1", "prompt=long"): 1,
         ("mining=b_paper", "prompt.n=0", "prompt=none"): 2,
         ("mining=b_paper", "prompt.n=1", "prompt=none"): 1,
     }
-    assert len(compare.arms(compare.read_runs(runs), ["prompt"])) == 2
+    assert len(compare.group_by_arm(compare.read_runs(runs), ["prompt"])) == 2
 
 
 def test_compare_shows_tasks_where_averages_lack_some(runs, capsys):
@@ -228,7 +228,7 @@ def test_compare_draws_what_was_logged(runs):
         results = json.loads((folder / "results.json").read_text())
         results["manifest"]["config"]["data"] = {"seed": number}
         (folder / "results.json").write_text(json.dumps(results))
-    named = compare.arms(compare.read_runs(runs))
+    named = compare.group_by_arm(compare.read_runs(runs))
     assert set(named) == {("mining=a",), ("mining=b",)}
     (axes,) = compare.curves_chart(named).axes
     drawn = [line.get_xydata().tolist() for line in axes.lines]

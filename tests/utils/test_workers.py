@@ -246,6 +246,6 @@ def test_doctor_looks_at_shared_memory(monkeypatch, tmp_path, free, state):
     monkeypatch.setattr(f"{module}.shutil.disk_usage", lambda _: SimpleNamespace(free=free, total=8 * GIB))
     (finding,) = check_shared_memory()
     assert finding.state == state
-    assert ("--shm-size" in finding.said) == (state == "warning")
+    assert ("--shm-size" in finding.text) == (state == "warning")
     monkeypatch.setattr(f"{module}.SHARED", tmp_path / "none")
     assert list(check_shared_memory()) == []

@@ -1,1 +1,1 @@
-"""The checks of `python -m gen2embed doctor`, each of which returns findings."""
+"""The checks of `python -m gen2embed doctor`. Each of them yields findings."""

@@ -1,4 +1,4 @@
-"""A time limit for what is measured, so that a large model on a slow machine does not keep its user waiting."""
+"""A time limit for measurements, so that a large model on a slow machine does not keep its user waiting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class TimeUp(BaseException):
-    """Ends a measurement. No error of the libraries, which handlers of `Exception` would take it for."""
+    """Ends a measurement. It is no `Exception`, as handlers in the libraries would catch that."""
 
 
 class Budget:
@@ -22,14 +22,15 @@ class Budget:
 
     @property
     def left(self) -> float:
+        """Return the seconds that are left."""
         return max(0.0, self._end - time.monotonic())
 
     @contextmanager
     def limited(self, share: float = 1.0) -> Iterator[None]:
-        """Raise `TimeUp` inside once a share of what is left is spent.
+        """Raise `TimeUp` inside the block once a share of the seconds left is spent.
 
         The system's timer interrupts between two operations of a forward pass. Outside of the main thread there is no
-        such timer, and what has begun goes on to its end.
+        such timer, and the block runs to its end.
         """
         left = self.left * share
         if left <= 0:

@@ -1,4 +1,4 @@
-"""Whether libraries, device and disk are as they must be."""
+"""Check libraries, device, shared memory and disk."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from gen2embed.config.presets import PACKAGE
 from gen2embed.utils.memory import free_bytes, readable
 from gen2embed.utils.workers import LARGER, SHARED
 
-LITTLE_DISK, NO_DISK = 5 * 2**30, 100 * 2**20  # bytes: embeddings and checkpoints soon fill it; nothing can be left
-
+LITTLE_DISK, NO_DISK = 5 * 2**30, 100 * 2**20  # bytes: embeddings and checkpoints soon fill it; nothing can be written
 LITTLE_SHARED = 2**30  # bytes: a batch of a few hundred pictures; a container has 64 MB unless it asks for more
 
 
 def check_libraries() -> Iterator[Finding]:
-    """A problem for each library that is missing or out of bounds."""
+    """Yield a problem for each library that is missing or out of bounds."""
     python, requirements = _bounds()
     wrong = 0
     if platform.python_version() not in python:
@@ -44,24 +43,28 @@ def check_libraries() -> Iterator[Finding]:
             )
     if not wrong:
         versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")]
-        said = ", ".join([f"python {platform.python_version()}", *versions])
-        yield Finding("ok", f"libraries: {said}; all {len(requirements)} within their bounds")
+        listed = ", ".join([f"python {platform.python_version()}", *versions])
+        yield Finding("ok", f"libraries: {listed}; all {len(requirements)} within their bounds")
 
 
 def _bounds() -> tuple[SpecifierSet, list[Requirement]]:
-    """What a clone's pyproject.toml asks for, as it may be newer than what is installed; else the package's own."""
+    """Return the bounds of a clone's pyproject.toml, which may be newer than the installed package's; else its own."""
     clone = PACKAGE.parent / "pyproject.toml"
     if clone.is_file():
         project = tomllib.loads(clone.read_text())["project"]
-        return SpecifierSet(project["requires-python"]), [Requirement(its) for its in project["dependencies"]]
+        return SpecifierSet(project["requires-python"]), [Requirement(line) for line in project["dependencies"]]
     package = importlib.metadata.distribution("gen2embed")
-    every = [Requirement(its) for its in package.requires or []]
-    wanted = [its for its in every if its.marker is None or its.marker.evaluate({"extra": ""})]
-    return SpecifierSet(package.metadata["Requires-Python"]), wanted
+    requirements = [Requirement(line) for line in package.requires or []]
+    needed = [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+    return SpecifierSet(package.metadata["Requires-Python"]), needed
 
 
 def check_device() -> Iterator[Finding]:
-    """The GPUs and their memory, or the CPU's."""
+    """Report the GPUs and their free memory, or the CPU's."""
     for index in range(torch.cuda.device_count()):
         free = readable(free_bytes(torch.device("cuda", index)))
         yield Finding("ok", f"GPU {index}: {torch.cuda.get_device_name(index)}, {free} of memory are free")
@@ -76,27 +79,27 @@ def check_device() -> Iterator[Finding]:
 
 
 def check_shared_memory() -> Iterator[Finding]:
-    """Whether loaders' workers have room for what they prepare; nothing where the system keeps it elsewhere."""
+    """Check that loaders' workers have room for their batches; nothing where the system has no such folder."""
     if not SHARED.is_dir():
         return
     usage = shutil.disk_usage(SHARED)
-    said = f"shared memory: {readable(usage.free)} of {readable(usage.total)} are free in {SHARED}"
+    state = f"shared memory: {readable(usage.free)} of {readable(usage.total)} are free in {SHARED}"
     if usage.free < LITTLE_SHARED:
         yield Finding(
             "warning",
-            f"{said}, and loaders' workers keep batches there; {LARGER}, or set batch.workers=0 and engine.workers=0",
+            f"{state}, and loaders' workers keep batches there; {LARGER}, or set batch.workers=0 and engine.workers=0",
         )
     else:
-        yield Finding("ok", said)
+        yield Finding("ok", state)
 
 
 def check_folder(folder: Path) -> Iterator[Finding]:
-    """Whether results can be written to a folder, which may not be there yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Check that results can be written to a folder, which need not exist yet."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     remedy = "choose another folder, or free some space"
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(place).free
     try:
-        with tempfile.NamedTemporaryFile(dir=there) as file:
+        with tempfile.NamedTemporaryFile(dir=place) as file:
             file.write(bytes(2**16))
             file.flush()
     except OSError as error:

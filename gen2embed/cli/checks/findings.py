@@ -1,4 +1,4 @@
-"""What a check finds: one line, and whether it is fine."""
+"""The findings of checks: each is one line, and fine or not."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """said: what was found, and of a warning or a problem the remedy."""
+    """One line of the doctor. text: the fact and, of a warning or a problem, the remedy."""
 
     state: State
-    said: str
+    text: str
 
 
 def announce(step: str) -> None:
-    """Say on the console what is about to be done, where it may take long."""
+    """Print a step that may take long before it is done."""
     console.print(f"... {visible(step)}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def guarded(what: str, check: Iterable[Finding]) -> Iterator[Finding]:
-    """What a check finds; an error ends it, and is a problem of `what`."""
+def guarded(subject: str, check: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings of a check; an error ends it, and is a problem of the subject."""
     try:
         yield from check
     except UserError as error:
-        yield Finding("problem", f"{what}: {error}")
+        yield Finding("problem", f"{subject}: {error}")
     except Exception as error:  # a doctor who faints helps nobody
         first = next((line for line in str(error).splitlines() if line.strip()), "no message")
-        yield Finding("problem", f"{what}: unexpected {type(error).__name__}: {first}; please report it")
+        yield Finding("problem", f"{subject}: unexpected {type(error).__name__}: {first}; please report it")

@@ -1,4 +1,4 @@
-"""Whether torch computes with as many CPU threads as the machine has to spare."""
+"""Check that torch computes with as many CPU threads as the machine has to spare."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def usable_cpus() -> float:
 
 
 def _quota() -> float:
-    """CPUs that the control group grants, by its versions 2 and 1; infinite where it sets no limit."""
+    """Return the CPUs that the control group grants, by its versions 2 and 1; infinite where it sets no limit."""
     try:
         if (file := CGROUP / "cpu.max").is_file():
             quota, period = file.read_text().split()

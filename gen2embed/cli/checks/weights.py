@@ -1,4 +1,4 @@
-"""Whether a model is whole, loads, and fits; and how fast it is."""
+"""Check that a model is whole, loads and fits, and measure its speed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from gen2embed.utils.memory import free_bytes, peak_gib, readable
 POINTER = b"version https://git-lfs"  # what git leaves in place of a large file
 TIMED = {"texts": 32, "pictures": 4}  # items
 SIDES = 640, 480  # pixels of a timed picture
-MANY = 10_000  # items that a time is given for, unless it is known how many there are
+MANY = 10_000  # items whose time is estimated, unless their number is known
 
 
 def check_files(path: str, adapter: str | None) -> Iterator[Finding]:
-    """The files of a model and of an adapter; nothing is loaded. A repository that was not downloaded is a warning."""
+    """Check the files of a model and of an adapter, and load nothing. A model that is not downloaded is a warning."""
     source = find_source(path, adapter)
     base = Path(check_path(source.path))
     if not base.is_dir():
@@ -51,16 +51,16 @@ def check_files(path: str, adapter: str | None) -> Iterator[Finding]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     needed, free = elements * (2 if device.type == "cuda" else 4), free_bytes(device)
     if needed > free:
-        said = f"the weights take {readable(needed)} on the {device.type}, of which {readable(free)} are free"
-        yield Finding("problem", f"memory: {said}; end other programs, or choose a smaller model")
+        state = f"the weights take {readable(needed)} on the {device.type}, of which {readable(free)} are free"
+        yield Finding("problem", f"memory: {state}; end other programs, or choose a smaller model")
 
 
 def _missing(folder: Path) -> Iterator[Finding]:
     for index in folder.glob("*.safetensors.index.json"):
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-            said = f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}"
-            yield Finding("problem", f"weights: {said}; download them again")
+            lack = f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}"
+            yield Finding("problem", f"weights: {lack}; download them again")
 
 
 def _broken(file: Path) -> Iterator[Finding]:
@@ -83,7 +83,7 @@ def _elements(file: Path) -> int:
 
 
 def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
-    """What was loaded, in words; and whether the model tells texts, and pictures, apart."""
+    """Describe the model, and check that different texts, and different pictures, have different vectors."""
     backbone, build = embedder.backbone, embedder.build
     size = f"{backbone.parameters / 1e6:,.1f} M parameters in {embedder.fingerprint['dtype']} on the {backbone.device}"
     chosen = f"prompt of convention {build.prompt.convention}, resolution {build.resolution.policy}"
@@ -99,8 +99,8 @@ def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
             with budget.limited(1 / 2):  # so that something is left for the speed
                 first, second = embedder.encode(pair)
         except TimeUp:
-            said = f"whether it tells {kind} apart was not seen, as two took too long for --seconds={budget.seconds:g}"
-            yield Finding("warning", f"model: {said}; raise it, or choose a GPU or a smaller model")
+            unknown = f"whether it tells {kind} apart is unknown, as two took too long for --seconds={budget.seconds:g}"
+            yield Finding("warning", f"model: {unknown}; raise it, or choose a GPU or a smaller model")
             continue
         if torch.equal(first, second):
             yield Finding(
@@ -109,9 +109,9 @@ def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
 
 
 def check_speed(embedder: Embedder, items: Sequence[Item], budget: Budget) -> Iterator[Finding]:
-    """The time of a few made-up items, and what follows for `items`; without any, for `MANY`.
+    """Time a few generated items, and estimate the time of `items`; without any, of `MANY`.
 
-    Within the budget: fewer are timed where time is short, and that is said.
+    Fewer are timed where the budget is short, and the finding says so.
     """
     rng = np.random.default_rng(0)
 
@@ -132,22 +132,22 @@ def check_speed(embedder: Embedder, items: Sequence[Item], budget: Budget) -> It
         size = f" of {SIDES[0]} x {SIDES[1]} pixels" if kind == "pictures" else ""
         cut = f"--seconds={budget.seconds:g} ran out"
         if each is None:
-            said = f"not one{size} was embedded in the {allowed:.0f} seconds that were left, as {cut}; raise it"
-            yield Finding("warning", f"speed: {kind}: {said}, or choose a GPU or a smaller model")
+            none = f"not one{size} was embedded in the {allowed:.0f} seconds that were left, as {cut}; raise it"
+            yield Finding("warning", f"speed: {kind}: {none}, or choose a GPU or a smaller model")
             continue
-        said = f"{1 / each:,.1f} a second{size}; {counts[kind]:,} take about {_duration(counts[kind] * each)}"
+        rate = f"{1 / each:,.1f} a second{size}; {counts[kind]:,} take about {_duration(counts[kind] * each)}"
         few = f"; timed on {timed} only, as {cut}: raise it for more" if timed < TIMED[kind] else ""
-        yield Finding("warning" if few else "ok", f"speed: {kind}: {said}{few}")
+        yield Finding("warning" if few else "ok", f"speed: {kind}: {rate}{few}")
     yield Finding("ok", f"memory: at most {peak_gib(embedder.backbone.device):.1f} GiB were held so far")
 
 
 def _time_each(
     embedder: Embedder, make: Callable[[int], Item], most: int, budget: Budget, share: float
 ) -> tuple[float | None, int]:
-    """Return the seconds of an item and on how many it was timed, or None and 0 where none was done in time.
+    """Return the seconds of an item and on how many it was timed, or None and 0 where none was embedded in time.
 
-    Groups grow, so that something is known when time runs out. The first item counts where nothing else is known: it
-    loads what later ones have.
+    Groups grow, so that something is known when time runs out. The first item is slow, as it loads what later ones
+    reuse; it counts only where nothing else is known.
     """
     each, timed = None, 0
     try:

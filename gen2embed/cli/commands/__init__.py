@@ -1,1 +1,1 @@
-"""The work of the commands, apart from their arguments, so that `--help` imports no library."""
+"""The work of the commands, `run(arguments)` of each, apart from their arguments so that `--help` is fast."""

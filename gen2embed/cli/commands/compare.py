@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -27,77 +28,84 @@ from gen2embed.utils.fingerprints import differences, without
 
 WRITER = "compare"  # in the record
 FILES = ("scores.csv", "scores.png", "curves.png")
+Run = Mapping[str, Any]  # its results.json, what it logged, and the choices of its groups
+Arm = tuple[str, ...]  # the settings that differ between arms, as NAME=VALUE
+Arms = Mapping[Arm, Sequence[Run]]
 CURVES = ("loss", "accuracy", "positive_similarity", "negative_similarity", "validation/mean")
 # What may differ within an arm; seeds of the miner and the data may follow the run's.
 IGNORED = ("seed", "mining.seed", "data.seed", "output_dir", "paths", "logger", "callbacks", "resume")
 
 
-def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """The results of every run below `folder`; raises `UserError` for none, or for runs on different tasks."""
-    runs = [
+def read_runs(folder: Path) -> list[Run]:
+    """Return the results of every run below a folder; raises `UserError` for none, or for runs on different tasks."""
+    runs: list[Run] = [
         {**json.loads(path.read_text()), "logged": _logged(path), "choices": _choices(path)}
         for path in sorted(folder.glob("**/results.json"))
     ]
     runs = [run for run in runs if "manifest" in run]
     if not runs:
         raise UserError(f"{folder} holds no run's results.json")
-    if len({json.dumps({name: its["queries"] for name, its in run["tasks"].items()}) for run in runs}) > 1:
+    if len({json.dumps({name: task["queries"] for name, task in run["tasks"].items()}) for run in runs}) > 1:
         raise UserError(f"the runs in {folder} were evaluated on different tasks or queries; compare them apart")
     return runs
 
 
 def _logged(results: Path) -> dict[str, dict[int, float]]:
-    """By name, what a run's `metrics.csv` has at each step; empty without one."""
+    """Return by name the values of a run's `metrics.csv` at each step; empty without one."""
     file = results.with_name("metrics.csv")
-    logged: dict[str, dict[int, float]] = {}
+    logged: dict[str, dict[int, float]] = defaultdict(dict)
     if file.is_file():
         with file.open(newline="") as lines:
             for row in csv.DictReader(lines):
                 for name, value in row.items():
                     if value and name in CURVES:
-                        logged.setdefault(name, {})[int(float(row["step"]))] = float(value)
+                        logged[name][int(float(row["step"]))] = float(value)
     return logged
 
 
 def _choices(results: Path) -> dict[str, str]:
-    """The file of `conf/` that each group of a run has, as Hydra left it; empty where it did not."""
+    """Return the choice of each group of a run, as Hydra saved it; empty where it did not."""
     file = results.parent / ".hydra" / "hydra.yaml"
     return yaml.safe_load(file.read_text())["hydra"]["runtime"]["choices"] if file.is_file() else {}
 
 
-Arm = tuple[str, ...]  # its settings, those that differ between arms
+def group_by_arm(runs: Sequence[Run], by: Sequence[str] = ()) -> Arms:
+    """Return runs by the settings in which they differ, besides the seed.
 
+    Where the choice of a group decides a setting, the choice stands for it. Where a class differs, its name stands for
+    its settings.
 
-def arms(runs: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> dict[Arm, list[Mapping[str, Any]]]:
-    """Runs by what their configurations differ in, besides the seed; where a class differs, by its name alone.
+    Args:
+        runs: At least one.
+        by: The settings to group by; none takes all that differ.
 
-    What the choice of a group decides by itself is told by that choice.
-    by: of these settings, only those; raises `UserError` for one that does not differ. Empty takes all.
+    Raises:
+        UserError: For a setting that does not differ.
     """
     configs = [without(translate(run["manifest"]["config"]), IGNORED) for run in runs]
     differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
-    told: dict[str, list[str]] = {}  # a setting's name, and its value for each run
+    settings: dict[str, list[str]] = {}  # the value for each run
     for key in differing:
         group = key.partition(".")[0]
         values = [str(_get(config, key)) for config in configs]
         if _decides(choices := [run["choices"].get(group) for run in runs], values):
-            told[group] = choices
+            settings[group] = choices
         elif key.endswith("._target_"):
-            told[key.removesuffix("._target_")] = [value.rpartition(".")[2] for value in values]
+            settings[key.removesuffix("._target_")] = [value.rpartition(".")[2] for value in values]
         elif key.rpartition(".")[0] not in classes:
-            told[key] = values
-    if unknown := [name for name in by if name not in told]:
-        raise UserError(f"the runs do not differ in {unknown[0]}, but in {', '.join(told) or 'the seed alone'}")
-    named: dict[Arm, list[Mapping[str, Any]]] = {}
+            settings[key] = values
+    if unknown := [name for name in by if name not in settings]:
+        raise UserError(f"the runs do not differ in {unknown[0]}, but in {', '.join(settings) or 'the seed alone'}")
+    arms: dict[Arm, list[Run]] = defaultdict(list)
     for number, run in enumerate(runs):
-        arm = tuple(f"{name}={values[number]}" for name, values in told.items() if not by or name in by)
-        named.setdefault(arm or ("all",), []).append(run)
-    return dict(sorted(named.items()))
+        arm = tuple(f"{name}={values[number]}" for name, values in settings.items() if not by or name in by)
+        arms[arm or ("all",)].append(run)
+    return dict(sorted(arms.items()))
 
 
 def _decides(choices: Sequence[str | None], values: Sequence[str]) -> bool:
-    """Whether runs of one choice have one value."""
+    """Return whether runs of one choice have one value."""
     return None not in choices and len(set(zip(choices, values, strict=True))) == len(set(choices))
 
 
@@ -108,57 +116,60 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def table(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Table:
-    """A row an arm, in percent; the best of each column is bold."""
-    columns = _columns(named)
-    cells = {arm: [mean_interval(_scores(runs, column)) for column in columns] for arm, runs in named.items()}
+def table(arms: Arms) -> Table:
+    """Return a row for each arm, in percent; the best of each column is bold."""
+    columns = _columns(arms)
+    cells = {arm: [mean_interval(_scores(runs, column)) for column in columns] for arm, runs in arms.items()}
     best = [max(row[index][0] for row in cells.values()) for index in range(len(columns))]
     single = any(half is None for row in cells.values() for _, half in row)
     why = "one seed has no interval; run more of them: seed=1,2,3" if single else None
-    out = Table(title="precision@1 in percent, mean over seeds ± 95 % interval", caption=why)
+    result = Table(title="precision@1 in percent, mean over seeds ± 95 % interval", caption=why)
     for name in ("arm", "seeds", *columns):
-        out.add_column(name, justify="left" if name == "arm" else "right")
+        result.add_column(name, justify="left" if name == "arm" else "right")
     for arm, row in cells.items():
         shown = [f"{100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}") for mean, half in row]
         marked = [Text(text, "bold") if row[i][0] == best[i] else text for i, text in enumerate(shown)]
-        out.add_row(", ".join(arm), str(len(_scores(named[arm], columns[0]))), *marked)
-    return out
+        result.add_row(", ".join(arm), str(len(_scores(arms[arm], columns[0]))), *marked)
+    return result
 
 
-def scores_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure:
-    """A panel a column of the table: a dot for each arm's mean, with its interval; colours as in `curves_chart`."""
-    columns = _columns(named)
-    coloured, colours = _colours(named)
-    figure = Figure(figsize=(2.2 * len(columns) + 3, 1.2 + 0.25 * len(named)), layout="constrained")
+def scores_chart(arms: Arms) -> Figure:
+    """Return a panel for each column of the table, with a dot for each arm's mean, and its interval."""
+    columns = _columns(arms)
+    coloured, colours = _colours(arms)
+    figure = Figure(figsize=(2.2 * len(columns) + 3, 1.2 + 0.25 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
-        for row, (arm, runs) in enumerate(named.items()):
+        for row, (arm, runs) in enumerate(arms.items()):
             mean, half = mean_interval(_scores(runs, column))
             width = None if half is None else 100 * half
             axes.errorbar(100 * mean, row, xerr=width, fmt="o", color=colours[arm[coloured]], capsize=2)
         axes.set_title(column)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(named)), [", ".join(arm) for arm in named])
+    panels[0].set_yticks(range(len(arms)), [", ".join(arm) for arm in arms])
     panels[0].invert_yaxis()
     figure.supxlabel("precision@1 in percent, mean over seeds and 95 % interval; one seed has none")
     return figure
 
 
-def curves_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure | None:
-    """What was logged in training, the mean over seeds: the setting with most values by colour, the others by row."""
-    metrics = [name for name in CURVES if any(name in run["logged"] for runs in named.values() for run in runs)]
+def curves_chart(arms: Arms) -> Figure | None:
+    """Return the means over seeds of the values that runs logged in training; None if they logged none.
+
+    The setting with most values is shown by colour, the others by row.
+    """
+    metrics = [name for name in CURVES if any(name in run["logged"] for runs in arms.values() for run in runs)]
     if not metrics:
         return None
-    coloured, colours = _colours(named)
-    rest = {arm: ",\n".join(value for index, value in enumerate(arm) if index != coloured) for arm in named}
+    coloured, colours = _colours(arms)
+    rest = {arm: ",\n".join(value for index, value in enumerate(arm) if index != coloured) for arm in arms}
     rows = list(dict.fromkeys(rest.values()))
     figure = Figure(figsize=(3.6 * len(metrics), 0.8 + 2.4 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(metrics), sharex=True, sharey="col", squeeze=False)
-    for arm, runs in named.items():
+    for arm, runs in arms.items():
         for axes, metric in zip(panels[rows.index(rest[arm])], metrics, strict=True):
             logged = [run["logged"].get(metric, {}) for run in runs]
             steps = sorted(set.intersection(*map(set, logged)))
-            means = [np.mean([its[step] for its in logged]) for step in steps]
+            means = [np.mean([values[step] for values in logged]) for step in steps]
             axes.plot(steps, means, color=colours[arm[coloured]], linewidth=1.2)
             axes.grid(alpha=0.3)
     for axes, metric in zip(panels[0], metrics, strict=True):
@@ -171,40 +182,40 @@ def curves_chart(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> Figure | N
     return figure
 
 
-def _colours(named: Iterable[Arm]) -> tuple[int, dict[str, tuple[float, float, float]]]:
-    """Which setting has most values, and a colour for each of them."""
-    values = [list(dict.fromkeys(its)) for its in zip(*named, strict=True)]
+def _colours(arms: Iterable[Arm]) -> tuple[int, dict[str, tuple[float, float, float]]]:
+    """Return the place of the setting with most values, and a colour for each of them."""
+    values = [list(dict.fromkeys(column)) for column in zip(*arms, strict=True)]
     coloured = max(range(len(values)), key=lambda index: len(values[index]))
     return coloured, dict(zip(values[coloured], cycle(mpl.color_sequences["tab10"]), strict=False))
 
 
-def _columns(named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The averages that have a score, and the tasks of groups that have none, since not all of theirs were run."""
-    run = next(iter(named.values()))[0]
+def _columns(arms: Arms) -> list[str]:
+    """Return the averages that have a score, and the tasks of groups that have none, as some were not run."""
+    run = next(iter(arms.values()))[0]
     groups = [group for group, average in run["groups"].items() if average]
     tasks = [name for name, task in run["tasks"].items() if task["group"] not in groups]
     return [*["overall"] * bool(run["overall"]), *groups, *tasks]
 
 
-def _score(run: Mapping[str, Any], column: str) -> float:
+def _score(run: Run, column: str) -> float:
     return float({**run["tasks"], **run["groups"], "overall": run["overall"]}[column]["precision@1"])
 
 
-def _scores(runs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
-    """Of each seed, the mean over its runs."""
-    by_seed: dict[int, list[float]] = {}
+def _scores(runs: Sequence[Run], column: str) -> list[float]:
+    """Return for each seed the mean over its runs."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
     for run in runs:
-        by_seed.setdefault(run["manifest"]["config"]["seed"], []).append(_score(run, column))
+        by_seed[run["manifest"]["config"]["seed"]].append(_score(run, column))
     return [float(np.mean(scores)) for scores in by_seed.values()]
 
 
-def write_scores(path: Path, named: Mapping[Arm, Sequence[Mapping[str, Any]]]) -> None:
-    """A line a run: its settings that differ, its seed, its commit, and its scores from 0 to 1."""
-    columns, text = _columns(named), io.StringIO(newline="")
+def write_scores(path: Path, arms: Arms) -> None:
+    """Write a line for each run: its settings that differ, its seed, its commit, and its scores from 0 to 1."""
+    columns, text = _columns(arms), io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")
-    settings = [setting.partition("=")[0] for setting in next(iter(named))]
+    settings = [setting.partition("=")[0] for setting in next(iter(arms))]
     lines.writerow([*settings, "seed", "commit", *columns])
-    for arm, runs in named.items():
+    for arm, runs in arms.items():
         values = [setting.partition("=")[2] for setting in arm]
         for run in runs:
             manifest = run["manifest"]
@@ -220,13 +231,14 @@ def _get(config: Any, key: str) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print the table and write the files; raises `UserError` for a folder without runs that can be compared."""
     folder = args.folder
     runs = read_runs(folder)
-    named = arms(runs, args.by)
+    arms = group_by_arm(runs, args.by)
     for name in FILES:
         check_file(folder / name, WRITER)
-    write_scores(folder / "scores.csv", arms(runs))
-    print_table(table(named))
-    for name, chart in (("scores.png", scores_chart(named)), ("curves.png", curves_chart(named))):
+    write_scores(folder / "scores.csv", group_by_arm(runs))
+    print_table(table(arms))
+    for name, chart in (("scores.png", scores_chart(arms)), ("curves.png", curves_chart(arms))):
         if chart is not None:
             write_file(folder / name, WRITER, lambda file, chart=chart: chart.savefig(file, dpi=150))  # type: ignore[misc]

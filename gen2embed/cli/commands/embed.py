@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Num
 
-from gen2embed.cli.commands.inputs import Given, load_model, read_items
+from gen2embed.cli.commands.inputs import InputItems, load_model, read_inputs
 from gen2embed.encoding.compression import check, compress
 from gen2embed.encoding.engine import Engine
 from gen2embed.outputs.paths import check_file, check_store, write_file
@@ -23,40 +23,41 @@ from gen2embed.utils.redaction import visible
 
 
 def run(args: argparse.Namespace) -> None:
+    """Embed the inputs and write them; raises `UserError` for an output or inputs that are refused."""
     if Path(args.output).suffix not in (".npy", ".parquet"):
         raise UserError(f"--output {args.output} is neither a .npy nor a .parquet file")
     output = check_file(args.output, "embed", inputs=[args.input])
     store = check_store(args.store)
-    given = read_items(args.input, args.image_dir)
+    inputs = read_inputs(args.input, args.image_dir)
     if output.suffix == ".parquet":
-        _check_names(given)
-    if given.skipped:
-        print(visible(given.skipped))
+        _check_names(inputs)
+    if inputs.skipped:
+        print(visible(inputs.skipped))
     model = load_model(args)
     dim = check(args.truncate_dim, args.precision, model.dim)
-    encoded = Engine(store=store).encode(model, given.items, args.role)
+    encoded = Engine(store=store).encode(model, inputs.items, args.role)
     codes = compress(encoded.vectors, dim, args.precision).numpy()
     if output.suffix == ".npy":
         write_file(output, "embed", partial(np.save, arr=codes, allow_pickle=False))
     else:
-        made_by = {"fingerprint": model.fingerprint, "role": args.role, "dim": dim, "precision": args.precision}
-        made_by["items_cut"] = encoded.cut.describe()
-        table = to_table(given, codes, made_by)
+        origin = {"fingerprint": model.fingerprint, "role": args.role, "dim": dim, "precision": args.precision}
+        origin["items_cut"] = encoded.cut.describe()
+        table = _to_table(inputs, codes, origin)
         write_file(output, "embed", lambda file: pq.write_table(table, file))
     known = f", of which {encoded.reused} were known" if encoded.reused else ""
     cut = f"; {encoded.cut.count} were cut at {encoded.cut.max_length} tokens" if encoded.cut.count else ""
     print(visible(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}{cut}"))
 
 
-def _check_names(given: Given) -> None:
+def _check_names(inputs: InputItems) -> None:
     """Raise `UserError` for the name of a picture that is not UTF-8, which parquet does not hold."""
-    for name in given.columns.get("image", ()):
+    for name in inputs.columns.get("image", ()):
         if wrong_with(name):
             raise UserError(f"the name {name!a} is not UTF-8; rename the file, or write --output to a .npy file")
 
 
-def to_table(given: Given, codes: Num[np.ndarray, "n c"], made_by: dict[str, Any]) -> pa.Table:
-    """The columns of what was given, and `embedding`; `made_by` is JSON under `gen2embed` in the metadata."""
+def _to_table(inputs: InputItems, codes: Num[np.ndarray, "n c"], origin: dict[str, Any]) -> pa.Table:
+    """Return the columns of the inputs, and `embedding`; the origin is JSON under `gen2embed` in the metadata."""
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes.shape[1])
-    metadata = {"gen2embed": json.dumps(made_by, default=str)}
-    return pa.table({**given.columns, "embedding": vectors}, metadata=metadata)
+    metadata = {"gen2embed": json.dumps(origin, default=str)}
+    return pa.table({**inputs.columns, "embedding": vectors}, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Which files are pictures, by name or by content, and those of a folder, at any depth."""
+"""Recognise pictures by name or by content, and find those of a folder, at any depth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PICTURES = (
     *(".jfif", ".jpe", ".apng", ".j2k", ".pgm", ".pbm", ".pnm"),
 )
 HEIC_ENDINGS = (".heic", ".heif", ".hif")
-HEAD = 64  # bytes of a file that tell its kind
+HEAD = 64  # bytes of a file by which its kind is recognised
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-TIFF = (b"II*\0", b"MM\0*")  # as the raw files of cameras begin, too, of which a thumbnail would be read
+TIFF = (b"II*\0", b"MM\0*")  # raw files of cameras begin so, too, and only their thumbnail would be read
 BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes
 AVIF_BRANDS = (b"avif", b"avis")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -26,12 +26,17 @@ HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"
 HIDDEN, OTHER, AGAIN, UNREADABLE = "hidden", "no picture", "a link to a folder that was read before", "unreadable"
 HEIC = "HEIC, which cannot be read (convert it to JPEG, as `heif-convert` does)"
 _PLAIN = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f-\xff]*")  # ASCII, without control characters
-CONCERNING = (HEIC, UNREADABLE)  # that somebody may miss
+CONCERNING = (HEIC, UNREADABLE)  # reasons to skip a file that somebody may miss
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a folder in order, and the files and folders that were skipped, by reason."""
+    """The pictures of a folder.
+
+    Attributes:
+        paths: In order.
+        skipped: Other files and folders, by the reason for which they were skipped.
+    """
 
     paths: Sequence[Path]
     skipped: Mapping[str, Sequence[Path]]
@@ -49,10 +54,10 @@ class Pictures:
 
 
 def why_no_picture(path: Path) -> str | None:
-    """Return why a file is none of the pictures that are read; None if its name or its content says that it is one.
+    """Return why a file is no picture that can be read; None if it is a picture by its name or its content.
 
-    A file with a picture's name may still be broken, which is for `images.check` to say. A .txt file of
-    plain text is a text, even if it begins as some pictures do, such as with `GIF89a` or `P3 10 20`.
+    A file with a picture's name may still be broken; `images.check` finds that. A .txt file of plain text is a text,
+    even if it begins like a picture, such as with `GIF89a` or `P3 10 20`.
     """
     ending = path.suffix.lower()
     if ending in (*PICTURES, *HEIC_ENDINGS):
@@ -85,8 +90,8 @@ def _begins_as_picture(head: bytes, *, has_ending: bool) -> bool:
 def find_pictures(folder: Path) -> Pictures:
     """Return the pictures of a folder, at any depth, in the order of their paths.
 
-    Links to folders are followed, each folder is read once, and a link goes after the folders that really lie there.
-    Files without a picture's name are known by their content.
+    Links to folders are followed after all folders that are no links, and each folder is read once. Files without a
+    picture's name are recognised by their content.
     """
     skipped: dict[str, list[Path]] = defaultdict(list)
     pictures = []
@@ -103,18 +108,18 @@ def _files(folder: Path, skipped: dict[str, list[Path]]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
     pending, links = [folder], list[Path]()
     while pending or links:
-        here = pending.pop() if pending else links.pop(0)
+        parent = pending.pop() if pending else links.pop(0)
         try:
-            identity = _identity(here)
-            names = sorted(os.listdir(here))  # noqa: PTH208  (names, before there are paths of them)
+            identity = _identity(parent)
+            names = sorted(os.listdir(parent))  # noqa: PTH208  (names, before there are paths of them)
         except OSError:
-            skipped[UNREADABLE].append(here)
+            skipped[UNREADABLE].append(parent)
             continue
         if identity in seen:
-            skipped[AGAIN].append(here)
+            skipped[AGAIN].append(parent)
             continue
         seen.add(identity)
-        for path in (here / name for name in names):
+        for path in (parent / name for name in names):
             if path.name.startswith("."):
                 skipped[HIDDEN].append(path)
             elif not os.path.isdir(path):  # noqa: PTH112  (which raises for no link in a circle)
@@ -126,6 +131,6 @@ def _files(folder: Path, skipped: dict[str, list[Path]]) -> Iterator[Path]:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return what is equal for two paths of one folder."""
+    """Return the device and the inode, which are equal for two paths of one folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino

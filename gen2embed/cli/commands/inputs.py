@@ -1,4 +1,4 @@
-"""What the commands are given: the model, by its flags, and items in a file or a folder."""
+"""The inputs of the commands: the model, by its options, and items in a file or a folder."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Given:
-    """Items in order, and what is said of each in columns beside: its text, and its picture as it is named there.
+class InputItems:
+    """Items of a file or a folder.
 
-    skipped: one line that counts the files of a folder that are none of the items; "" for none.
-    concerning: whether files are among them that somebody may miss.
+    Attributes:
+        items: In order.
+        columns: The text and the picture's name of each item, as the file or folder has them.
+        skipped: One line that counts the files of a folder that are no items; "" for none.
+        concerning: Whether files were skipped that somebody may miss.
     """
 
     items: Sequence[Item]
@@ -40,68 +43,73 @@ class Given:
 
     @property
     def names(self) -> list[str]:
-        """One line an item."""
+        """Return one line for each item."""
         rows = zip(*self.columns.values(), strict=True)
         return ["  ".join(" ".join(value.split()) for value in row if value) for row in rows]
 
 
 def load_model(args: argparse.Namespace) -> Embedder:
-    """The embedder that the flags describe; raises `UserError` if it cannot be loaded."""
+    """Return the embedder that the options name; raises `UserError` if it cannot be loaded."""
     return Embedder.from_pretrained(args.model, args.adapter, args.prompt, args.convention, args.resolution)
 
 
-def read_items(path: Path, image_dir: Path | None = None) -> Given:
-    """The items at `path`: see `KINDS`. Pictures are looked for in `image_dir`, else beside the file.
+def read_inputs(path: Path, image_dir: Path | None = None) -> InputItems:
+    """Return the items of a file or a folder; `KINDS` lists which are read.
 
-    Raises `UserError` for what is not there or cannot be read, pictures included, with the row.
+    Args:
+        path: Of the file or the folder.
+        image_dir: Where the pictures of a table are; None is its folder.
+
+    Raises:
+        UserError: For a path that does not exist, and for items that cannot be read, pictures included, with the row.
     """
     if is_table(path):
-        given = _rows(path, image_dir or path.parent)
+        inputs = _rows(path, image_dir or path.parent)
     elif path.is_dir():
-        given = _folder(path)
+        inputs = _folder(path)
     elif not path.is_file():
         meant = f" (did you mean {similar}?)" if (similar := similar_file(path)) else ""
         raise UserError(f"{path} does not exist{meant}; give {KINDS}")
     elif (why := why_no_picture(path)) is None:
-        given = Given([Item.create("", path)], {"image": [path.name]})
+        inputs = InputItems([Item.create("", path)], {"image": [path.name]})
     elif why == HEIC:
         raise UserError(f"{path} is {HEIC}")
     elif path.suffix.lower() in ("", ".txt"):
-        given = _lines(path)
+        inputs = _lines(path)
     else:
-        raise UserError(f"{path} is of no kind that is known; give {KINDS}")
+        raise UserError(f"{path} is of an unknown kind; give {KINDS}")
     roots = picture_roots(image_dir or path.parent) if is_table(path) else ()
-    check((picture for item in given.items for picture in item.pictures), roots)
-    return given
+    check((picture for item in inputs.items for picture in item.pictures), roots)
+    return inputs
 
 
-def _folder(folder: Path) -> Given:
-    found = find_pictures(folder)
-    skipped = found.describe_skipped(folder)
-    if not found.paths:
+def _folder(folder: Path) -> InputItems:
+    pictures = find_pictures(folder)
+    skipped = pictures.describe_skipped(folder)
+    if not pictures.paths:
         more = f"; {skipped}" if skipped else ""
         raise UserError(
             f"{folder} holds no picture, at any depth: no file {', '.join(PICTURES)}, by name or content{more}"
         )
-    columns = {"image": [str(path.relative_to(folder)) for path in found.paths]}
-    concerning = any(reason in found.skipped for reason in CONCERNING)
-    return Given([Item.create("", path) for path in found.paths], columns, skipped, concerning)
+    columns = {"image": [str(path.relative_to(folder)) for path in pictures.paths]}
+    concerning = any(reason in pictures.skipped for reason in CONCERNING)
+    return InputItems([Item.create("", path) for path in pictures.paths], columns, skipped, concerning)
 
 
-def _lines(file: Path) -> Given:
+def _lines(file: Path) -> InputItems:
     lines = read_lines(file)
     if not lines:
         raise UserError(f"{file} is empty; give a text a line")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise UserError(f"{file} line {number} is empty; remove it, as every line is embedded")
-    return Given([Item.create(line) for line in lines], {"text": lines})
+    return InputItems([Item.create(line) for line in lines], {"text": lines})
 
 
-def _rows(file: Path, image_dir: Path) -> Given:
+def _rows(file: Path, image_dir: Path) -> InputItems:
     rows = read_file(file, COLUMNS, any_column=True)
     if not len(rows):
         raise UserError(f"{file} is empty: it has no rows")
     locate = locate_pictures(image_dir, [image for _, (_, image) in rows], rows.folder)
     items = [make_item(text, image, locate, where) for where, (text, image) in rows]
-    return Given(items, {name: [row[index] for row in rows.rows] for index, name in enumerate(COLUMNS)})
+    return InputItems(items, {name: [row[index] for row in rows.rows] for index, name in enumerate(COLUMNS)})

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from gen2embed.cli.commands.folder import HEIC_ENDINGS, PICTURES, why_no_picture
-from gen2embed.cli.commands.inputs import load_model, read_items
+from gen2embed.cli.commands.inputs import load_model, read_inputs
 from gen2embed.data.items import Input
 from gen2embed.data.pictures import check
 from gen2embed.encoding.engine import Engine
@@ -27,44 +27,46 @@ from gen2embed.utils.rank_group import ALONE
 from gen2embed.utils.redaction import visible
 
 LONGEST = 300  # characters of a text in the table
-# Endings of pictures, also of kinds that are not read; and those that are looked for in an ending with a typing error
+# Endings of pictures, also of kinds that cannot be read; and those that an ending with a typing error may mean
 ENDINGS = (*PICTURES, *HEIC_ENDINGS, ".svg", ".ico", ".psd", ".eps", ".jxl", ".dng", ".nef", ".cr2", ".arw", ".raw")
 COMMON = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jfif")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print the nearest candidates; raises `UserError` for a query or candidates that are refused."""
     if args.top < 1:
         raise UserError(f"--top is at least 1; got {args.top}")
     if not args.query.strip():
         raise UserError("QUERY is empty; give a text or a picture's path")
     query = args.query if args.text else _query(args.query)
     store = check_store(args.store)
-    given = read_items(args.where, args.image_dir)
-    if given.skipped:
-        print(visible(given.skipped))
+    inputs = read_inputs(args.where, args.image_dir)
+    if inputs.skipped:
+        print(visible(inputs.skipped))
     model = load_model(args)
     vector = model.encode(query, "query").numpy()
-    candidates = Engine(store=store).encode(model, given.items, "candidate").vectors.numpy()
+    candidates = Engine(store=store).encode(model, inputs.items, "candidate").vectors.numpy()
     index = Approximate(candidates, Search(), None, ALONE) if args.approximate else Exact(candidates)
-    found = index(vector, min(args.top, len(candidates)))[0]
+    nearest = index(vector, min(args.top, len(candidates)))[0]
     table = Table(title=f"nearest to {_shortened(args.query)}")
     for name in ("rank", "score", "candidate"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
-    names = given.names
-    for rank, row in enumerate(found, 1):
+    names = inputs.names
+    for rank, row in enumerate(nearest, 1):
         table.add_row(str(rank), f"{vector[0] @ candidates[row]:.4f}", _shortened(names[row]))
     print_table(table)
 
 
 def _shortened(text: str) -> str:
-    """Return a text for the table, which has many."""
+    """Return a text cut for the table."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _query(text: str) -> Input:
-    """Return the picture or the text that QUERY is.
+    """Return QUERY as a picture or a text.
 
-    Raises `UserError` for what looks like a picture and is none: one that is missing or broken, an address, base64.
+    Raises:
+        UserError: For what looks like a picture and is none: a file that is missing or broken, an address, base64.
     """
     forced = "; --text searches for it as a text"
     if why := not_a_file(text):
@@ -83,8 +85,8 @@ def _query(text: str) -> Input:
 
 
 def _looks_like_picture(text: str) -> bool:
-    """Whether a text ends as a picture's name does, or nearly."""
-    if (found := re.search(r"\.[A-Za-z0-9]{2,6}$", text)) is None:
+    """Return whether a text ends like a picture's name, or nearly."""
+    if (match := re.search(r"\.[A-Za-z0-9]{2,6}$", text)) is None:
         return False
-    ending = found[0].lower()
+    ending = match[0].lower()
     return ending in ENDINGS or bool(difflib.get_close_matches(ending, COMMON, 1, 0.75))

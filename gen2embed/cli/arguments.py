@@ -7,12 +7,12 @@ from pathlib import Path
 
 from gen2embed.utils.choices import CONVENTIONS
 
-STORE = Path("outputs/embeddings")  # as `paths.embedding_dir` of conf
+STORE = Path("outputs/embeddings")  # `paths.embedding_dir` of conf
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Declare what `commands.given.load_model` reads."""
-    group = parser.add_argument_group("model", "what is not given is what the checkpoint carries")
+    """Declare the arguments that `commands.inputs.load_model` reads."""
+    group = parser.add_argument_group("model", "prompt, convention and resolution are by default the checkpoint's own")
     group.add_argument("--model", metavar="PATH", required=required, help="a folder, a hub id, or an adapter's folder")
     group.add_argument("--adapter", metavar="PATH", help="a folder or hub id of an adapter to load onto the model")
     group.add_argument("--prompt", help="hierarchical, system, suffix, none, ...")
@@ -21,5 +21,6 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
 
 
 def add_store_argument(parser: argparse.ArgumentParser) -> None:
-    help_ = f"where embeddings are kept, to go on from; default {STORE}"
+    """Declare the store of embeddings."""
+    help_ = f"where embeddings are kept for later commands (default {STORE})"
     parser.add_argument("--store", type=Path, default=STORE, metavar="FOLDER", help=help_)

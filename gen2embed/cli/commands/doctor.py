@@ -25,6 +25,7 @@ INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print all findings; return the exit code."""
     counts = dict.fromkeys(STYLES, 0)
     console = Console(highlight=False)
     stopped = ""
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         for finding in findings(args):
             counts[finding.state] += 1
             console.print(
-                Text.assemble((f"{finding.state:8}", STYLES[finding.state]), visible(finding.said)), soft_wrap=True
+                Text.assemble((f"{finding.state:8}", STYLES[finding.state]), visible(finding.text)), soft_wrap=True
             )
     except KeyboardInterrupt:
         stopped = "; stopped by Ctrl-C, and the rest was not checked"
@@ -41,22 +42,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
-    """What all checks find, as it is found. A model whose files are broken is not loaded.
+    """Yield the findings of all checks. A model whose files are broken is not loaded.
 
-    Raises `UserError` for a time that is none.
+    Raises:
+        UserError: For a number of seconds that is not positive.
     """
     if not args.seconds > 0:
-        raise UserError(f"--seconds is above 0; got {args.seconds:g}")
+        raise UserError(f"--seconds must be above 0; got {args.seconds:g}")
     yield from guarded("libraries", check_libraries())
     yield from guarded("device", check_device())
     yield from guarded("threads", check_threads())
     yield from guarded("shared memory", check_shared_memory())
     yield from guarded("output folder", check_folder(args.output))
     items: list[Item] = []
-    if settings := [its for its in args.data if "=" in its and not Path(its).exists()]:
+    if settings := [name for name in args.data if "=" in name and not Path(name).exists()]:
         announce(f"reading the rows and the headers of pictures of {' '.join(settings)}")
         yield from guarded("settings", check_settings(settings, items))
-    for path in (its for its in args.data if its not in settings):
+    for path in (name for name in args.data if name not in settings):
         announce(f"reading {path}, and the headers of its pictures")
         yield from guarded(f"input {path}", check_items(Path(path), items))
     if args.model is None:
