@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +20,11 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small: more threads only wait for each other
 
 import hypothesis
+import interpreter
 import numpy as np
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
@@ -34,11 +40,69 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 
 
+SERVER = "GEN2EMBED_TESTS_SERVER"  # the variable with the address of the process that forks runs
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep digests of files for this session only, and not in the user's cache."""
-    folder = tempfile.TemporaryDirectory(prefix="gen2embed-tests-")
-    os.environ["GEN2EMBED_CACHE"] = folder.name
-    config.add_cleanup(folder.cleanup)
+    """Keep digests of files for this session only, and not in the user's cache; start one server for all workers."""
+    folder = Path(tempfile.mkdtemp(prefix="gen2embed-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder))
+    os.environ["GEN2EMBED_CACHE"] = str(folder)
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(start_server(folder))
+
+
+LONG = (  # in the order in which they start, as measured; the others follow
+    "tests/training/test_distributed.py", "tests/faults/", "tests/training/test_resume.py", "tests/test_docs.py",
+    "tests/config/test_config.py", "tests/runs/test_sweeps.py", "tests/training/test_true_width.py",
+    "tests/test_hub.py", "tests/data/test_benchmarks.py", "tests/evaluation/test_evaluate.py",
+)  # fmt: skip
+SPREAD = ("tests/test_docs.py", "tests/config/test_config.py")  # whose tests any worker may run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one worker run a module, whose fixtures it then makes once, and start with the modules that take long."""
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        if item.get_closest_marker("xdist_group") is None and module not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(module))
+    places = {long: place for place, long in enumerate(LONG)}
+    items.sort(key=lambda item: next((places[long] for long in LONG if item.nodeid.startswith(long)), len(LONG)))
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Undo what a test does to loggers: Hydra gives the root other handlers, in place of those of pytest, too."""
+    known = [logging.root, *(it for it in logging.root.manager.loggerDict.values() if isinstance(it, logging.Logger))]
+    before = {logger: (logger.level, logger.disabled, logger.propagate, list(logger.handlers)) for logger in known}
+    yield
+    for logger, (level, disabled, propagate, handlers) in before.items():
+        logger.setLevel(level)
+        logger.disabled, logger.propagate, logger.handlers[:] = disabled, propagate, handlers
+
+
+def start_server(folder: Path) -> Callable[[], None]:
+    """Start the process of `tests/helpers/server.py`, which imports nothing before it is used; returns what ends it."""
+    helpers = TESTS / "helpers"
+    address, executable = folder / "server", folder / "python"
+    executable.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{helpers}/interpreter.py" "{address}" "$@"\n')
+    executable.chmod(0o755)
+    os.environ[SERVER] = str(address)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": ":".join(map(str, (REPOSITORY, TESTS, helpers, TESTS / "training"))),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(helpers / "server.py"), str(address), str(executable)]
+    program = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "ready\n"
+
+    def stop() -> None:
+        program.stdin.close()
+        assert program.wait(60) == 0
+
+    return stop
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -132,6 +196,9 @@ def run_script(capfd, monkeypatch, tmp_path):
     def run(script: str, *args: str, cwd: Path = tmp_path) -> Outcome:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *args])
+        if not any(word in arg for arg in args for word in ("hydra", "experiment", "--config")):
+            # Hydra composes everything once more to find out: a tenth of a second
+            monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         GlobalHydra.instance().clear()
         capfd.readouterr()
         code = 0
@@ -148,25 +215,22 @@ def run_script(capfd, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def forked():
-    """Run an entry point, or a function of a test's module, in forks of one process, which has imported everything.
+    """Run an entry point, or a function of a test's module, in forks of the session's server.
 
     Returns the exit code of each rank; what it prints is in `<log>.<rank>`. See `forks.py`.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": ":".join(map(str, (REPOSITORY, TESTS, TESTS / "helpers", TESTS / "training"))),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(REPOSITORY / "tests/helpers/forks.py")]
-    program = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert json.loads(program.stdout.readline()) == "ready"
 
-    def run(log: Path, *args: str, folder: Path, ranks: int = 1, **told) -> list[int]:
-        job = {"log": str(log), "args": args, "folder": str(folder), "ranks": ranks, **told}
-        program.stdin.write(json.dumps(job) + "\n")
-        program.stdin.flush()
-        return json.loads(program.stdout.readline())
+    def run(log: Path, *args: str, folder: Path, ranks: int = 1, **more) -> list[int]:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(os.environ[SERVER])
+            run = {"log": str(log), "args": args, "folder": str(folder), "ranks": ranks, **more}
+            interpreter.send(server, run)
+            return interpreter.receive(server)[0]
 
-    yield run
-    program.stdin.close()
-    assert program.wait(60) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """A program to run in place of Python, which need not import the libraries; see `interpreter.py`."""
+    return str(Path(os.environ[SERVER]).with_name("python"))

@@ -37,6 +37,36 @@ def test_commands_are_found():
     assert set(COMMANDS) - {*PYTHON, *MAKES} == {".venv/bin/pre-commit install", ". .venv/bin/activate"}
 
 
+def needed_by(command):
+    """The commands that write the folders of outputs that this one reads."""
+    read = re.findall(r"outputs/\w+", re.sub(r"output_dir=\S+|--output \S+", "", command))
+    written = [{f"output_dir={folder}", f"experiment={folder.removeprefix('outputs/')}"} for folder in read]
+    return [other for other in PYTHON if other != command and any(words & set(other.split()) for words in written)]
+
+
+def chain_of(command):
+    """The first command of those that are connected with this one, by what they read of each other."""
+    chain, grown = set(), {command}
+    while chain != grown:
+        chain = grown
+        grown = chain | {other for other in PYTHON if chain & {other, *needed_by(other)}}
+        grown |= {needed for other in grown for needed in needed_by(other)}
+    return min(chain, key=PYTHON.index) if len(chain) > 1 else None
+
+
+def parameters():
+    """The commands as parameters of a test, each once, wherever its outputs go; one worker runs a chain."""
+    shown = set()
+    for command in PYTHON:
+        script = command.split()[1]
+        work = script if script in SCRIPTS else re.sub(r" output_dir=\S+", "", command)
+        if work not in shown:
+            chain = chain_of(command)
+            marks = [pytest.mark.xdist_group(f"docs: {chain}")] if chain else []
+            yield pytest.param(command, id=command.removeprefix("python "), marks=marks)
+        shown.add(work)
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """A working directory with the data that the commands name."""
@@ -44,7 +74,7 @@ def here(tmp_path_factory):
     cfg = compose_shipped("eval", ["benchmark=all"]).benchmark
     write_mmeb_train(folder / "data/MMEB-train", compose_shipped("train", ["data=mmeb"]).data.subsets, 8)
     write_mmeb_eval(folder / "data/MMEB-eval", cfg.mmeb.groups, 2, 3)
-    subsets = [subset for its in cfg.sugarcrepe.groups.values() for subset in its]
+    subsets = [subset for subsets in cfg.sugarcrepe.groups.values() for subset in subsets]
     write_sugarcrepe(folder / "data", subsets, cfg.sugarcrepe_pp.subset_names, 4)
     (folder / "my").mkdir()
     rows = [f"a {word},,{word},\n" for word in ("dog", "cat", "sea", "sun", "fox", "owl", "ant", "elk", "bee")]
@@ -58,9 +88,15 @@ def here(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished():
+    """The commands that were run to their end."""
+    return set()
+
+
 SMOKE = ["--shape", "smoke", "--side", "56"]
 MODULE_MODEL = ["--model", str(TINY), "--resolution", "original"]  # the last one counts
-SAID = {
+PRINTED = {
     "compare": "precision@1",
     "report": "written",
     "export": "written",
@@ -68,7 +104,7 @@ SAID = {
     "embed": " written: ",
     "search": "nearest to",
 }
-SCRIPTS = {  # shorter, and what they say
+SCRIPTS = {  # shorter, and what they print
     "benchmarks/false_negatives.py": (["--rows", "24", "--seeds", "0", "--top-k", "3"], "| saha |"),
     "benchmarks/mining.py": (["--parts", "compare", "--rows", "200", "--width", "16"], "clusters:"),
     "benchmarks/encode.py": ([*SMOKE, "--works", "labels", "--items", "8", "--rounds", "1"], "encode_labels"),
@@ -103,33 +139,57 @@ def small(script, args):
     return out
 
 
-def test_python_commands(run_script, capfd, monkeypatch, here):
-    """As written and one after the other, but on the small world, for a few steps, and on the shipped weights where the
-    command's own are a download away."""
-    for command in PYTHON:
+@pytest.fixture
+def type_command(run_script, capfd, monkeypatch, here, finished):
+    """Run a command as written, but on the small world, for a few steps, and on the shipped weights where its own are a
+    download away; before it those that write what it reads."""
+
+    def run(command):
+        for needed in needed_by(command):
+            if needed not in finished:
+                run(needed)
         script, *args = shlex.split(command)[1:]
-        monkeypatch.chdir(here)
         if script == "-m":
-            remote = "--model" in args and not (here / args[args.index("--model") + 1]).exists()
-            monkeypatch.setattr(sys, "argv", [*args, *(MODULE_MODEL if remote else [])])
-            capfd.readouterr()
-            with contextlib.suppress(SystemExit):
-                runpy.run_module(args[0], run_name="__main__")
-            assert SAID[args[1]] in capfd.readouterr().out, command
-            continue
-        if script in SCRIPTS:
+            run_module(args)
+        elif script in SCRIPTS:
+            arguments, printed = SCRIPTS[script]
             monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-            arguments, said = SCRIPTS[script]
-            outcome = run_script(script, *arguments, cwd=here)
-            assert outcome.code == 0, f"{command}: {outcome.err}"
-            assert said in outcome.out
-            continue
-        given = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
-        if given != args or any(arg.startswith("model=") for arg in args):
-            given.append(f"model.path={TINY}")
-        outcome = run_script(script, *given, *small(script, args), cwd=here)
+            check(run_script(script, *arguments, cwd=here), command, printed)
+        else:
+            local = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]
+            if local != args or any(arg.startswith("model=") for arg in args):
+                local.append(f"model.path={TINY}")
+            printed = "" if "--cfg" in args or script == "mine.py" else "overall"
+            check(run_script(script, *local, *small(script, args), cwd=here), command, printed)
+        finished.add(command)
+
+    def run_module(args):
+        monkeypatch.chdir(here)
+        remote = "--model" in args and not (here / args[args.index("--model") + 1]).exists()
+        monkeypatch.setattr(sys, "argv", [*args, *(MODULE_MODEL if remote else [])])
+        capfd.readouterr()
+        with contextlib.suppress(SystemExit):
+            runpy.run_module(args[0], run_name="__main__")
+        assert PRINTED[args[1]] in capfd.readouterr().out
+
+    def check(outcome, command, printed):
         assert outcome.code == 0, f"{command}: {outcome.err}"
-        assert ("overall" in outcome.out) or "--cfg" in args or script == "mine.py"
+        assert printed in outcome.out
+
+    return run
+
+
+@pytest.mark.parametrize("command", parameters())
+def test_python_command(type_command, finished, command):
+    if command not in finished:
+        type_command(command)
+
+
+def test_what_a_command_needs_is_found():
+    assert needed_by("python -m gen2embed compare outputs/sweep")[0].startswith("python train.py -m")
+    assert needed_by("python -m gen2embed compare outputs/false_negatives")[0].endswith("experiment=false_negatives")
+    assert chain_of("python eval.py checkpoint=outputs/run/adapter") == "python mine.py output_dir=outputs/mined"
+    assert chain_of("python train.py mining=none") is None
 
 
 @pytest.mark.parametrize("command", MAKES)

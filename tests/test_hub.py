@@ -22,7 +22,6 @@ from gen2embed.config.presets import load_preset
 from gen2embed.data.benchmark import task_digest
 from gen2embed.data.mmeb import read_mmeb
 
-pytestmark = pytest.mark.xdist_group("hub")
 GROUPS = {"retrieval": ["OVEN"]}
 MODEL = ["model=tiny", "model.path=me/tiny", "logger=none", "bootstrap=10", "report_queries=0"]
 

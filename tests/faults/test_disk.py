@@ -9,7 +9,7 @@ import pytest
 from faults.harness import half_files, unfinished
 from gen2embed.training.checkpoint import step_of, steps
 
-pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
+pytestmark = pytest.mark.xdist_group("faults")  # one worker has the runs that nobody killed
 
 FULL = r"error: \S*{}: No space left on device; free space there, or raise the limit, and give the same command again"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
+pytestmark = pytest.mark.xdist_group("faults")  # one worker has the runs that nobody killed
 
 
 @pytest.mark.slow

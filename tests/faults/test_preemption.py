@@ -9,7 +9,7 @@ from omegaconf.errors import ConfigKeyError
 from gen2embed.training.checkpoint import step_of, steps
 from gen2embed.utils.preemption import EXIT_CODE, Preempted, listening
 
-pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
+pytestmark = pytest.mark.xdist_group("faults")  # one worker has the runs that nobody killed
 
 SAID = f"ended by SIGTERM, with exit code {EXIT_CODE}; the same command goes on from here"
 

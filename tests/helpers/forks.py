@@ -1,9 +1,9 @@
-"""Run as a program: imports everything once, and forks a process for each rank of a run that it reads of.
+"""Imports everything once, and forks what is run: the commands of `interpreter.py`, and runs, whose answer is the exit
+code of each rank, negative for a signal.
 
-A line of its input is a run in JSON, and its answer the exit code of each rank, negative for a signal. A run has a
-`script`, or a `function`: [module, name]; `args`, `folder` to run in, `ranks`, and `log`, where each leaves what it
-prints. Several ranks find the variables that torchrun sets; a single one starts the others itself, if its strategy has
-more. A run may have
+A run has a `script`, or a `function`: [module, name]; `args`, `folder` to run in, `ranks`, and `log`, where each leaves
+what it prints. Several ranks find the variables that torchrun sets; a single one starts the others itself, if its
+strategy has more. A run may have
 
     environment   variables
     kill          [step, rank]: dies in the middle of a step, so many being done
@@ -15,6 +15,9 @@ more. A run may have
     patience      seconds after which SIGABRT ends the ranks that one that failed has left, as torchrun ends them
     limit         seconds after which a rank ends by SIGALRM
     mistake       of `MISTAKES`
+
+In what is forked, `interpreter.py` stands in for Python: the processes that Lightning, joblib and submitit start are
+forked here, too.
 """
 
 import contextlib
@@ -24,18 +27,19 @@ import json
 import math
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
 import threading
 import time
-import traceback
 from functools import partial
 from pathlib import Path
 
 import psutil
-import torch
+from commands import attend, end, renew
 from faults import armed
+from interpreter import receive, send
 
 from gen2embed import Embedder
 from gen2embed.config.presets import PACKAGE
@@ -91,44 +95,37 @@ MISTAKES = {
 ENTRIES = {name: importlib.import_module(name) for name in ("mine", "train", "eval")}
 
 
-def start(run, rank, port):
+def start(run, rank, port, executable):
     """Fork a rank; returns its process id."""
     pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    signal.alarm(run.get("limit", LIMIT))
-    try:
-        torch.set_num_threads(1)  # renews the pool of threads, which a fork breaks and other threads race for
-        os.chdir(run["folder"])
-        os.environ |= run.get("environment", {})
-        with Path(f"{run['log']}.{rank}").open("a") as log:
-            for stream in (1, 2):
-                os.dup2(log.fileno(), stream)
-        if run["ranks"] > 1:  # as torchrun does
-            os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["ranks"])}
-        for name, act in (("kill", die), ("stop", terminate), ("vanish", take_away)):
-            step, where, *more = run.get(name, [0, None])
-            if where == rank:
-                in_the_middle(step, partial(act, *more))
-        if run.get("permissions"):
-            heed_permissions()
-        if its := run.get("watch", {}).get(str(rank)):
-            armed.watch(**its)
-        if run.get("mistake"):
-            MISTAKES[run["mistake"]]()
-        work(run)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-        print(stop.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if not pid:
+        signal.alarm(run.get("limit", LIMIT))
+        end(partial(become, run, rank, port, executable))
+    return pid
+
+
+def become(run, rank, port, executable):
+    """Run as a rank, in its own process."""
+    renew(executable)
+    os.chdir(run["folder"])
+    os.environ |= run.get("environment", {})
+    with Path(f"{run['log']}.{rank}").open("a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    if run["ranks"] > 1:  # as torchrun does
+        os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["ranks"])}
+    for name, act in (("kill", die), ("stop", terminate), ("vanish", take_away)):
+        step, where, *more = run.get(name, [0, None])
+        if where == rank:
+            in_the_middle(step, partial(act, *more))
+    if run.get("permissions"):
+        heed_permissions()
+    if watched := run.get("watch", {}).get(str(rank)):
+        armed.watch(**watched)
+    if run.get("mistake"):
+        MISTAKES[run["mistake"]]()
+    work(run)
 
 
 def signal_at(pids, seconds, ranks, number):
@@ -178,28 +175,45 @@ def import_what_a_model_needs():
         os.write(write, json.dumps(sorted(set(sys.modules) - before)).encode())
         os._exit(0)
     os.close(write)
-    with os.fdopen(read) as told:
-        for name in json.load(told):
+    with os.fdopen(read) as imported:
+        for name in json.load(imported):
             with contextlib.suppress(ImportError):  # some modules make others up
                 importlib.import_module(name)
     os.wait()
 
 
-def main():
+def carry_out(run, executable):
+    """Start the ranks of a run; returns the exit code of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pids = [start(run, rank, port, executable) for rank in range(run["ranks"])]
+    if run.get("moment"):
+        signal_at(pids, *run["moment"])
+    return wait(pids, run.get("patience", LIMIT))
+
+
+def reap(*_):
+    """Wait for the forks that ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def serve(listening, until, executable):
+    """Answer all who connect, each in a fork, until there is something to read at `until`."""
     import_what_a_model_needs()
     assert threading.active_count() == 1  # a fork would have the locks of the others, and nobody to release them
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        run = json.loads(line)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        pids = [start(run, rank, port) for rank in range(run["ranks"])]
-        if run.get("moment"):
-            signal_at(pids, *run["moment"])
-        codes = wait(pids, run.get("patience", LIMIT))
-        print(json.dumps(codes), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGCHLD, reap)
+    while until not in select.select([listening, until], [], [])[0]:
+        connection, _ = listening.accept()
+        if not os.fork():
+            listening.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            message, descriptors = receive(connection)
+            if "ranks" in message:
+                send(connection, carry_out(message, executable))
+            else:
+                attend(connection, message, descriptors, executable)
+            os._exit(0)
+        connection.close()

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from conftest import REPOSITORY, TINY
@@ -26,30 +25,34 @@ SMALL = (
 TRAINED = ("data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=7", "trainer.max_steps=1", "batch.pairs=8")
 
 
-def run(folder, script, *args):
-    """A process of its own, as a launcher starts further ones from it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / script), "-m", *args, *SMALL]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+@pytest.fixture
+def run(python, tmp_path):
+    """Run a script in a process of its own, from which a launcher starts further ones; returns what it printed."""
+
+    def run(script, *args):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        command = [python, str(REPOSITORY / script), "-m", *args, *SMALL]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return " ".join((done.stdout + done.stderr).split())
+
+    return run
 
 
 def reports(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / "sweep").glob("*/report.html")}
 
 
-@pytest.mark.xdist_group("sweep")
-def test_four_jobs_side_by_side_and_none_of_them_again(tmp_path, capsys):
+def test_four_jobs_side_by_side_and_none_of_them_again(run, tmp_path, capsys):
     grid = ("prompt=hierarchical,none", "seed=1,2")
     jobs = (*grid, *TRAINED, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    run(tmp_path, "train.py", *jobs)
+    run("train.py", *jobs)
     first = reports(tmp_path)
     assert len(first) == 4
 
     lost = sorted(first)[3]
     lost.unlink()
-    said = run(tmp_path, "train.py", *jobs)
+    said = run("train.py", *jobs)
     second = reports(tmp_path)
     assert {path for path in first if second[path] != first[path]} == {lost}
     assert said.count("finished before") == 3
@@ -64,9 +67,8 @@ def test_four_jobs_side_by_side_and_none_of_them_again(tmp_path, capsys):
     assert {row["seed"] for row in rows} == {"1", "2"}
 
 
-@pytest.mark.xdist_group("sweep")
-def test_submitit_in_this_machine(tmp_path):
-    run(tmp_path, "eval.py", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+def test_submitit_in_this_machine(run, tmp_path):
+    run("eval.py", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     assert len(reports(tmp_path)) == 1
 
 

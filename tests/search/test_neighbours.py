@@ -154,7 +154,6 @@ def test_bad_vectors_in_the_store(tmp_path, tiny, spoil, message):
 MINE = ["trainer=cpu", "data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=5", "engine.shard_size=8",
         "engine.batch_tokens=100", "search.shard_size=9", "output_dir=mined"]  # fmt: skip
 TWO = ["strategy=ddp", "trainer.devices=2"]
-FORKS = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +181,6 @@ def uninterrupted(mine, tmp_path_factory):
     return (folder / "mined/clusters.parquet").read_bytes()
 
 
-@FORKS
 def test_ranks_share_an_evaluation(forked, tmp_path):
     """Each embeds its shards; one leaves the results, which are those of a process alone."""
     args = ["trainer=cpu", "benchmark.queries=6", "bootstrap=10", "engine.shard_size=8", "report_queries=0"]
@@ -204,7 +202,6 @@ def count(folder: Path, kind: str) -> int:
     return len([path for path in (folder / "outputs" / kind).rglob("*.npy") if not path.name.startswith(".")])
 
 
-@FORKS
 @pytest.mark.parametrize("ranks", [1, 2], ids=["one starts the other", "started together"])
 def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, ranks):
     codes, said = mine(tmp_path, *TWO, ranks=ranks)
@@ -219,7 +216,6 @@ def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, ranks):
     assert described["searched"] == {"shape": {"exact": True}, "t2i": {"exact": True}}
 
 
-@FORKS
 def test_a_rank_that_fails_ends_the_others(mine, tmp_path):
     codes, said = mine(tmp_path, *TWO, "engine.store=null")
     assert codes == [1], said

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,8 +40,6 @@ from gen2embed.training.strategies import Replicated, sync_of
 from gen2embed.training.sync import OneRank, Replicas
 from gen2embed.training.sync import _seed as seed_of
 from gen2embed.world.data import World
-
-pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
 
 ADAPTER = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 
@@ -237,12 +234,12 @@ def test_two_ranks_end_where_one_does(launch, alone, run_script, world, tmp_path
     assert "not as the checkpoint" not in again.err
 
 
-def test_ranks_that_start_together(alone, world, tmp_path):
+def test_ranks_that_start_together(alone, world, python, tmp_path):
     """torchrun: rank 1 waits for what rank 0 mines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command = [python, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     command += [str(REPOSITORY / "train.py"), *SMALL, *TWO, *folders(world), "output_dir=run"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     outcome = subprocess.run(

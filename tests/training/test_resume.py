@@ -44,9 +44,6 @@ SMALL = [
 TWO = ["strategy=ddp", "trainer.devices=2", "trainer.strategy.timeout_seconds=60"]
 
 
-pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
-
-
 @pytest.fixture(scope="module")
 def forks(forked, tmp_path_factory):
     """Run train.py in forks; returns the exit codes of the ranks."""

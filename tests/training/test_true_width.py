@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("forks")  # one worker has the process that runs are forked from
-
 
 @pytest.fixture(scope="module", params=["2b", pytest.param("7b", marks=pytest.mark.slow)])
 def measured(request, forked, tmp_path_factory):
