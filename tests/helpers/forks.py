@@ -22,6 +22,7 @@ forked here, too.
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import math
@@ -204,6 +205,8 @@ def serve(listening, until, executable):
     """Answer all who connect, each in a fork, until there is something to read at `until`."""
     import_what_a_model_needs()
     assert threading.active_count() == 1  # a fork would have the locks of the others, and nobody to release them
+    gc.collect()
+    gc.freeze()  # what is imported: a collection in a fork need not go through it, nor copy its pages
     signal.signal(signal.SIGCHLD, reap)
     while until not in select.select([listening, until], [], [])[0]:
         connection, _ = listening.accept()
