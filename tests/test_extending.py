@@ -67,10 +67,10 @@ def type_command(run_script, here):
 
 
 def test_the_page_has_files_and_commands():
-    assert len(FILES) == 12
-    assert len(COMMANDS) == 6
+    assert len(FILES) == 16
+    assert len(COMMANDS) == 7
     assert {name.split("/")[1] for name in FILES if name.endswith(".yaml")} == {
-        "model", "prompt", "pooling", "benchmark", "data", "loss", "resolution", "optim",
+        "model", "prompt", "pooling", "mining", "benchmark", "data", "loss", "resolution", "optim",
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_a_pooling_decides_the_vectors_and_stays_with_a_checkpoint(type_command,
 
 
 def test_a_miner_makes_the_clusters_of_its_rule(type_command, here, tiny, world):
-    type_command("gen2embed_easy", *SHORT, "data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=7")
+    type_command("mining=easy", *SHORT, "data.rows=24", "data.subsets=[shape,t2i]", "mining.top_k=7")
     rows = pq.read_table(here / "outputs/easy/clusters.parquet").to_pylist()
     for subset in ("shape", "t2i"):
         pairs = [pair for pair in world.pairs() if pair.subset == subset]
@@ -125,6 +125,16 @@ def test_a_benchmark_is_scored(type_command, here):
     type_command("benchmark=sayings", *SHORT, "bootstrap=10", "output_dir=out")
     tasks = json.loads((here / "out/results.json").read_text())["tasks"]
     assert {name: task["queries"] for name, task in tasks.items()} == {"animals": 2}
+
+
+def test_a_reader_of_ones_own_is_scored_and_leaves_its_sheet(type_command, here):
+    type_command("benchmark=riddles", *SHORT, "bootstrap=10", "output_dir=out")
+    tasks = json.loads((here / "out/results.json").read_text())["tasks"]
+    assert {name: task["queries"] for name, task in tasks.items()} == {"riddles": 3}
+    sheet = json.loads((here / "out/riddles.json").read_text())
+    assert sheet["solved"] == tasks["riddles"]["precision@1"]
+    assert sheet["model"]
+    assert not (here / "out/leaderboard.json").exists()
 
 
 def test_data_a_loss_a_resolution_and_an_optimiser(type_command, here):

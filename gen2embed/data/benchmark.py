@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gen2embed.data.rows import known_names
 from gen2embed.types import ImagePart, Policy, RankingTask
 from gen2embed.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a score sheet says of the model.
+
+    Args:
+        name: The folder or hub id of the checkpoint.
+        adapter: The digest of its adapter; None without one.
+        model_type: The architecture, by transformers' name.
+        parameters: Their number.
+        dim: The length of a vector.
+        max_length: The most tokens of an input.
+    """
+
+    name: str
+    adapter: str | None
+    model_type: str
+    parameters: int
+    dim: int
+    max_length: int
+
+
+ScoreSheet = Callable[[Mapping[str, Any], ModelFacts], Mapping[str, Any]]  # from the scores to JSON values
 
 
 @dataclass(frozen=True)
@@ -26,6 +51,7 @@ class Benchmark:
         averages: The names of the tasks of further averages.
         roots: The folders in which pictures were looked for.
         resolution: The resolution policy of the benchmark's published runs; None for the run's own.
+        score_sheets: Further files that a run writes beside its results, by name.
     """
 
     name: str
@@ -34,6 +60,7 @@ class Benchmark:
     averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     roots: Sequence[Path] = ()
     resolution: Policy | None = None
+    score_sheets: Mapping[str, ScoreSheet] = field(default_factory=dict)
 
     @property
     def pictures(self) -> Iterator[ImagePart]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gen2embed.data.benchmark import Benchmark, choose
+from gen2embed.data.leaderboard import leaderboard
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.row_files import data_files, home_of
 from gen2embed.data.rows import Rows, make_item, read_file, read_subset
@@ -34,7 +35,7 @@ def read_mmeb(
     name: str = "mmeb",
     revision: str | None = None,
 ) -> Benchmark:
-    """Read the tasks of a benchmark in MMEB's layout.
+    """Read MMEB, or another benchmark in its layout. Its score sheet is that of MMEB's leaderboard.
 
     Args:
         annotations: A folder in the layout of the hub's repository, or a hub id.
@@ -50,15 +51,30 @@ def read_mmeb(
     Raises:
         UserError: No task is left or one is unknown, files or columns are missing, or rows cannot be ranked.
     """
+    tasks = read_tasks(name, annotations, image_dir, groups, subsets, candidates_as_queries, revision)
+    roots, sheets = picture_roots(Path(image_dir)), {"leaderboard.json": leaderboard}
+    return Benchmark(name, tasks, groups, averages or {}, roots, resolution, sheets)
+
+
+def read_tasks(
+    benchmark: str,
+    annotations: str,
+    image_dir: Path,
+    groups: Mapping[str, Sequence[str]],
+    subsets: Sequence[str] | None = None,
+    candidates_as_queries: Sequence[str] = (),
+    revision: str | None = None,
+) -> tuple[RankingTask, ...]:
+    """Return the tasks of a benchmark in MMEB's layout; arguments and errors are those of `read_mmeb`."""
     known = [task for tasks in groups.values() for task in tasks]
-    chosen = choose(name, known, subsets)
+    chosen = choose(benchmark, known, subsets)
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
     roles: dict[str, Role] = dict.fromkeys(candidates_as_queries, "query")
     tasks = []
     for task in chosen:
         rows = read_subset(annotations, task, "test", COLUMNS, revision=revision)
         tasks.append(_task(task, group_of[task], rows, Path(image_dir), roles.get(task)))
-    return Benchmark(name, tuple(tasks), groups, averages or {}, picture_roots(Path(image_dir)), resolution)
+    return tuple(tasks)
 
 
 def read_custom(

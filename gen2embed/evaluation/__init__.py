@@ -1,4 +1,4 @@
-"""Score an embedder on benchmarks: metrics, intervals, tests of differences, and the form of the leaderboard.
+"""Score an embedder on benchmarks: metrics, intervals, and tests of differences.
 
 It imports `mining`, `model`, `encoding`, `search`, `data` and the folders below them.
 """

@@ -13,10 +13,9 @@ from lightning import Trainer
 from omegaconf import DictConfig
 
 from gen2embed.config.values import plain
-from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.benchmark import Benchmark, ModelFacts
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
-from gen2embed.evaluation.leaderboard import leaderboard
 from gen2embed.model.embedder import Embedder
 from gen2embed.outputs import redacted
 from gen2embed.reports.evaluation.page import write_report
@@ -63,8 +62,8 @@ def evaluate_and_report(
         run = results.manifest(config, model.fingerprint, {**timing, **more})
         place = folder / benchmark.name if len(benchmarks) > 1 else folder
         results.write_results(place, evaluation.scores, evaluation.predictions, run)
-        if benchmark.name == "mmeb":
-            redacted.write_json(place / "leaderboard.json", leaderboard(evaluation.scores, model))
+        for name, score_sheet in benchmark.score_sheets.items():
+            redacted.write_json(place / name, score_sheet(evaluation.scores, _facts_of(model)))
         console.print_table(console.score_table(evaluation.scores))
         if compression is not None:
             console.print_table(console.compression_table(evaluation.scores))
@@ -80,3 +79,15 @@ def evaluate_and_report(
         redacted.write_json(folder / "manifest.json", run)
     if benchmarks:
         write_report([folder], folder / "report.html", cfg.report_queries, cfg.seed, benchmarks)
+
+
+def _facts_of(embedder: Embedder) -> ModelFacts:
+    backbone = embedder.backbone
+    return ModelFacts(
+        name=str(backbone.name),
+        adapter=backbone.adapter,
+        model_type=backbone.model_type,
+        parameters=backbone.parameters,
+        dim=embedder.dim,
+        max_length=embedder.build.max_length,
+    )

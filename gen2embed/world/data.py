@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.data.mmeb import read_mmeb
+from gen2embed.data.locate import picture_roots
+from gen2embed.data.mmeb import read_tasks
 from gen2embed.data.pairs import Mmeb, PairSource
 from gen2embed.data.reading import Refused
 from gen2embed.data.rows import known_names
@@ -138,4 +139,5 @@ def read_world(
         subsets: The tasks to read; None for all.
     """
     drawn = World(folder, seed=seed, queries=queries).eval()
-    return read_mmeb(str(drawn), drawn, groups, subsets=subsets, name="world")
+    tasks = read_tasks("world", str(drawn), drawn, groups, subsets)
+    return Benchmark("world", tasks, groups, roots=picture_roots(drawn))
