@@ -22,9 +22,9 @@ from gen2embed.model.embedder import Embedder
 from gen2embed.model.pooling import LastToken
 from gen2embed.model.pretrained import find_source
 from gen2embed.types import Item
+from gen2embed.utils.content import is_lfs_pointer
 from gen2embed.utils.memory import free_bytes, peak_gib, readable
 
-POINTER = b"version https://git-lfs"  # what git leaves in place of a large file
 TIMED = {"texts": 32, "pictures": 4}  # items
 SIDES = 640, 480  # pixels of a timed picture
 MANY = 10_000  # items whose time is estimated, unless their number is known
@@ -64,9 +64,7 @@ def _missing(folder: Path) -> Iterator[Finding]:
 
 
 def _broken(file: Path) -> Iterator[Finding]:
-    with file.open("rb") as opened:
-        pointer = opened.read(len(POINTER)) == POINTER
-    if pointer:
+    if is_lfs_pointer(file):
         yield Finding("problem", f"weights: {file} is a pointer of git and no weights; run git lfs pull there")
         return
     try:
