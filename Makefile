@@ -1,7 +1,7 @@
 # `make help` lists the targets. Every target sets up .venv first, unless it is up to date.
 .DEFAULT_GOAL := help
 PAPER := zero-shot-2b zero-shot-7b mine-2b train-2b train-7b train-2b-one-gpu train-7b-one-gpu evaluate-2b evaluate-7b
-.PHONY: help setup demo test test-slow test-faults test-lowest coverage lint typecheck docs bench reproduce-dry $(PAPER:%=reproduce-%) tiny clean
+.PHONY: help setup demo test test-slow test-faults test-lowest coverage lint typecheck docs bench dist reproduce-dry $(PAPER:%=reproduce-%) tiny clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -83,6 +83,9 @@ reproduce-dry: setup ## the paper's experiments, a few steps of each, on the emb
 
 tiny: setup ## make the embedded checkpoint again from seed (about 25 CPU minutes) in outputs/tiny
 	$(RUN) -m examples.tiny.train outputs/tiny
+
+dist: ## build wheel and sdist in dist/, install the wheel in a new environment, and run it there (minutes)
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" .ci/dist
 
 clean: ## remove caches and builds of the tools; outputs and data stay, as they may hold what is yours
 	rm -rf build dist .coverage .mypy_cache .pytest_cache .ruff_cache
