@@ -20,7 +20,7 @@ from gen2embed.data.pairs import PairSource
 from gen2embed.data.positives import Positives
 from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.truncation import Cut
+from gen2embed.encoding.truncation import TruncationCount
 from gen2embed.mining.clusters import Clusters, check_miner, read_clusters, warn_of_other_pictures
 from gen2embed.mining.mine import await_mined, mine_once
 from gen2embed.model.adapter import save
@@ -102,7 +102,7 @@ def fine_tune(
     pairs: list[Pair],
     clusters: Clusters | None,
     embedder: Embedder,
-) -> tuple[Embedder, Cut]:
+) -> tuple[Embedder, TruncationCount]:
     """The embedder after its training, or what is left of it, in evaluation mode; and the inputs that were cut."""
     folder, batch = Path(cfg.output_dir), cfg.batch
     share = RankBatchSampler(plan_of(cfg, resume.ranks, pairs, clusters), trainer.global_rank, ranks=trainer.world_size)

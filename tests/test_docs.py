@@ -16,7 +16,7 @@ from examples.rehearsal.rehearse import experiments
 from examples.rehearsal.stand_ins import write_mmeb_eval, write_mmeb_train, write_sugarcrepe
 from gen2embed import Item
 from gen2embed.config.presets import compose_shipped, load_preset
-from gen2embed.model.prompts import as_text, reference_template, render
+from gen2embed.model.prompts import reference_template, render, rendered_text
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
@@ -276,4 +276,4 @@ def test_the_prompt_on_the_page_is_the_one_that_is_rendered():
     question, answer = Item.create("Which shape is in the picture?", noise(0)), Item.create("circle")
     shown = re.findall(r"```text\n(.*?)```", (REPOSITORY / "docs/method.md").read_text(), re.DOTALL)
     rendered = [render(question, "query", prompt, template), render(answer, "candidate", prompt, template)]
-    assert shown == [as_text(pieces, "<|image_pad|>") for pieces in rendered]
+    assert shown == [rendered_text(pieces, "<|image_pad|>") for pieces in rendered]

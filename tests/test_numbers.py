@@ -180,7 +180,7 @@ def test_an_adapter_that_was_changed_is_refused(adapter, tmp_path):
     with pytest.raises(UserError, match=r"adapter_model.safetensors are not those that were saved: their SHA-256 is"):
         load(TINY, adapter=folder)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"tells of adapter_model.safetensors, which is not there"):
+    with pytest.raises(UserError, match=r"lists adapter_model.safetensors, which is missing"):
         load(TINY, adapter=folder)
 
 

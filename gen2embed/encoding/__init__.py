@@ -1,4 +1,4 @@
-"""Encode many items by a model, in chunks of about equal size, with a store of vectors that are there already.
+"""Encode many items by a model, in chunks of about equal size, with a store of known vectors.
 
 The model is a protocol here; `gen2embed.model` has the real one. It imports `search`, `data` and the folders below.
 """
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from gen2embed.encoding.engine import Encoded as Encoded
     from gen2embed.encoding.engine import Engine as Engine
     from gen2embed.encoding.store import EmbeddingStore as EmbeddingStore
-    from gen2embed.encoding.truncation import Cut as Cut
+    from gen2embed.encoding.store import MemoryStore as MemoryStore
+    from gen2embed.encoding.truncation import TruncationCount as TruncationCount
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
@@ -23,8 +24,9 @@ else:
             "Chunk": "batch",
             "ChunkLimit": "batch",
             "Compression": "compression",
-            "Cut": "truncation",
             "EmbeddingStore": "store",
+            "MemoryStore": "store",
+            "TruncationCount": "truncation",
             "Encoded": "engine",
             "Engine": "engine",
             "Prepared": "batch",

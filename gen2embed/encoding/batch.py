@@ -1,4 +1,4 @@
-"""Items made ready for a model: chunks, each for one pass, and the pictures that they refer to."""
+"""Prepared items: chunks, each for one pass of a model, and the pictures that they refer to."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from gen2embed.utils.errors import UserError, did_you_mean, first_line  # noqa: 
 from gen2embed.utils.memory import readable
 from gen2embed.utils.workers import LARGER, room
 
-Inputs = dict[str, Tensor]  # of a model, as a batch
+Inputs = dict[str, Tensor]  # keyword arguments of a model's forward
 
 
 @dataclass
 class Chunk:
-    """What a model embeds in one pass.
+    """The inputs of one pass.
 
-    rows: vectors that come out. pictured: whether its items have pictures, as all or none have.
-    pictures: the digests of those that `inputs` refer to, in the order in which their tokens stand.
+    Args:
+        inputs: The model's inputs.
+        rows: How many vectors come out.
+        pictured: Whether its items have pictures; all have, or none has.
+        pictures: The digests of the pictures that `inputs` refer to, in the order of their tokens.
     """
 
     inputs: Inputs
@@ -35,20 +38,22 @@ class Chunk:
 
 @dataclass
 class Prepared:
-    """Items made ready for a model.
+    """Items that are ready for a model.
 
-    order: everything[order] puts the chunks' rows in the order of the items; equal items may share a row.
-    pictures: by digest, each distinct picture as the model's vision tower takes it.
-    cut: by its number, the tokens that an item needs, of those that lost the end of their text at `max_length`.
+    Args:
+        chunks: What to embed, one pass each.
+        order: Indices (n,) into the rows of all chunks, in the order of the items; equal items may share a row.
+        pictures: The vision tower's inputs of each distinct picture, by digest.
+        needed: For the items that were truncated, by index, how many tokens they need.
     """
 
     chunks: list[Chunk]
     order: Tensor
     pictures: dict[str, Inputs]
-    cut: dict[int, int] = field(default_factory=dict, kw_only=True)
+    needed: dict[int, int] = field(default_factory=dict, kw_only=True)
 
     def pin_memory(self) -> Self:
-        """For the loader: in memory that a GPU reads while it computes."""
+        """Return a copy in pinned memory, which a GPU reads while it computes; the loader calls this."""
         chunks = [replace(chunk, inputs=_pinned(chunk.inputs)) for chunk in self.chunks]
         pictures = {digest: _pinned(inputs) for digest, inputs in self.pictures.items()}
         return replace(self, chunks=chunks, pictures=pictures)
@@ -58,7 +63,7 @@ Prepare = Callable[[Sequence[tuple[Item, Role]]], Prepared]
 
 
 def moved(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """On a device, and what is floating-point in a model's type; pinned memory is copied while the device computes."""
+    """Return inputs on a device, floating-point ones in `dtype`; pinned memory is copied while the device computes."""
     return {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
         for name, tensor in inputs.items()
@@ -71,7 +76,12 @@ def _pinned(inputs: Inputs) -> Inputs:
 
 @dataclass(frozen=True)
 class ChunkLimit:
-    """How large a chunk may be. tokens: but for a single sample that is longer. rows: samples; None for no limit."""
+    """How large a chunk may be.
+
+    Args:
+        tokens: Tokens at most, unless a single sample is longer.
+        rows: Samples at most; None is no limit.
+    """
 
     tokens: int
     rows: int | None = None
@@ -81,9 +91,9 @@ Ready = TypeVar("Ready", bound=Prepared)
 
 
 def shared(prepared: Ready) -> Ready:
-    """Move what a worker prepared to shared memory; raises `UserError` if there is none.
+    """Move prepared items of a worker to shared memory; raises `UserError` if there is none left.
 
-    The queue to the loader would do it as well, but in a thread whose error nobody sees: the loader waits for ever.
+    The queue to the loader would do it as well, but in a thread whose error nobody sees: the loader would wait forever.
     """
     if get_worker_info() is not None:
         try:
@@ -101,5 +111,5 @@ def shared(prepared: Ready) -> Ready:
 def tensors_of(prepared: Prepared) -> Iterator[Tensor]:
     """Yield all tensors of prepared items."""
     inputs = [*(chunk.inputs for chunk in prepared.chunks), *prepared.pictures.values()]
-    values = [*vars(prepared).values(), *(value for its in inputs for value in its.values())]
+    values = [*vars(prepared).values(), *(value for chunk in inputs for value in chunk.values())]
     yield from (value for value in values if isinstance(value, Tensor))

@@ -1,4 +1,4 @@
-"""Whether embeddings tell items apart at all."""
+"""Warn of embeddings that do not tell items apart."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gen2embed.utils.choices import Role
 from gen2embed.utils.log import log
 
 COLLAPSED = 0.99  # mean cosine of different items; untrained models with a prompt are well below it
-FEWEST = 8  # items that are enough to say so
+FEWEST = 8  # items from which it is said
 
 
 def warn_if_collapsed(vectors: np.ndarray, role: Role) -> bool:
-    """Warn where the embeddings (n, d) of a role are all similar; whether that was said."""
+    """Warn if the embeddings (n, d) of a role are nearly equal; return whether they are."""
     if len(vectors) < FEWEST or not (mean := similarity(vectors)) > COLLAPSED:
         return False
     log.warning(
@@ -28,7 +28,7 @@ def warn_if_collapsed(vectors: np.ndarray, role: Role) -> bool:
 
 
 def similarity(vectors: np.ndarray) -> float:
-    """Mean cosine of distinct rows; vectors: unit vectors (n, d), at least two."""
+    """Return the mean cosine of different rows of unit vectors (n, d), at least two."""
     n, total = len(vectors), vectors.sum(axis=0, dtype=np.float64)
     own = np.square(vectors).sum(dtype=np.float64)
     return float((total @ total - own) / (n * (n - 1)))

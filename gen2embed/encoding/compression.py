@@ -1,12 +1,12 @@
-"""Smaller vectors: their first elements alone, and fewer bits an element; and how they are compared.
+"""Compress vectors to their first elements and to fewer bits for each, and compare such vectors.
 
     float32   4 bytes an element
     int8      1 byte: the element over the largest magnitude in its vector, in 127 steps either way
     binary    1 bit: whether the element is above zero; eight to a byte, the first in the highest bit
 
-A vector's codes depend on nothing but the vector. The scale of int8 is each vector's own, so there is nothing to
-calibrate and nothing to keep, and an outlier, of which language models have many, is never clipped; a cosine does not
-see it, but a plain inner product of codes would. Binary codes are those of sentence-transformers' `ubinary`.
+A vector's codes depend on that vector alone. Each vector has its own scale in int8, so nothing is calibrated or kept,
+and an outlier, of which language models have many, is never clipped. A cosine does not depend on the scale; a plain
+inner product of codes would. Binary codes are those of sentence-transformers' `ubinary`.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ from torch import Tensor
 from gen2embed.utils.choices import PRECISIONS, Precision
 from gen2embed.utils.errors import UserError
 
-BITS = {"float32": 32, "int8": 8, "binary": 1}  # an element
-STEPS = 127  # of int8 on either side of zero
+BITS = {"float32": 32, "int8": 8, "binary": 1}  # of an element
+STEPS = 127  # of int8, on either side of zero
 BLOCK = 4096  # candidates decoded at a time
 HALVINGS = 3  # of the full size, unless other sizes are chosen
 
 
 @dataclass(frozen=True)
 class Compression:
-    """What an evaluation scores smaller vectors at: every size in every precision.
+    """The settings at which an evaluation also scores vectors: each size in each precision.
 
-    dims: sizes in elements; None is the model's own, its half, quarter and eighth.
+    Args:
+        dims: Sizes in elements; None is the model's size, and a half, a quarter and an eighth of it.
+        precisions: Types of an element.
     """
 
     dims: Sequence[int] | None = None
     precisions: Sequence[Precision] = PRECISIONS
 
     def settings(self, width: int) -> list[tuple[int, Precision]]:
-        """Each size and precision, for vectors of `width` elements; raises `UserError` for one that cannot be had."""
+        """Return each size with each precision, for vectors of `width` elements; raises `UserError` as `check` does."""
         dims = self.dims or [width >> halving for halving in range(HALVINGS + 1)]
         return [(check(dim, precision, width), precision) for dim in dims for precision in self.precisions]
 
 
 def check(dim: int | None, precision: Precision, width: int) -> int:
-    """The size of a smaller vector, None being all of it; raises `UserError` for one that cannot be had."""
+    """Return the size of a compressed vector, `width` for None; raises `UserError` for an impossible one."""
     dim = width if dim is None else dim
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
@@ -57,31 +59,39 @@ def check(dim: int | None, precision: Precision, width: int) -> int:
 
 
 def size_in_bytes(dim: int, precision: Precision) -> int:
-    """Bytes of one vector."""
+    """Return the bytes of one vector."""
     return dim * BITS[precision] // 8
 
 
 def compress(vectors: Float[Tensor, "n d"], dim: int | None, precision: Precision) -> Num[Tensor, "n c"]:
-    """The first `dim` elements as unit vectors again, in a precision.
+    """Return the first `dim` elements of vectors, as unit vectors again, in a precision.
 
-    vectors: unit vectors on the CPU. Returns float32 (n, dim), int8 (n, dim) or, of binary, uint8 (n, dim / 8).
-    Raises `UserError` for a size or a precision that cannot be had.
+    Args:
+        vectors: Unit vectors on the CPU.
+        dim: Elements to keep; None keeps all.
+        precision: The type of an element.
+
+    Returns:
+        float32 (n, dim), int8 (n, dim), or uint8 (n, dim / 8) for binary.
+
+    Raises:
+        UserError: For a size or a precision that is impossible.
     """
     width = vectors.shape[1]
     dim = check(dim, precision, width)
-    cut = vectors if dim == width else torch.nn.functional.normalize(vectors[:, :dim], dim=-1)
+    kept = vectors if dim == width else torch.nn.functional.normalize(vectors[:, :dim], dim=-1)
     if precision == "int8":
-        largest = cut.abs().amax(dim=1, keepdim=True)
-        return (cut / largest * STEPS).round().to(torch.int8)
+        largest = kept.abs().amax(dim=1, keepdim=True)
+        return (kept / largest * STEPS).round().to(torch.int8)
     if precision == "binary":
-        return torch.from_numpy(np.packbits(cut.numpy() > 0, axis=1))
-    return cut.float()
+        return torch.from_numpy(np.packbits(kept.numpy() > 0, axis=1))
+    return kept.float()
 
 
 def decode(codes: Shaped[Tensor, "n c"]) -> Float[Tensor, "n d"]:
-    """What codes stand for, up to a factor of each vector: int8 in float64, binary as -1 and 1 in float32.
+    """Return vectors from their codes, up to a factor of each: int8 as float64, binary as -1 and 1 in float32.
 
-    Their inner products are exact in these types, as the integers that they are: below 2^53 and 2^24.
+    Their inner products are integers below 2^53 and 2^24, so they are exact in these types.
     """
     if codes.dtype == torch.uint8:
         return torch.from_numpy(np.unpackbits(codes.numpy(), axis=1)).float() * 2 - 1
@@ -93,10 +103,14 @@ def decode(codes: Shaped[Tensor, "n c"]) -> Float[Tensor, "n d"]:
 
 
 def similarity(queries: Shaped[Tensor, "n c"], candidates: Shaped[Tensor, "m e"]) -> Float[Tensor, "n m"]:
-    """Cosines, from -1 to 1, in float32. Of binary vectors: the share of bits that agree, less that of the others.
+    """Return cosines, from -1 to 1, in float32. For binary vectors: the share of equal bits less that of unequal ones.
 
-    queries, candidates: as `compress` makes them, on the CPU. Either may be of a higher precision than the other.
-    Raises `UserError` for vectors of different sizes, and for anything else than such vectors.
+    Args:
+        queries: Vectors as `compress` returns them, on the CPU.
+        candidates: Likewise; the precisions may differ.
+
+    Raises:
+        UserError: For vectors of different sizes, and for other tensors.
     """
     for name, vectors in (("queries", queries), ("candidates", candidates)):
         if not isinstance(vectors, Tensor) or vectors.ndim != 2:

@@ -1,4 +1,4 @@
-"""Inputs that were longer than `max_length` and lost the end of their text: counted, and the first ones named."""
+"""Count the inputs that were longer than `max_length` and lost the end of their text, and name the first ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ NAMED = 3  # inputs, in a message and a manifest
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How many of `total` inputs were cut at `max_length` tokens, and the tokens that the first of them need."""
+class TruncationCount:
+    """How many of `total` inputs were truncated.
+
+    Args:
+        count: Truncated inputs.
+        total: All inputs.
+        max_length: Tokens of an input at most.
+        first: The names of the first truncated inputs, with the tokens that they need.
+    """
 
     count: int = 0
     total: int = 0
@@ -22,34 +29,34 @@ class Cut:
     first: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, needed: Iterable[tuple[str, int]], total: int, max_length: int) -> Cut:
-        """Count inputs, given by name and needed tokens."""
+    def count_needed(cls, needed: Iterable[tuple[str, int]], total: int, max_length: int) -> TruncationCount:
+        """Count truncated inputs from their names and the tokens that they need."""
         names = [f"{name} ({tokens} tokens)" for name, tokens in needed]
         return cls(len(names), total, max_length, tuple(names[:NAMED]))
 
-    def __add__(self, other: Cut) -> Cut:
-        first = (*self.first, *other.first)[:NAMED]
-        return Cut(self.count + other.count, self.total + other.total, max(self.max_length, other.max_length), first)
+    def __add__(self, other: TruncationCount) -> TruncationCount:
+        longest, first = max(self.max_length, other.max_length), (*self.first, *other.first)[:NAMED]
+        return TruncationCount(self.count + other.count, self.total + other.total, longest, first)
 
     def describe(self) -> dict[str, Any]:
-        """Return the count for a manifest."""
+        """Return plain values for a manifest."""
         return {"count": self.count, "of": self.total, "max_length": self.max_length, "first": list(self.first)}
 
     @classmethod
-    def read(cls, described: dict[str, Any] | None) -> Cut:
-        """Return what `describe` described; a count of nothing for None."""
+    def read(cls, described: dict[str, Any] | None) -> TruncationCount:
+        """Return the count that `describe` described; an empty one for None."""
         if described is None:
             return cls()
         return cls(described["count"], described["of"], described["max_length"], tuple(described["first"]))
 
-    def warn(self, what: str) -> None:
-        """Warn of `what` if any of it was cut, once a process for the same inputs."""
+    def warn(self, inputs: str) -> None:
+        """Warn if any of `inputs`, in words, was truncated; once in a process for the same inputs."""
         if self.count:
             more = ", …" if self.count > len(self.first) else ""
             _warn(
-                f"{self.count} of {self.total} {what} lost the end of their text at model.max_length={self.max_length} "
-                f"tokens, so that texts which differ after it are embedded alike: {'; '.join(self.first)}{more}; raise "
-                "model.max_length, or shorten them"
+                f"{self.count} of {self.total} {inputs} lost the end of their text at model.max_length="
+                f"{self.max_length} tokens, so that texts which differ after it are embedded alike: "
+                f"{'; '.join(self.first)}{more}; raise model.max_length, or shorten them"
             )
 
 

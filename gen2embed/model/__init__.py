@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from gen2embed.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from gen2embed.model.adapter import Adapter as Adapter
     from gen2embed.model.adapter import Full as Full
     from gen2embed.model.adapter import Lora as Lora
     from gen2embed.model.backbone import Backbone as Backbone
@@ -29,7 +28,6 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "Adapter": "adapter",
             "Backbone": "backbone",
             "Embedder": "embedder",
             "FeatureCache": "vision",

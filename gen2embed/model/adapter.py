@@ -1,4 +1,4 @@
-"""What of a backbone is trained: LoRA, DoRA or all of it; and how that is saved and loaded.
+"""Choose which parameters of a backbone are trained (LoRA, DoRA or all), and save and load them.
 
 An adapter's folder is a standard one that `peft` loads, with a card (`card.py`) in it.
 """
@@ -6,14 +6,14 @@ An adapter's folder is a standard one that `peft` loads, with a card (`card.py`)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import peft
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from gen2embed.model.backbone import Backbone
 from gen2embed.model.card import CardSettings, base_of, check_weights, read_card, write_card
@@ -27,19 +27,16 @@ if TYPE_CHECKING:
     from gen2embed.model.embedder import Embedder
 
 
-class Adapter(Protocol):
-    """A choice of what is trained."""
-
-    def attach(self, backbone: Backbone) -> Backbone:
-        """The backbone with the parameters to train, and no others, requiring a gradient."""
-
-
 @dataclass(frozen=True)
 class Lora:
     """LoRA (Hu et al., 2021, arXiv 2106.09685), or DoRA (Liu et al., 2024, arXiv 2402.09353).
 
-    target_modules: ends of module names; those that match nothing in a backbone are left out, but one must match.
-    vision: match modules of the vision tower, too.
+    Args:
+        target_modules: Ends of module names. Those that match nothing in a backbone are left out, but one must match.
+        r, alpha: The update is B A * alpha / r, with A and B of rank r.
+        dropout: The share of the update's inputs that training drops.
+        dora: Whether the weights' magnitudes are trained as well (DoRA).
+        vision: Whether modules of the vision tower match, too.
     """
 
     target_modules: Sequence[str]
@@ -50,9 +47,12 @@ class Lora:
     vision: bool = False
 
     def attach(self, backbone: Backbone) -> Backbone:
-        """Raises `UserError`, with the names that there are, if no target matches.
+        """Return the backbone in which the adapter's parameters, and no others, require a gradient.
 
-        An adapter that the backbone already has goes on being trained, with the settings that it has.
+        An adapter that the backbone already has is trained further, with its own settings.
+
+        Raises:
+            UserError: If no target matches; the message lists the names of linear layers.
         """
         if isinstance(backbone.full, peft.PeftModel):
             for name, parameter in backbone.full.named_parameters():
@@ -61,12 +61,12 @@ class Lora:
             log.info("the checkpoint's own adapter is trained further")
             return backbone
         linear = _linear_names(backbone.full)
-        there = linear[False] | (linear[True] if self.vision else set())
-        matched = sorted(set(self.target_modules) & there)
+        names = linear[False] | (linear[True] if self.vision else set())
+        matched = sorted(set(self.target_modules) & names)
         if not matched:
             raise UserError(
                 f"adapter.target_modules={list(self.target_modules)} match no module of {backbone.name}; its linear "
-                f"layers are {', '.join(sorted(there))}, and with adapter.vision=true {', '.join(sorted(linear[True]))}"
+                f"layers are {', '.join(sorted(names))}, and with adapter.vision=true {', '.join(sorted(linear[True]))}"
             )
         config = peft.LoraConfig(
             r=self.r,
@@ -83,11 +83,11 @@ class Lora:
         return replace(backbone, full=full)
 
     def _check_targets(self, backbone: Backbone) -> None:
-        """Raise `UserError` if modules are targeted that are there and that the checkpoint's adapter leaves out."""
+        """Raise `UserError` for targets that the backbone has and the checkpoint's adapter leaves out."""
         targeted = {name.rpartition(".")[2] for name in backbone.full.base_model.targeted_module_names}
         linear = _linear_names(backbone.full.get_base_model())
-        there = linear[False] | (linear[True] if self.vision else set())
-        if isinstance(self.target_modules, str) or not (more := set(self.target_modules) & there - targeted):
+        names = linear[False] | (linear[True] if self.vision else set())
+        if isinstance(self.target_modules, str) or not (more := set(self.target_modules) & names - targeted):
             return
         raise UserError(
             f"adapter.target_modules names {', '.join(sorted(more))}, which the checkpoint's adapter leaves out; it is "
@@ -96,7 +96,7 @@ class Lora:
 
 
 def _linear_names(model: nn.Module) -> dict[bool, set[str]]:
-    """The ends of the names of linear layers, of the vision tower (True) and of the rest, adapted ones included."""
+    """Return the ends of the names of linear layers in the vision tower (True) and elsewhere, adapted ones included."""
     names: dict[bool, set[str]] = {False: set(), True: set()}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and not re.search(r"lora_|base_layer", name):
@@ -108,12 +108,12 @@ def _linear_names(model: nn.Module) -> dict[bool, set[str]]:
 
 @dataclass(frozen=True)
 class Full:
-    """Full fine-tuning. vision: train the vision tower, too."""
+    """Full fine-tuning, of the vision tower as well if `vision` is set."""
 
     vision: bool = False
 
     def attach(self, backbone: Backbone) -> Backbone:
-        """Raises `UserError` for a backbone that has an adapter."""
+        """Return the backbone with the parameters to train; raises `UserError` if it has an adapter."""
         if isinstance(backbone.full, peft.PeftModel):
             raise UserError("adapter=full cannot go on from an adapter; choose adapter=lora, or a whole checkpoint")
         backbone.model.requires_grad_(True)
@@ -136,7 +136,7 @@ def save(embedder: Embedder, folder: Path) -> Embedder:
     if not isinstance(backbone.full, peft.PeftModel):
         backbone.processor.save_pretrained(folder)
     base = {"name": backbone.name, "identity": backbone.identity, "files": dict(backbone.files)}
-    write_card(folder, {**CardSettings.of(embedder).describe(), "base": base})
+    write_card(folder, {**CardSettings.from_embedder(embedder).describe(), "base": base})
     if isinstance(backbone.full, peft.PeftModel):
         identity = adapter_identity(folder)
     else:
@@ -145,50 +145,23 @@ def save(embedder: Embedder, folder: Path) -> Embedder:
 
 
 def saved_parameters(backbone: Backbone) -> list[nn.Parameter]:
-    """What `save` reads."""
+    """Return the parameters that `save` reads."""
     adapted = isinstance(backbone.full, peft.PeftModel)
     return [parameter for parameter in backbone.full.parameters() if parameter.requires_grad or not adapted]
 
 
 def load(backbone: Backbone, folder: Path) -> Backbone:
-    """Load a saved adapter onto its base, for inference or further training.
-
-    Modules that the saving library wrapped under other names are found by the rest of their path.
-    Raises `UserError` if the adapter was trained on another base, or if a weight is missing or left over.
-    """
-    base = read_card(folder).get("base", {})
-    named, _ = base_of(folder)
-    if base and not backbone.is_identified_by(base["identity"]):
-        said = f"{base['name']} ({base['identity']}), and this is {backbone.name} ({backbone.identity})"
-        if is_local(base["identity"]) == is_local(backbone.identity):
-            name, _, commit = base["identity"].rpartition("@")
-            remedy = f"model.revision={commit}" if name == backbone.name else "model.path to its base"
-            unlike = differing_files(base.get("files", {}), backbone.files)
-            raise UserError(f"the adapter {folder} was trained on another base: {said}{unlike}; set {remedy}")
-        log.warning("a hub id cannot be compared with a folder: the adapter %s was trained on %s", folder, said)
-    if not base and named and Path(named).name != Path(backbone.name).name:
-        log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
+    """Load a saved adapter onto its base; raises `UserError` for another base, or weights that do not fit."""
+    _check_base(backbone, folder)
     check_weights(folder)
-    does_not_fit = f"the adapter {folder} does not fit {backbone.name}"
+    misfit = f"the adapter {folder} does not fit {backbone.name}"
     try:
         config = peft.PeftConfig.from_pretrained(str(folder), inference_mode=True)
         model: Any = peft.PeftModel(backbone.full, config)
         saved = peft.utils.load_peft_weights(str(folder), device="cpu")
     except (ValueError, SafetensorError) as error:
-        raise UserError(f"{does_not_fit}: {first_line(error)}") from error
-    wanted = peft.get_peft_model_state_dict(model)
-    names = _renamed(saved, wanted)
-    if set(names.values()) != set(wanted):
-        missing, left = set(wanted) - set(names.values()), set(names.values()) - set(wanted)
-        raise UserError(
-            f"{does_not_fit}: {len(missing)} weights are missing and {len(left)} are left over, such as "
-            f"{min(missing | left)}"
-        )
-    for name, its in names.items():
-        if saved[name].shape != wanted[its].shape:
-            shapes = f"{tuple(saved[name].shape)} there and {tuple(wanted[its].shape)} here"
-            raise UserError(f"{does_not_fit}: {its} is {shapes}; set model.path to its base")
-    peft.set_peft_model_state_dict(model, {names[name]: tensor for name, tensor in saved.items()})
+        raise UserError(f"{misfit}: {first_line(error)}") from error
+    peft.set_peft_model_state_dict(model, _fitting(saved, peft.get_peft_model_state_dict(model), misfit))
     keep_norms(model)
     model.requires_grad_(False)
     model.eval()
@@ -196,15 +169,50 @@ def load(backbone: Backbone, folder: Path) -> Backbone:
     return replace(backbone, full=model, adapter=adapter_identity(folder), adapter_folder=folder)
 
 
+def _check_base(backbone: Backbone, folder: Path) -> None:
+    """Raise `UserError` if the card of an adapter names another base; warn where that cannot be told."""
+    base = read_card(folder).get("base", {})
+    named, _ = base_of(folder)
+    if base and not backbone.is_identified_by(base["identity"]):
+        bases = f"{base['name']} ({base['identity']}), and this is {backbone.name} ({backbone.identity})"
+        if is_local(base["identity"]) == is_local(backbone.identity):
+            name, _, commit = base["identity"].rpartition("@")
+            remedy = f"model.revision={commit}" if name == backbone.name else "model.path to its base"
+            differing = differing_files(base.get("files", {}), backbone.files)
+            raise UserError(f"the adapter {folder} was trained on another base: {bases}{differing}; set {remedy}")
+        log.warning("a hub id cannot be compared with a folder: the adapter %s was trained on %s", folder, bases)
+    if not base and named and Path(named).name != Path(backbone.name).name:
+        log.warning("the adapter %s names %s as its base; it is loaded onto %s", folder, named, backbone.name)
+
+
+def _fitting(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], misfit: str) -> dict[str, Tensor]:
+    """Return saved weights under the names of the model that they are loaded into.
+
+    Raises:
+        UserError: If a weight is missing, left over or of another shape; the message begins with `misfit`.
+    """
+    names = _current_names(saved, wanted)
+    if set(names.values()) != set(wanted):
+        missing, left = set(wanted) - set(names.values()), set(names.values()) - set(wanted)
+        raise UserError(
+            f"{misfit}: {len(missing)} weights are missing and {len(left)} are left over, such as {min(missing | left)}"
+        )
+    for old, new in names.items():
+        if saved[old].shape != wanted[new].shape:
+            shapes = f"{tuple(saved[old].shape)} there and {tuple(wanted[new].shape)} here"
+            raise UserError(f"{misfit}: {new} is {shapes}; set model.path to its base")
+    return {names[name]: tensor for name, tensor in saved.items()}
+
+
 def merge(backbone: Backbone) -> Backbone:
-    """The backbone with its adapter's weights added to its own: the same embeddings, up to rounding, faster."""
+    """Return the backbone with its adapter's weights added to its own: faster, and equal up to rounding."""
     assert isinstance(backbone.full, peft.PeftModel)
     full = backbone.full.merge_and_unload(safe_merge=True)
     return replace(backbone, full=full, adapter=f"{backbone.adapter}, merged")
 
 
 def matched(backbone: Backbone) -> dict[str, str]:
-    """What an adapter was put on, by tower: the ends of the modules' names and how many modules they are."""
+    """Return, in words and by tower, the modules that an adapter is on: the ends of their names and their number."""
     if not isinstance(backbone.full, peft.PeftModel):
         return {}
     towers: dict[str, list[str]] = {}
@@ -214,25 +222,28 @@ def matched(backbone: Backbone) -> dict[str, str]:
     return {tower: f"{', '.join(sorted(set(ends)))}: {len(ends)} modules" for tower, ends in sorted(towers.items())}
 
 
-VISION = r".*(visual|vision).*"  # names of what belongs to the vision tower
+VISION = r".*(visual|vision).*"  # names of modules of the vision tower
 
 
 def is_vision(name: str) -> bool:
-    """Whether a module or parameter belongs to the vision tower."""
+    """Return whether a module or a parameter belongs to the vision tower, by its name."""
     return re.fullmatch(VISION, name) is not None
 
 
-WRAPPERS = {"model", "language_model"}  # what transformers put around the layers, in one version or another
+WRAPPERS = {"model", "language_model"}  # names around the layers that come and go with the version of transformers
 
 
-def _renamed(saved: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
-    """For each saved weight its name here: itself, or the only one with the same path but for the wrappers."""
+def _current_names(saved: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """Return for each saved weight its own name, or that of the only weight whose path differs by wrappers alone."""
 
     def bare(name: str) -> str:
         return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
-    here: dict[str, list[str]] = {}
+    by_path: dict[str, list[str]] = {}
     for name in wanted:
-        here.setdefault(bare(name), []).append(name)
-    found = {name: here.get(bare(name), []) for name in saved}
-    return {name: its[0] if len(its) == 1 else name for name, its in found.items()}
+        by_path.setdefault(bare(name), []).append(name)
+    names = {}
+    for name in saved:
+        matches = by_path.get(bare(name), [])
+        names[name] = matches[0] if len(matches) == 1 else name
+    return names

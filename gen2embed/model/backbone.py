@@ -1,7 +1,4 @@
-"""Load a multimodal LLM as a backbone: the base model without its language-model head, and its processor.
-
-Everything is loaded by Hugging Face's own classes, from a hub id or a local folder.
-"""
+"""Load a multimodal LLM by Hugging Face's own classes: the base model without its head, and its processor."""
 
 from __future__ import annotations
 
@@ -38,24 +35,26 @@ from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_hub_id
 from gen2embed.utils.log import log
 
-REMOVED = ("phi3_v",)  # microsoft/Phi-3.5-vision-instruct: its remote code is of transformers 4
-SEEING = re.compile(r"visual|vision|projector|connector")  # in names of what a picture goes through before the layers
+REMOVED = ("phi3_v",)  # microsoft/Phi-3.5-vision-instruct: its remote code needs transformers 4
+VISION_PATH = re.compile(r"visual|vision|projector|connector")  # names of modules before the text layers
 CAUSAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "smolvlm")  # model types that never look ahead
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A base model in evaluation mode, what prepares its inputs, and what identifies it.
+    """A base model, its processor, and its identity.
 
-    full: the whole model, or the adapted one; its parameters are trained and saved.
-    model: the base model inside of it, without the head, which is what runs: its forward returns the final-norm hidden
-        state as `last_hidden_state`.
-    adapter: the identity of what was trained on top; None for none.
-    name: the path or hub id that it was loaded from.
-    identity: hub id and revision, or a digest of the local files that decide an embedding (`identity.py`).
-    remote_code: code that lies beside the weights was trusted.
-    adapter_folder: where the adapter was loaded from; None for one that was made here.
-    files: digests of those local files, by name. code: a digest of the remote code that runs; None for none.
+    Args:
+        name: The path or hub id that it was loaded from.
+        full: The model with its head, or the adapted one; its parameters are trained and saved.
+        model: The base model in it, whose `last_hidden_state` is that after the final norm.
+        processor: Prepares its inputs.
+        model_type: The family, as config.json names it.
+        identity: The hub id and commit, or a digest of the local files that decide an embedding (`identity.py`).
+        adapter: The identity of the weights that were trained on top; None if there are none.
+        remote_code: Whether code that lies beside the weights may run; `code` is a digest of it, if any runs.
+        files: The digests of those local files, by name.
+        adapter_folder: Where the adapter was loaded from; None for a new one.
     """
 
     name: str
@@ -76,11 +75,11 @@ class Backbone:
 
     @property
     def commit(self) -> str | None:
-        """Of the hub's repository; None for local weights."""
+        """The commit of the hub's repository; None for local weights."""
         return None if is_local(self.identity) else self.identity.rpartition("@")[2]
 
     def is_identified_by(self, recorded: str) -> bool:
-        """Return whether `recorded`, which a file kept, is this model's identity, now or in an earlier version."""
+        """Return whether an identity that a file holds is this model's, in this or an earlier version."""
         if recorded.startswith(EARLIER) and is_local(self.identity):
             return recorded == earlier_identity(Path(self.name))
         return recorded == self.identity
@@ -99,27 +98,27 @@ class Backbone:
 
     @property
     def budget(self) -> int:
-        """Tokens that the device runs well in one pass."""
+        """How many tokens the device runs well in one pass."""
         return 4096 if self.device.type == "cuda" else 512
 
     @property
     def frozen_vision(self) -> bool:
-        """Whether the vision tower makes the same of a picture in every pass."""
+        """Whether a picture has the same features in every pass."""
         return not self._vision_dropout and not any(parameter.requires_grad for parameter in self._vision_parameters)
 
     @cached_property
     def _vision_parameters(self) -> list[nn.Parameter]:
-        return [parameter for name, parameter in self.model.named_parameters() if SEEING.search(name)]
+        return [parameter for name, parameter in self.model.named_parameters() if VISION_PATH.search(name)]
 
     @cached_property
     def _vision_dropout(self) -> bool:
-        seeing = (module for name, module in self.model.named_modules() if SEEING.search(name))
-        return has_dropout(seeing, self.full.config.vision_config)
+        modules = (module for name, module in self.model.named_modules() if VISION_PATH.search(name))
+        return has_dropout(modules, self.full.config.vision_config)
 
     def why_padded(self, longest: int) -> str | None:
-        """Why samples of at most `longest` tokens cannot be packed into one row, in words; None if they can.
+        """Return, in words, why samples of at most `longest` tokens cannot be packed into one row; None if they can.
 
-        A token must attend to all that came before it, and to nothing else.
+        A token must attend to all tokens before it, and to no other.
         """
         window = getattr(self.full.config.get_text_config(), "sliding_window", None)
         if self.model_type not in CAUSAL:
@@ -130,7 +129,7 @@ class Backbone:
 
     @property
     def takes_mask(self) -> bool:
-        """Whether its attention runs under any mask; FlashAttention tells samples of a row apart, but no more."""
+        """Whether its attention takes any mask; FlashAttention only keeps the samples of a row apart."""
         return self.attention != "flash_attention_2"
 
     @property
@@ -140,7 +139,7 @@ class Backbone:
 
 
 def has_dropout(modules: Iterable[nn.Module], *configs: PreTrainedConfig) -> bool:
-    """Whether training drops anything in some modules, or in the attention that some configurations describe."""
+    """Return whether training drops anything in modules, or in the attention that configurations describe."""
     layers = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
     return layers or any(getattr(config, "attention_dropout", None) for config in configs)
 
@@ -155,12 +154,13 @@ def load_backbone(
     attn_implementation: Attention = "sdpa",
     compiled: bool = False,
 ) -> Backbone:
-    """Load the model at `path`, a local folder or a hub id.
+    """Return the model at a path, in evaluation mode and without gradients.
 
-    compiled: compile the text layers at their first pass, once for rows of all lengths.
+    The arguments are those of `Embedder.from_pretrained`.
 
-    Raises `UserError` for a folder that is missing, is not a checkpoint or lacks weights, for a model that is not a
-    multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
+    Raises:
+        UserError: For a folder that is missing, is not a checkpoint or lacks weights, for a model that is not a
+            multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
     """
     path = check_path(path)
     if trust_remote_code:
@@ -189,7 +189,7 @@ def load_backbone(
     model = model.requires_grad_(False).eval().to(device)
     if compiled:
         for layer in model.get_decoder().layers:
-            layer.compile(dynamic=True)
+            layer.compile(dynamic=True)  # at its first pass, once for rows of all lengths
     files = {} if commit else file_digests(Path(path), trust_remote_code)
     parts = (model, model.config, processor.tokenizer, processor.image_processor, processor)
     return Backbone(
@@ -223,18 +223,17 @@ def check_path(path: str | Path) -> str:
 
 
 def _check_supported(path: str, source: dict[str, Any]) -> None:
-    """Refuse a model that only its own remote code could run, which transformers 5 breaks. Reads the config alone."""
+    """Raise `UserError` for a model that only remote code of transformers 4 could run. Reads the config alone."""
     config, _ = PreTrainedConfig.get_config_dict(path, revision=source["revision"])
     if config.get("model_type") in REMOVED:
         raise UserError(
-            f"{path} is a model of type {config['model_type']!r}, which transformers 5 does not run any more, with or "
-            "without trust_remote_code; choose another backbone, such as model=qwen2_vl_2b, qwen2_vl_7b or "
-            "llava_next_7b"
+            f"{path} is a model of type {config['model_type']!r}, which transformers 5 no longer runs; choose another "
+            "backbone, such as model=qwen2_vl_2b, qwen2_vl_7b or llava_next_7b"
         )
 
 
 def _attention(wanted: Attention, device: str, dtype: str) -> Attention:
-    """The attention that there is: FlashAttention needs a GPU, half precision and its package."""
+    """Return the attention that can run: FlashAttention needs a GPU, half precision and its package."""
     if wanted != "flash_attention_2":
         return wanted
     if torch.device(device).type == "cpu":

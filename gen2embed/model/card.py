@@ -33,7 +33,7 @@ class CardSettings(NamedTuple):
     pooling: Pooling = LastToken()
 
     @classmethod
-    def of(cls, embedder: Embedder) -> CardSettings:
+    def from_embedder(cls, embedder: Embedder) -> CardSettings:
         """Return the settings of an embedder."""
         return cls(embedder.build.prompt, embedder.build.resolution, embedder.pooling)
 
@@ -44,17 +44,18 @@ class CardSettings(NamedTuple):
 
 
 def is_adapter(path: str | Path) -> bool:
+    """Return whether a folder holds an adapter."""
     return (Path(path) / "adapter_config.json").is_file()
 
 
 def base_of(folder: Path) -> tuple[str | None, str | None]:
-    """The base model that an adapter names, if it does, and its revision on the hub."""
+    """Return the base model that an adapter names, if any, and its revision on the hub."""
     config = json.loads((folder / "adapter_config.json").read_text())
     return expanded(config.get("base_model_name_or_path")), config.get("revision")
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """The settings of an adapter that `peft` saved, as those of `Lora`; raises `UserError` for one of another kind."""
+    """Return the settings of a saved adapter under the names of `Lora`; raises `UserError` for another kind."""
     config = json.loads((folder / "adapter_config.json").read_text())
     if config.get("peft_type") != "LORA":
         raise UserError(
@@ -72,33 +73,34 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """The card of a checkpoint; empty for one that was not made here."""
+    """Return the card of a checkpoint; empty for one that was not saved by gen2embed."""
     card = Path(folder) / CARD
     return json.loads(card.read_text()) if card.is_file() else {}
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Leave a card, and in it the SHA-256 of every file of weights in the folder."""
+    """Write a card with the SHA-256 of each file of weights in the folder."""
     weights = {path.name: digest_of(path, "sha256") for path in sorted(folder.glob("*.safetensors"))}
     text = json.dumps({**redacted(card), "sha256": weights}, indent=2)
     write_atomic(folder / CARD, lambda file: file.write(text.encode()))
 
 
 def check_weights(folder: Path) -> None:
-    """Raise `UserError` unless the weights are those that the card tells of; a card that tells of none is fine."""
-    for name, told in read_card(folder).get("sha256", {}).items():
+    """Raise `UserError` unless the weights have the digests of the card; a card without digests is fine."""
+    for name, recorded in read_card(folder).get("sha256", {}).items():
         path = folder / Path(name).name
         if not path.is_file():
-            raise UserError(f"{folder / CARD} tells of {name}, which is not there; copy the whole folder again")
-        if (found := digest_of(path, "sha256")) != told:
+            raise UserError(f"{folder / CARD} lists {name}, which is missing; copy the whole folder again")
+        if (digest := digest_of(path, "sha256")) != recorded:
             raise UserError(
-                f"the weights {path} are not those that were saved: their SHA-256 is {found[:12]}..., and "
-                f"{CARD} says {told[:12]}...; copy the folder again, or remove sha256 from the card if you changed them"
+                f"the weights {path} are not those that were saved: their SHA-256 is {digest[:12]}..., and {CARD} "
+                f"says {recorded[:12]}...; copy the folder again, or remove sha256 from the card if you changed them"
             )
 
 
 def card_differences(card: Mapping[str, Any], settings: CardSettings) -> list[str]:
     """Return, in words, how settings differ from those that a checkpoint was trained with."""
-    here = json_values({"pooling": LAST, **settings.describe()})
+    current = json_values({"pooling": LAST, **settings.describe()})
     card = {"pooling": LAST, **card} if card else {}
-    return differences({key: card[key] for key in here if key in card}, {key: here[key] for key in here if key in card})
+    keys = card.keys() & current.keys()
+    return differences({key: card[key] for key in keys}, {key: current[key] for key in keys})

@@ -1,11 +1,11 @@
-"""DoRA's weight norms: computed again only when a weight has changed, where peft computes them in every forward pass.
+"""Cache DoRA's weight norms, which peft computes in every forward pass, until a weight changes.
 
 DoRA (arXiv 2402.09353) divides by ||W + s B A||, row by row, and section 4.3 treats that as a constant of the step. For
 this norm alone, peft multiplies an identity matrix of the layer's width, 1.4 GiB for 18,944 inputs, by A and B.
 
-    inference   A layer keeps its norm for as long as W, A, B, the scaling and the precision are the same. Training mode
-                forgets it, so that a validation between two steps has the norms of its own weights.
-    training    `norms_once` keeps the norms within a step. Outside of it a layer in training mode is peft's.
+    inference   A layer keeps its norm as long as W, A, B, the scaling and the precision stay the same. Training mode
+                drops it, so that a validation between two steps computes the norms of the current weights.
+    training    `norms_once` keeps the norms within a step. Outside of it, a layer in training mode computes as peft.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IN_STEP: State = ("step",)  # inside `norms_once`, where no weight changes
 
 
 class CachingDoraLayer(DoraLinearLayer):
-    """peft's layer, with the same bits, that keeps its weight norms where they cannot have changed."""
+    """peft's layer, with the same bits, that keeps its weight norms as long as they cannot have changed."""
 
     _norms: dict[str, tuple[State, Tensor]]  # by adapter
     _state: State | None  # of the forward pass that runs; None where nothing is kept
@@ -41,7 +41,7 @@ class CachingDoraLayer(DoraLinearLayer):
         return super().forward(x, **call)
 
     def get_lora_weight(self, **call: Any) -> Tensor:
-        """Return B A, without an identity matrix; the stored norm in its place where that makes B A needless."""
+        """Return B A, computed without an identity matrix; or, in its place, the stored norm that needs no B A."""
         name = call.get("adapter_name")
         if self._state is None or name is None:
             return super().get_lora_weight(**call)
@@ -75,7 +75,7 @@ class CachingDoraLayer(DoraLinearLayer):
 
 
 def keep_norms(model: nn.Module) -> None:
-    """Have the DoRA layers of `model` keep their norms, as the module's docstring says."""
+    """Make the DoRA layers of `model` keep their norms, in place, as the module's docstring says."""
     for module in model.modules():
         if type(module) is DoraLinearLayer:
             module.__class__ = CachingDoraLayer
@@ -84,7 +84,7 @@ def keep_norms(model: nn.Module) -> None:
 
 @contextmanager
 def norms_once(model: nn.Module) -> Iterator[None]:
-    """Inside, the DoRA layers of `model` keep the norm of their first pass; weights must not change meanwhile."""
+    """Make the DoRA layers of `model` keep the norms of their first pass; weights must not change meanwhile."""
     keep_norms(model)
     layers = [module for module in model.modules() if isinstance(module, CachingDoraLayer)]
     for layer in layers:
@@ -97,9 +97,9 @@ def norms_once(model: nn.Module) -> Iterator[None]:
 
 
 def _state(tensors: tuple[Tensor, ...], dtype: torch.dtype, scaling: float) -> State | None:
-    """Return what a norm depends on, cheap to compare: which memory the weights are in, and how often it was changed.
+    """Return what a norm depends on, cheap to compare: the memory of the weights, and how often it was changed.
 
-    None where PyTorch does not count changes, for tensors made in inference mode.
+    None for tensors that were created in inference mode, as PyTorch does not count their changes.
     """
     if any(tensor.is_inference() for tensor in tensors):
         return None

@@ -1,4 +1,4 @@
-"""Whether an adapter does anything."""
+"""Check that an adapter changes the model's output."""
 
 from __future__ import annotations
 

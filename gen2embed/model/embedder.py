@@ -1,4 +1,4 @@
-"""The embedder: a backbone, its inputs under a prompt, and pooling; and the public Python API over it."""
+"""The embedder: a backbone, its inputs under a prompt, and a pooling; and the public Python API over it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gen2embed.model.chunks import Preparer
 from gen2embed.model.effect import check_effect
 from gen2embed.model.fingerprint import fingerprint_of
 from gen2embed.model.inputs import InputBuilder
-from gen2embed.model.packing import lengths, visible
+from gen2embed.model.packing import attention_inputs
 from gen2embed.model.pooling import LastToken, Pooling, SampleTokens, pool
 from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embedder:
-    """Embeds items of text and pictures as unit vectors."""
+    """Embed items: `build` makes inputs, the backbone hidden states, and the pooling a unit vector for each item."""
 
     backbone: Backbone
     build: InputBuilder
@@ -66,24 +66,30 @@ class Embedder:
     ) -> Embedder:
         """Load a multimodal LLM as an embedder.
 
-        path: a hub id, or a folder in Hugging Face format, or an adapter's folder, which names its base.
-        adapter: a folder or hub id of an adapter to load onto `path`. merge_adapter: add its weights to the base's,
-            which is faster, and equal up to rounding.
-        prompt: a shipped name (hierarchical, system, suffix, none, qwen3_vl_embedding) or a `Prompt`.
-        convention: overrides the prompt's (`native` or `reference`, see `gen2embed.model.prompts`).
-        resolution: a shipped name (a policy's, or qwen3_vl_embedding) or a `Resolution`.
-        pooling: a shipped name (last) or a `Pooling` (see `gen2embed.model.pooling`).
-            None is what the adapter or the checkpoint carries, else hierarchical, native, clamp and last. Another
-            choice than what it carries is taken, with a warning that says what differs.
-        dtype: auto is float32 on a CPU and bfloat16 on a GPU.
-        max_length: in tokens; a longer input loses the end of its own text.
-        revision, adapter_revision: commit, branch or tag of `path` and of `adapter`. An adapter names that of its base.
-        attn_implementation: flash_attention_2 falls back to sdpa, with a line that says why, where it cannot run.
-        packing: put many inputs in one row of tokens, where the model allows it; the same vectors, faster.
-        compiled: compile the text layers: a minute at the first inputs, faster after it. Not for training.
-        picture_cache_gib: how much of what the vision tower made is kept for when a picture comes again.
+        Prompt, resolution and pooling are what the adapter or the checkpoint carries, else hierarchical, clamp and
+        last. Another choice than what it carries is taken, with a warning that says what differs.
 
-        Raises `UserError` for what cannot be loaded, with the remedy.
+        Args:
+            path: A hub id, a folder in Hugging Face format, or an adapter's folder, which names its base.
+            adapter: A folder or a hub id of an adapter to load onto `path`.
+            prompt: A shipped name (hierarchical, system, suffix, none, qwen3_vl_embedding) or a `Prompt`.
+            convention: `native` or `reference` in place of the prompt's (see `gen2embed.model.prompts`).
+            resolution: A shipped name (a policy's, or qwen3_vl_embedding) or a `Resolution`.
+            dtype: The type of the weights; auto is float32 on a CPU and bfloat16 on a GPU.
+            device: Where it runs; auto is a GPU if there is one.
+            max_length: In tokens; a longer input loses the end of its own text.
+            revision: A commit, branch or tag of `path`. An adapter names that of its base.
+            trust_remote_code: Whether code that lies beside the weights may run.
+            attn_implementation: sdpa, eager or flash_attention_2, which falls back to sdpa, with a line that says why.
+            merge_adapter: Add the adapter's weights to the base's: faster, and equal up to rounding.
+            packing: Put many inputs in one row of tokens, where the model allows it: the same vectors, faster.
+            compiled: Compile the text layers: a minute at the first inputs, faster after it. Not for training.
+            picture_cache_gib: Memory for features of pictures that come again.
+            adapter_revision: A commit, branch or tag of `adapter`.
+            pooling: A shipped name (last) or a `Pooling` (see `gen2embed.model.pooling`).
+
+        Raises:
+            UserError: If it cannot be loaded; the message has the remedy.
         """
         # transformers' models and peft take seconds to import, and only loading and saving need them
         from gen2embed.model.adapter import load, merge  # noqa: PLC0415
@@ -92,13 +98,13 @@ class Embedder:
 
         source = find_source(path, adapter, revision, adapter_revision)
         settings = source.choose(prompt, convention, resolution, pooling)
-        resolution = settings.resolution
+        size = settings.resolution
         backbone = load_backbone(
-            source.path, resolution, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
+            source.path, size, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
         )
         if source.adapter is not None:
             backbone = load(backbone, source.adapter)
-        build = InputBuilder(backbone.processor, backbone.model_type, settings.prompt, resolution, max_length)
+        build = InputBuilder(backbone.processor, backbone.model_type, settings.prompt, size, max_length)
         embedder = cls(backbone, build, packing, FeatureCache(int(picture_cache_gib * 2**30)), settings.pooling)
         if source.adapter is None:
             return embedder
@@ -113,16 +119,22 @@ class Embedder:
         truncate_dim: int | None = None,
         precision: Precision = "float32",
     ) -> Num[Tensor, "n c"]:
-        """Embed inputs in a role.
+        """Embed inputs in a role. Equal inputs are embedded once.
 
-        inputs: each a text, a dict with `text` and/or `image` (a path or a PIL picture) and optional `instruction`, or
-            an `Item`. A single one gives one row.
-        batch_tokens: of a forward pass; None leaves it to the device.
-        truncate_dim: keep the first elements only, as a unit vector again; None keeps all.
-        precision: int8 is a byte an element, binary a bit (see `gen2embed.encoding.compression`).
-        Returns unit vectors on the CPU, in order: float32 (n, d), int8 (n, d), or of binary uint8 (n, d / 8). Equal
-        inputs are embedded once. Raises `UserError`, with the input's index, for what cannot be embedded, before any
-        is, and for a size or a precision that cannot be had.
+        Args:
+            inputs: Each a text, a dict with `text`, `image` (a path or a PIL picture) and optionally `instruction`, or
+                an `Item`. A single one gives one row.
+            role: `query` or `candidate`.
+            batch_tokens: Tokens of a forward pass; None leaves it to the device.
+            truncate_dim: Keep this many first elements, as a unit vector again; None keeps all.
+            precision: int8 is a byte for an element, binary a bit (see `gen2embed.encoding.compression`).
+
+        Returns:
+            Unit vectors on the CPU, in order: float32 (n, d), int8 (n, d), or uint8 (n, d / 8) for binary.
+
+        Raises:
+            UserError: For an input that cannot be embedded, with its index and before any is embedded; and for an
+                impossible size or precision.
         """
         if role not in ROLES:
             raise UserError(f"role {role!r} is unknown; choose one of {', '.join(ROLES)}")
@@ -133,13 +145,13 @@ class Embedder:
 
     @staticmethod
     def similarity(queries: Shaped[Tensor, "n c"], candidates: Shaped[Tensor, "m e"]) -> Float[Tensor, "n m"]:
-        """Cosines of what `encode` returned, in any precision; see `gen2embed.encoding.compression.similarity`."""
+        """Return the cosines of vectors of any precision; see `gen2embed.encoding.compression.similarity`."""
         return compression.similarity(queries, candidates)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save what `from_pretrained(folder)` loads again, to a new or an empty folder: an adapter, or a checkpoint.
+        """Save an adapter, or a checkpoint, that `from_pretrained(folder)` loads, to a new or an empty folder.
 
-        Either has its prompt and resolution beside it; see `gen2embed.model.saving`.
+        Prompt, resolution and pooling are saved beside it (see `gen2embed.model.card`).
         """
         from gen2embed.model import pretrained  # noqa: PLC0415
 
@@ -148,78 +160,73 @@ class Embedder:
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
     ) -> str:
-        """Upload what `save_pretrained` saves to a repository on the hub, which is made if it is not there.
+        """Upload what `save_pretrained` saves, and return the address of the commit.
 
-        private: of a new repository; None is the account's default. token: None is that of `hf auth login`.
-        Returns the address of the commit. Raises `UserError` for what the hub refuses.
+        Args:
+            repo_id: The hub's repository; a missing one is created.
+            private: Whether a new repository is private; None is the account's default.
+            revision: A branch; a missing one is created from main.
+            token: None is the token of `hf auth login`.
+
+        Raises:
+            UserError: If the hub refuses.
         """
         from gen2embed.model import pretrained  # noqa: PLC0415
 
         return pretrained.push_to_hub(self, repo_id, private, revision, token)
 
     def embed(self, items: Sequence[Item], role: Role) -> Float[Tensor, "b d"]:
-        """Unit vectors of one batch, in which all items have pictures or none has; differentiable."""
+        """Return the unit vectors of one batch, in which all items have pictures or none has; differentiable."""
         return self.embed_inputs(self.build(items, role))
 
     def embed_inputs(self, inputs: Inputs) -> Float[Tensor, "b d"]:
-        """Unit vectors of a batch's inputs, as `build` makes them."""
+        """Return the unit vectors of a padded batch, as `build` makes it; differentiable."""
         inputs = moved(inputs, self.backbone.device, self.backbone.dtype)
-        hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state
+        hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state  # (b, l, d)
         return pool(self.pooling, hidden, SampleTokens.padded(inputs["attention_mask"]))
 
     def embed_chunk(
         self, chunk: Chunk, pictures: Mapping[str, Inputs], features: Mapping[str, Features] | None = None
     ) -> Float[Tensor, "r d"]:
-        """Unit vectors of a chunk's rows; differentiable.
+        """Return the unit vectors of a chunk, a padded batch or a packed row; differentiable.
 
-        pictures: by digest, those of the chunk at least. features: what `vision_features` made of them already.
+        Args:
+            chunk: The inputs.
+            pictures: The inputs of pictures by digest, at least those of the chunk.
+            features: The features of pictures by digest, if `vision_features` made them before.
         """
         if "ends" not in chunk.inputs:
             return self.embed_inputs(chunk.inputs)
-        its = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
-        features = {**self.vision_features(its), **(features or {})}
+        own = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
+        features = {**self.vision_features(own), **(features or {})}
         inputs = moved(chunk.inputs, self.backbone.device, self.backbone.dtype)
-        if self.backbone.takes_mask:
-            mask = visible(inputs["ends"])
-            if self.backbone.attention == "eager":
-                mask = torch.zeros_like(mask, dtype=self.backbone.dtype).masked_fill(~mask, -torch.inf)
-            told: dict[str, Any] = {"attention_mask": mask}
-        else:
-            told = lengths(chunk.inputs["ends"], self.backbone.device)
         hidden = self.backbone.model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
             mm_encoder_outputs=vision.join([features[digest] for digest in chunk.pictures]),
             use_cache=False,
-            **told,
-        ).last_hidden_state
+            **attention_inputs(inputs["ends"], chunk.inputs["ends"], self.backbone.attention, self.backbone.dtype),
+        ).last_hidden_state  # (1, t, d)
         return pool(self.pooling, hidden, SampleTokens(inputs["last"], inputs["ends"]))
 
     def vision_features(self, pictures: Mapping[str, Inputs]) -> dict[str, Features]:
-        """What the vision tower makes of each picture, by digest; that of a frozen one is kept for the next time."""
-        model = self.backbone.model
-        if not self.backbone.frozen_vision:
-            return dict(zip(pictures, vision.run(model, list(pictures.values())), strict=True))
-        kept = {digest: features for digest in pictures if (features := self.feature_cache.get(digest))}
-        missing = [digest for digest in pictures if digest not in kept]
-        with torch.no_grad():
-            made = dict(zip(missing, vision.run(model, [pictures[digest] for digest in missing]), strict=True))
-        for digest, features in made.items():
-            self.feature_cache.add(digest, features)
-        return {**kept, **made}
+        """Return the features of each picture, by digest; a frozen vision tower's are cached."""
+        cache = self.feature_cache if self.backbone.frozen_vision else None
+        return vision.run(self.backbone.model, pictures, cache)
 
     @property
     def prepare(self) -> Preparer:
-        """Makes chunks of items; needs no model."""
+        """A function that makes chunks of items; it needs no weights."""
         return Preparer(self.build, self.packs, self.backbone.takes_mask, self.backbone.dtype)
 
     @property
     def packs(self) -> bool:
+        """Whether many items share a row of tokens."""
         return self.why_padded is None
 
     @property
     def why_padded(self) -> str | None:
-        """Why rows are padded, in words; None if they are packed."""
+        """Why batches are padded, in words; None if rows are packed."""
         return self.backbone.why_padded(self.build.max_length) if self.packing else "packing is switched off"
 
     @property
@@ -233,10 +240,10 @@ class Embedder:
         return self.backbone.budget
 
     def at_resolution(self, policy: Policy) -> Embedder:
-        """The same embedder with another resolution policy."""
+        """Return the same embedder with another resolution policy."""
         return replace(self, build=replace(self.build, resolution=replace(self.build.resolution, policy=policy)))
 
-    @property  # not kept: a setting of the loaded model may be changed in between
+    @property  # not cached: a setting of the loaded model may change in between
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides an embedding, in plain values."""
+        """Everything that decides an embedding, in plain values (see `gen2embed.model.fingerprint`)."""
         return fingerprint_of(self.backbone, self.build, self.pooling)

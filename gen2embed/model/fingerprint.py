@@ -1,9 +1,8 @@
-"""What decides an embedding, spelled out: by it the store knows what it may give again.
+"""The fingerprint of an embedding: all settings that decide it, by which the store knows what it may reuse.
 
-`SETTINGS` are all of it; `model`, `files` and `code` stand for the files of a checkpoint, which `identity.py` lists.
-What moves a vector by rounding only is not part of it, as the size of a batch is not: packing, the number of tokens in
-a pass, compilation, the device, workers and ranks. `attention`, `dtype` and a merged adapter are: they are choices of
-how to compute, which users compare.
+`SETTINGS` lists them; `model`, `files` and `code` stand for the files of a checkpoint, which `identity.py` lists.
+What changes a vector by rounding only is left out: packing, the tokens of a pass, compilation, the device, workers and
+ranks. `attention`, `dtype` and a merged adapter are included, as users compare these ways of computing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {  # keys of a fingerprint, and what they cover
     "model": "a hub id at its commit, or a digest of the local files that decide an embedding",
-    "files": "the digest of each of those files, so that a message can name what differs",
+    "files": "the digest of each of those files, so that a message can name the differing ones",
     "code": "the remote code that runs, under trust_remote_code",
     "adapter": "its weights and its configuration (rank, alpha, DoRA), and whether it is merged",
     "prompt": "system texts, suffixes, convention, and what an embedder's own convention needs",
@@ -38,7 +37,7 @@ SETTINGS = {  # keys of a fingerprint, and what they cover
     "max_length": "in tokens",
     "libraries": "versions, as far as they decide",
 }
-# Minor versions of the first change rounding alone; those of the second have changed how pictures and texts are read.
+# Minor versions of MAJOR change rounding alone; those of MINOR have changed how pictures and texts are read.
 MAJOR, MINOR = ("torch", "pillow"), ("transformers", "tokenizers")
 
 
@@ -64,7 +63,7 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder, pooling: Pooling) ->
 
 
 def _settings(processor: Any) -> dict[str, Any]:
-    """The plain settings of a processor; template and image processor have entries, and tokens are the tokenizer's."""
+    """Return the plain settings of a processor that have no entry of their own."""
     plain = (str, int, float, bool, list, type(None))
     names = [name for name in vars(processor) if name != "chat_template" and not re.search("_token(_ids?)?$", name)]
     return {name: vars(processor)[name] for name in names if isinstance(vars(processor)[name], plain)}

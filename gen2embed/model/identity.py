@@ -1,8 +1,8 @@
 """Identify a model by the files that decide its embeddings; the settings that decide them are in `fingerprint.py`.
 
-`DECIDING` and the weights that transformers opens (`weight_files`) are all that loading reads and that can change a
-vector; `INERT` is read and cannot. `tests/model/test_identity.py` fails if loading opens another file. A model of the
-hub is identified by its commit, which covers every file.
+Loading reads `DECIDING` and the weights (`weight_files`), which can change a vector, and `INERT`, which cannot.
+`tests/model/test_identity.py` fails if loading opens another file. A model of the hub is identified by its commit,
+which covers every file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gen2embed.utils.facts import digest_of, keep_facts
 from gen2embed.utils.files import digest_files
 
 LOCAL = "files:"  # begins the identity of a local model
-EARLIER = "weights:"  # began it while it covered the weights and config.json alone
+EARLIER = "weights:"  # began it in versions in which it covered the weights and config.json alone
 
 DECIDING = {  # files of a checkpoint folder, and what they decide
     "config.json": "the layers, positions and quantisation of the model",
@@ -53,7 +53,7 @@ INERT = {  # files that loading reads and that change no vector
 }
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # peft loads the first that is there
-ADAPTER_INERT = {  # of adapter_config.json: names, and what training alone uses
+ADAPTER_INERT = {  # keys of adapter_config.json: names, and what training alone uses
     "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "parent_library", "peft_version",
     "task_type", "lora_dropout", "init_lora_weights",
 }  # fmt: skip
@@ -99,8 +99,8 @@ def file_digests(folder: Path, remote_code: bool = False) -> dict[str, str]:
     """Return a digest of each of `deciding_files`, by name."""
     files = deciding_files(folder, remote_code)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-        found = pool.map(digest_of, files.values())
-        digests = {name: digest[:32] for name, digest in zip(files, found, strict=True)}
+        digested = pool.map(digest_of, files.values())
+        digests = {name: digest[:32] for name, digest in zip(files, digested, strict=True)}
     keep_facts()
     return digests
 
@@ -117,7 +117,7 @@ def earlier_identity(folder: Path) -> str:
 
 
 def adapter_identity(folder: Path) -> str:
-    """Return the identity of a saved adapter: its weights, and what of its configuration changes a vector."""
+    """Return the identity of a saved adapter: its weights, and the part of its configuration that changes a vector."""
     config = _read_json(folder / "adapter_config.json")
     deciding: dict[str, Any] = {name: value for name, value in config.items() if name not in ADAPTER_INERT}
     weights = next((folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()), None)
@@ -131,9 +131,11 @@ def earlier_adapter_identity(folder: Path) -> str:
     return digest_files(folder.glob("adapter_model.*"))
 
 
-def differing_files(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+def differing_files(recorded: Mapping[str, str], current: Mapping[str, str]) -> str:
     """Return `; ... differ` for an error, with the first files whose digests differ; empty where none are known."""
-    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name)) if there and here else []
+    names: list[str] = []
+    if recorded and current:
+        names = sorted(name for name in {*recorded, *current} if recorded.get(name) != current.get(name))
     return f"; {', '.join(names[:3])}{', …' if len(names) > 3 else ''} differ" if names else ""
 
 
@@ -149,7 +151,7 @@ def remote_code_digest(*objects: Any) -> str | None:
 
 
 def _versioned(folder: Path) -> Iterator[str]:
-    """Names of the files that stand in for a newer or older transformers, where a checkpoint lists some."""
+    """Yield the names of files that a checkpoint lists for a newer or older transformers."""
     yield from _strings(_read_json(folder / "config.json").get("configuration_files"))
     yield from _strings(_read_json(folder / "tokenizer_config.json").get("fast_tokenizer_files"))
 
@@ -159,7 +161,7 @@ def _strings(value: object) -> Iterable[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """An object in a file; empty where there is none, which is for whoever loads it to report."""
+    """Return the object in a file; empty if there is none, which whoever loads the file reports."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

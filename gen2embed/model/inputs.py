@@ -1,4 +1,8 @@
-"""From items to model inputs: rendered, tokenised, cut to length, padded, with pictures resized and processed."""
+"""From items to model inputs.
+
+An item is rendered under the prompt, tokenized, truncated to `max_length` and padded; its pictures are resized and go
+through the model's image processor. `InputBuilder` is the only code that does this.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputBuilder:
-    """Builds the inputs of a model family under a prompt and a resolution; the only code that does.
+    """Build the inputs of a model family under a prompt and a resolution.
 
-    processor: tokenizer, image processor, and what the family puts into an image slot.
-    max_length: in tokens. A longer item loses the end of its own text; never visual tokens, prompt or template.
+    Args:
+        processor: The tokenizer, the image processor, and what the family writes into an image slot.
+        model_type: The family, as config.json names it.
+        prompt: Both levels of the prompt, and the convention.
+        resolution: The size of pictures before the image processor.
+        max_length: Tokens of an item. A longer one loses the end of its own text; never visual tokens or the prompt.
     """
 
     processor: ProcessorMixin
@@ -40,27 +48,36 @@ class InputBuilder:
     max_length: int
 
     def __getstate__(self) -> dict[str, object]:
-        """For a worker that is not forked, without what is made on first use: the template cannot be pickled."""
+        """Leave out cached properties for a worker that is not forked, as the template cannot be pickled."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __call__(self, items: Sequence[Item], role: Role) -> Inputs:
-        """Inputs of a batch: `input_ids` and `attention_mask` (b, l), and what the family takes for pictures.
+        """Return a padded batch: `input_ids` and `attention_mask` (b, l), and the family's picture inputs.
 
-        Either all items have pictures or none has: an image token without a picture may stand in a text.
+        Either all items have pictures or none has, as a text may hold an image token without a picture.
         """
-        processed, expanded = self.process([self.open(item) for item in items if item.pictures])
-        slots = iter(expanded)
-        rows = [self.token_ids(item, role, [next(slots) for _ in item.pictures]) for item in items]
+        processed, slots = self.process([self.open(item) for item in items if item.pictures])
+        following = iter(slots)
+        rows = [self.token_ids(item, role, [next(following) for _ in item.pictures]) for item in items]
         if processed and not all(item.pictures for item in items):
             raise ValueError("items with and without pictures in one batch")
         return self.pad(rows, processed)
 
+    # --- pictures -----------------------------------------------------------------------------------------------------
+
     def open(self, item: Item) -> list[Image.Image]:
-        """An item's pictures in their size."""
+        """Return an item's pictures, resized."""
         return [resize(images.load(picture), self.resolution.policy) for picture in item.pictures]
 
     def process(self, pictures: Sequence[Sequence[Image.Image]]) -> tuple[Inputs, list[str]]:
-        """The pictures of each item as the family takes them, and what it puts into the slot of each."""
+        """Process the pictures of several items.
+
+        Args:
+            pictures: The resized pictures of each item.
+
+        Returns:
+            The family's picture inputs, and for each picture the tokens, as text, that fill its slot.
+        """
         if not pictures:
             return {}, []
         processor = self.processor
@@ -70,13 +87,13 @@ class InputBuilder:
         return {key: value for key, value in processed.items() if key not in processor.unused_input_names}, slots
 
     def pad(self, rows: Sequence[Sequence[int]], processed: Inputs) -> Inputs:
-        """Inputs of a batch from each item's token ids, and of pictures what `process` made of them together."""
+        """Return a padded batch of token ids, with the picture inputs that `process` made for all of it."""
         processor = self.processor
         inputs: Inputs = dict(processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
         if processed:
             inputs |= processed
             if processor.return_mm_token_type_ids:
-                # Gemma 3 attends both ways inside of a picture where `token_type_ids` says that there is one.
+                # Gemma 3 attends both ways inside a picture where `token_type_ids` says that there is one.
                 names = processor.model_input_names
                 name = "mm_token_type_ids" if "mm_token_type_ids" in names else "token_type_ids"
                 inputs[name] = torch.tensor(processor.create_mm_token_type_ids(inputs["input_ids"].tolist()))
@@ -84,63 +101,71 @@ class InputBuilder:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         return inputs
 
-    def token_ids(self, item: Item, role: Role, slots: Sequence[str] | None = None) -> list[int]:
-        """Token ids of one item, at most `max_length`.
+    # --- tokens -------------------------------------------------------------------------------------------------------
 
-        slots: what the family puts into each image slot; None works it out from the item's pictures.
+    def token_ids(self, item: Item, role: Role, slots: Sequence[str] | None = None) -> list[int]:
+        """Return the token ids of one item, at most `max_length`.
+
+        Args:
+            item: The item.
+            role: Its role.
+            slots: What fills each image slot; None processes the item's pictures to find out.
         """
         if slots is None:
             _, slots = self.process([self.open(item)] if item.pictures else [])
         return self.tokenize([(item, role, slots)])[0][0]
 
     def tokenize(self, rows: Sequence[tuple[Item, Role, Sequence[str]]]) -> tuple[list[list[int]], dict[int, int]]:
-        """Tokenise many items, each in its role and with its slots, in one call of the tokenizer.
+        """Tokenize many items, each in its role and with its slots, in one call of the tokenizer.
 
-        Returns `token_ids` of each, and by its number the tokens that an item needs, of those longer than `max_length`.
+        Returns:
+            The token ids of each item, at most `max_length`; and by index, for the items that were truncated, how many
+            tokens they need.
         """
         rendered = [list(render(item, role, self.prompt, self._template)) for item, role, _ in rows]
-        written = self._write([(pieces, slots) for pieces, (_, _, slots) in zip(rendered, rows, strict=True)])
-        needed = {at: len(ids) for at, ids in enumerate(written) if len(ids) > self.max_length}
-        for at in needed:
-            item, _, slots = rows[at]
-            written[at] = self._shortened(item, rendered[at], slots, written[at])
-        return written, needed
+        ids = self._encode([(pieces, slots) for pieces, (_, _, slots) in zip(rendered, rows, strict=True)])
+        needed = {index: len(row) for index, row in enumerate(ids) if len(row) > self.max_length}
+        for index in needed:
+            item, _, slots = rows[index]
+            ids[index] = self._truncate(item, rendered[index], slots, ids[index])
+        return ids, needed
 
-    def _shortened(self, item: Item, pieces: list[Piece], slots: Sequence[str], ids: list[int]) -> list[int]:
+    def _truncate(self, item: Item, pieces: list[Piece], slots: Sequence[str], ids: list[int]) -> list[int]:
+        """Shorten the item's own text until its token ids fit.
+
+        Cutting a text changes how its end is tokenized, so the estimate of `_shorten` may fall short.
+        """
         while len(ids) > self.max_length:
-            if not self._cut(pieces, len(ids) - self.max_length):
-                visual = len(ids) - len(self._write([(pieces, [""] * len(slots))])[0])
+            if not self._shorten(pieces, len(ids) - self.max_length):
+                visual = len(ids) - len(self._encode([(pieces, [""] * len(slots))])[0])
                 raise UserError(
                     f"an input needs {len(ids)} tokens without any of its own text, {visual} of them visual, and "
                     f"max_length is {self.max_length}: {item}; raise max_length or choose a smaller resolution"
                 )
-            ids = self._write([(pieces, slots)])[0]
+            ids = self._encode([(pieces, slots)])[0]
         return ids
 
-    def _cut(self, pieces: list[Piece], excess: int) -> bool:
-        """Shorten the item's texts from the end by about `excess` tokens; False if there is no text left to cut."""
-        left = False
+    def _shorten(self, pieces: list[Piece], excess: int) -> bool:
+        """Remove about `excess` tokens from the end of the item's texts, in place; return False if no text is left."""
+        shortened = False
         for index in reversed(range(len(pieces))):
             piece = pieces[index]
             if piece.kind != "text" or not piece.text:
                 continue
             starts = self._tokenizer.starts(piece.text)
-            keep = max(0, len(starts) - excess)
-            pieces[index] = replace(piece, text=piece.text[: starts[keep]] if keep else "")
-            left, excess = True, excess - (len(starts) - keep)
+            kept = max(0, len(starts) - excess)
+            pieces[index] = replace(piece, text=piece.text[: starts[kept]] if kept else "")
+            shortened, excess = True, excess - (len(starts) - kept)
             if excess <= 0:
                 break
-        return left
+        return shortened
 
-    def _write(self, rows: Sequence[tuple[Sequence[Piece], Sequence[str]]]) -> list[list[int]]:
-        """Token ids of pieces, each with its slots.
-
-        Special tokens count as such only where the template or the processor wrote them.
-        """
+    def _encode(self, rows: Sequence[tuple[Sequence[Piece], Sequence[str]]]) -> list[list[int]]:
+        """Return the token ids of pieces with their slots; only template and processor may write special tokens."""
         parts = []
         for pieces, slots in rows:
-            instead = {"image": iter(slots), "marker": repeat(self.processor.image_token)}
-            texts = (next(instead[piece.kind]) if piece.kind in instead else piece.text for piece in pieces)
+            fillings = {"image": iter(slots), "marker": repeat(self.processor.image_token)}
+            texts = (next(fillings[piece.kind]) if piece.kind in fillings else piece.text for piece in pieces)
             trusted = (piece.kind not in ("text", "prompt") for piece in pieces)
             parts.append(list(zip(texts, trusted, strict=True)))
         return self._tokenizer(parts)
@@ -149,7 +174,7 @@ class InputBuilder:
     def _tokenizer(self) -> PromptTokenizer:
         tokenizer = self.processor.tokenizer
         visual = tokenizer.convert_ids_to_tokens([i for i in self.processor.image_token_ids if i is not None])
-        return PromptTokenizer.of(tokenizer, {self.processor.image_token, *visual})
+        return PromptTokenizer.from_tokenizer(tokenizer, {self.processor.image_token, *visual})
 
     @cached_property
     def _template(self) -> Template:
@@ -160,10 +185,10 @@ class InputBuilder:
             raise UserError(
                 "the model has no chat template, which prompt.convention=native needs; use an instruct model"
             )
-        from transformers.processing_utils import ProcessorMixin  # noqa: PLC0415  # of which `processor` is one
+        from transformers.processing_utils import ProcessorMixin  # noqa: PLC0415  # imported with every processor
 
-        @cache  # of the stand-ins for texts there are few
-        def rendered(messages: str) -> str:  # the mixin's: SmolVLM's own asks its video processor, if for nothing
+        @cache  # messages hold placeholders for texts, so there are few different ones
+        def rendered(messages: str) -> str:  # the mixin's method: SmolVLM's own would ask for a video processor
             return ProcessorMixin.apply_chat_template(processor, json.loads(messages), add_generation_prompt=True)
 
         return chat_template(lambda messages: rendered(json.dumps(messages)), processor.image_token)

@@ -1,13 +1,21 @@
-"""Packing: many samples in one row of tokens, without padding, and each beginning that they share only once.
+"""Packing: many samples in one row of tokens, without padding; a beginning that several share stands there once.
 
-Sorted, samples form a tree of tokens: those that begin alike share the branch to where they differ, be it a prompt, a
-picture under two questions, or all of it. The row is that tree, depth first. A token attends to the tokens on its own
-branch before it, and keeps the position that it has in its sample. Under causal attention it cannot tell this from the
-sample alone, so its hidden state is the same.
+Sorted samples form a tree of tokens. Samples that begin alike share the branch up to where they differ: a prompt, a
+picture under two questions, or all of it. The row is that tree, depth first. A token attends to the tokens before it on
+its own branch, and keeps the position that it has in its sample. Under causal attention this is the same as the sample
+alone, so the hidden state is the same.
 
-In a row that is written depth first, the tokens below token j are those up to an `end` of its own, so
+In a row that is written depth first, the tokens below token j are those up to an `end` that belongs to j, so
 
     i attends to j   if and only if   j <= i < end[j].
+
+For example, the samples `a b c`, `a b d` and `e` are the row
+
+    token   a b c d e
+    index   0 1 2 3 4
+    end     4 4 3 4 5
+
+in which d (3) attends to a (0) and b (1), since 3 < 4, and not to c (2), since 3 >= 3.
 """
 
 from __future__ import annotations
@@ -26,10 +34,13 @@ from gen2embed.encoding.batch import Chunk, ChunkLimit
 
 @dataclass(frozen=True)
 class Sample:
-    """An item as a model reads it.
+    """The l tokens of an item.
 
-    ids: of its l tokens. positions (p, l): of each, p is 3 where the model rotates by row and column of a picture.
-    pictures: digests, in order. visual (l,): for each token, which of the pictures it belongs to, or -1.
+    Args:
+        ids: Token ids.
+        positions: Position ids; p is 3 if the model rotates by row and column of a picture, else 1.
+        pictures: Digests of its pictures, in order.
+        visual: For each token, the index of the picture that it belongs to, or -1.
     """
 
     ids: Int[np.ndarray, " l"]
@@ -39,36 +50,63 @@ class Sample:
 
 
 def pack(samples: Sequence[Sample], limit: ChunkLimit, share: bool = True) -> tuple[list[Chunk], Int[Tensor, " n"]]:
-    """Chunks of one row each, and the place of each sample among their rows.
+    """Pack samples into chunks of one row each.
 
-    samples: all with pictures, or all without. share: put what they begin alike only once; equal samples give one row.
+    Args:
+        samples: Samples that all have pictures, or all have none.
+        limit: The largest chunk.
+        share: Whether equal beginnings stand once; equal samples then share a vector.
+
+    Returns:
+        The chunks, and for each sample the index of its vector among those of all chunks.
     """
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(d for s in samples for d in s.pictures))}
     codes = [_code(sample, numbers) for sample in samples]
     sequence = list(range(len(samples)))
     if share:
-        sequence.sort(key=lambda at: codes[at].tobytes())
+        sequence.sort(key=lambda index: codes[index].tobytes())
     chunks: list[Chunk] = []
     placed = np.empty(len(samples), np.int64)
     rows = 0
     for group in _groups(sequence, codes, limit, share):
-        chunk, its = _row([samples[at] for at, _ in group], [shared for _, shared in group])
-        placed[[at for at, _ in group]] = its + rows
+        chunk, vectors = _row([samples[index] for index, _ in group], [shared for _, shared in group])
+        placed[[index for index, _ in group]] = vectors + rows
         rows += chunk.rows
         chunks.append(chunk)
     return chunks, torch.from_numpy(placed)
 
 
+def attention_inputs(
+    ends: Int[Tensor, " t"], ends_on_cpu: Int[Tensor, " t"], attention: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return the arguments of a model's forward by which the tokens of a packed row attend to their own branch.
+
+    Args:
+        ends: The row's ends, where the model runs.
+        ends_on_cpu: The same on the CPU.
+        attention: The model's attention implementation.
+        dtype: The type of the model.
+    """
+    if attention == "flash_attention_2":
+        return lengths(ends_on_cpu, ends.device)
+    mask = visible(ends)
+    if attention == "eager":  # which adds the mask to the scores
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
+    return {"attention_mask": mask}
+
+
 def visible(ends: Int[Tensor, " t"]) -> Bool[Tensor, "1 1 t t"]:
-    """Which tokens of a packed row attend to which."""
-    at = torch.arange(len(ends), device=ends.device)
-    return ((at <= at[:, None]) & (at[:, None] < ends))[None, None]
+    """Return which tokens of a packed row attend to which: the mask of the module's rule."""
+    tokens = torch.arange(len(ends), device=ends.device)
+    return ((tokens <= tokens[:, None]) & (tokens[:, None] < ends))[None, None]
 
 
 def lengths(ends: Int[Tensor, " t"], device: torch.device) -> dict[str, Any]:
-    """Where the samples of a row begin and end that share nothing, in the words of FlashAttention's kernels.
+    """Return FlashAttention's arguments for the samples of a row that share nothing.
 
-    ends: on the CPU, so that nobody waits for a GPU.
+    Args:
+        ends: The row's ends, on the CPU, so that nothing waits for a GPU.
+        device: Where the kernels run.
     """
     borders = torch.cat([ends.new_zeros(1), ends.unique_consecutive()]).int()
     longest = int(borders.diff().max())
@@ -77,7 +115,7 @@ def lengths(ends: Int[Tensor, " t"], device: torch.device) -> dict[str, Any]:
 
 
 def _code(sample: Sample, numbers: dict[str, int]) -> np.ndarray:
-    """Equal where samples are, and sorted as bytes: the ids, and for a visual token the number of its picture."""
+    """Return a code for each token, which sorts as bytes: its id, or for a visual token the number of its picture."""
     of_picture = np.array([-1 - numbers[digest] for digest in sample.pictures] or [0])
     return np.where(sample.visual < 0, sample.ids, of_picture[sample.visual]).astype(">i8")
 
@@ -85,39 +123,42 @@ def _code(sample: Sample, numbers: dict[str, int]) -> np.ndarray:
 def _groups(
     sequence: Sequence[int], codes: Sequence[np.ndarray], limit: ChunkLimit, share: bool
 ) -> Iterator[list[tuple[int, int]]]:
-    """Cut a sequence of samples where a row is full; of each, how many tokens it shares with the one before it."""
+    """Yield the samples of each row, with how many tokens each shares with the sample before it."""
     group: list[tuple[int, int]] = []
     tokens = rows = 0
-    for at in sequence:
-        shared = _common(codes[group[-1][0]], codes[at]) if group and share else 0
-        new = len(codes[at]) - shared
-        again = shared == len(codes[at]) == len(codes[group[-1][0]]) if group else False
-        if group and not again and (tokens + new > limit.tokens or rows == limit.rows):
+    for index in sequence:
+        shared = _common(codes[group[-1][0]], codes[index]) if group and share else 0
+        new = len(codes[index]) - shared
+        equal = shared == len(codes[index]) == len(codes[group[-1][0]]) if group else False
+        if group and not equal and (tokens + new > limit.tokens or rows == limit.rows):
             yield group
-            group, tokens, rows, shared, new = [], 0, 0, 0, len(codes[at])
-        group.append((at, shared))
-        tokens, rows = tokens + new, rows + (not again)
+            group, tokens, rows, shared, new = [], 0, 0, 0, len(codes[index])
+        group.append((index, shared))
+        tokens, rows = tokens + new, rows + (not equal)
     if group:
         yield group
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
-    """How many elements they begin with alike."""
-    shorter = min(len(one), len(other))
-    differing = np.flatnonzero(one[:shorter] != other[:shorter])
+def _common(first: np.ndarray, second: np.ndarray) -> int:
+    """Return the length of the equal beginning of two arrays."""
+    shorter = min(len(first), len(second))
+    differing = np.flatnonzero(first[:shorter] != second[:shorter])
     return int(differing[0]) if len(differing) else shorter
 
 
 def _row(samples: Sequence[Sample], shared: Sequence[int]) -> tuple[Chunk, np.ndarray]:
-    """One row of samples in depth-first order, and for each sample which of the row's vectors is its own."""
+    """Return one row of samples in depth-first order, and for each sample the index of its vector.
+
+    shared: how many tokens each shares with the sample before it.
+    """
     ids, positions, pictures = list[np.ndarray](), list[np.ndarray](), list[str]()
     ends = np.empty(sum(len(s.ids) - count for s, count in zip(samples, shared, strict=True)), np.int64)
     lasts: list[int] = []
-    its: list[int] = []
-    branch = np.empty(0, np.int64)  # where the tokens of the sample before stand
+    vectors: list[int] = []
+    branch = np.empty(0, np.int64)  # indices in the row of the tokens of the sample before
     tokens = 0
     for sample, count in zip(samples, shared, strict=True):
-        ends[branch[count:]] = tokens
+        ends[branch[count:]] = tokens  # the branch ends where the next sample leaves it
         new = np.arange(tokens, tokens + len(sample.ids) - count)
         branch, tokens = np.concatenate([branch[:count], new]), tokens + len(new)
         ids.append(sample.ids[count:])
@@ -126,13 +167,13 @@ def _row(samples: Sequence[Sample], shared: Sequence[int]) -> tuple[Chunk, np.nd
         pictures += sample.pictures[seen:]
         if not lasts or lasts[-1] != branch[-1]:
             lasts.append(int(branch[-1]))
-        its.append(len(lasts) - 1)
+        vectors.append(len(lasts) - 1)
     ends[branch] = tokens
-    at = torch.from_numpy(np.concatenate(positions, axis=1))
+    position_ids = torch.from_numpy(np.concatenate(positions, axis=1))
     inputs = {
         "input_ids": torch.from_numpy(np.concatenate(ids))[None],
-        "position_ids": at if len(at) == 1 else at[:, None],
+        "position_ids": position_ids if len(position_ids) == 1 else position_ids[:, None],
         "ends": torch.from_numpy(ends),
         "last": torch.tensor(lasts),
     }
-    return Chunk(inputs, len(lasts), bool(samples[0].pictures), tuple(pictures)), np.array(its)
+    return Chunk(inputs, len(lasts), bool(samples[0].pictures), tuple(pictures)), np.array(vectors)

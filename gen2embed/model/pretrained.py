@@ -1,4 +1,4 @@
-"""What a path or a hub id holds: a base, or an adapter and its base; and what it carries beside its weights."""
+"""Find the base, the adapter and the card at a path or a hub id; save an embedder, and upload it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """What an embedder is loaded from.
+    """Where an embedder is loaded from.
 
-    path, revision: of the base, a folder or a hub id. adapter: its folder here; None for none.
-    card: the settings that the checkpoint carries (`card.py`); empty for one that was not made here.
+    Args:
+        path: The base, a folder or a hub id.
+        adapter: The local folder of the adapter; None if there is none.
+        card: The card of the checkpoint (`card.py`); empty for one that was not saved by gen2embed.
+        revision: The base's revision on the hub.
     """
 
     path: str | Path
@@ -59,9 +62,8 @@ class Source:
         resolution: str | Resolution | None = None,
         pooling: str | Pooling | None = None,
     ) -> CardSettings:
-        """Return the settings that are asked for, else those of the checkpoint, else the defaults.
+        """Return the chosen settings, else those of the checkpoint, else hierarchical, clamp and last.
 
-        The defaults are the prompt hierarchical in the convention native, the resolution clamp and the pooling last.
         Another choice than the checkpoint's is taken, with a warning that says what differs.
 
         Raises:
@@ -75,13 +77,13 @@ class Source:
             log.warning("not as the checkpoint %s was trained: %s", self.name, "; ".join(differing))
         return settings
 
-    def _pooling(self, asked: str | Pooling | None) -> Pooling:
-        if isinstance(asked, str):
-            return load_preset("pooling", asked)
-        if asked is not None:
-            if isinstance(asked, type) or not is_dataclass(asked) or not callable(asked):
-                raise UserError(f"a pooling is an instance of a dataclass with __call__; got {asked!r}")
-            return asked
+    def _pooling(self, choice: str | Pooling | None) -> Pooling:
+        if isinstance(choice, str):
+            return load_preset("pooling", choice)
+        if choice is not None:
+            if isinstance(choice, type) or not is_dataclass(choice) or not callable(choice):
+                raise UserError(f"a pooling is an instance of a dataclass with __call__; got {choice!r}")
+            return choice
         if (call := self.card.get("pooling")) is None:
             return LastToken()
         # it imports Lightning, and few checkpoints need it
@@ -102,13 +104,16 @@ def find_source(
     revision: str | None = None,
     adapter_revision: str | None = None,
 ) -> Source:
-    """The base and the adapter at `path`, a folder or a hub id, or of `adapter` onto `path`; loads no weights,
-    but compares a folder's with their digests.
+    """Return the source at `path`; loads no weights, but compares those of a folder with their digests.
 
-    revision, adapter_revision: of the hub's repositories `path` and `adapter`. The base that an adapter at `path` names
-    is taken in the revision that it names.
+    Args:
+        path: A folder or a hub id of a base, or of an adapter, which names its base and the base's revision.
+        adapter: An adapter to load onto `path`.
+        revision: Of the hub's repository `path`.
+        adapter_revision: Of the hub's repository `adapter`.
 
-    Raises `UserError` for an adapter that is none, or that does not name its base, and for weights that were changed.
+    Raises:
+        UserError: For an adapter that is none or does not name its base, and for weights that were changed.
     """
     if adapter is None:
         if is_remote(path):
@@ -116,7 +121,7 @@ def find_source(
                 revision = str(hub.HfApi().resolve_revision(str(path), revision=revision).resolved)
             except (HfHubHTTPError, RevisionResolutionError) as error:
                 first = first_line(error)
-                log.warning("what %s carries could not be asked, and it is taken to be a base alone: %s", path, first)
+                log.warning("the hub could not be asked about %s, which is taken to be a base alone: %s", path, first)
                 return Source(path, None, {}, revision)
         if (config := fetch_file(path, "adapter_config.json", revision)) is None:
             card = fetch_file(path, CARD, revision)
@@ -134,22 +139,22 @@ def find_source(
     return Source(path, folder, read_card(folder), revision)
 
 
-def _prompt(asked: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
-    if isinstance(asked, Prompt):
-        return asked
-    if asked is None and "prompt" in card:
+def _prompt(choice: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:
+    if isinstance(choice, Prompt):
+        return choice
+    if choice is None and "prompt" in card:
         return Prompt(**card["prompt"])
-    return load_preset("prompt", asked or "hierarchical")
+    return load_preset("prompt", choice or "hierarchical")
 
 
-def _resolution(asked: str | Resolution | None, card: Mapping[str, Any]) -> Resolution:
-    if isinstance(asked, Resolution):
-        return asked
-    return Resolution(**card.get("resolution", {})) if asked is None else load_preset("resolution", asked)
+def _resolution(choice: str | Resolution | None, card: Mapping[str, Any]) -> Resolution:
+    if isinstance(choice, Resolution):
+        return choice
+    return Resolution(**card.get("resolution", {})) if choice is None else load_preset("resolution", choice)
 
 
 def fetch_file(path: str | Path, name: str, revision: str | None) -> Path | None:
-    """A small file of a folder or a hub repository; None if it is not there, or, with a warning, out of reach."""
+    """Return a small file of a folder or a hub repository; None if it is missing or, with a warning, out of reach."""
     file = Path(path) / name
     if not is_remote(path):
         return file if file.is_file() else None
@@ -160,16 +165,19 @@ def fetch_file(path: str | Path, name: str, revision: str | None) -> Path | None
     except OSError as error:
         if hub.try_to_load_from_cache(str(path), name, revision=revision) is not hub._CACHED_NO_EXIST:
             first = first_line(error)
-            log.warning("whether %s has a %s could not be asked, and it is taken to have none: %s", path, name, first)
+            log.warning("the hub could not be asked whether %s has a %s, which is taken as no: %s", path, name, first)
         return None
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of an adapter, downloaded if `source` is a hub id; None if `source` is something else.
+    """Return the folder of an adapter, downloaded for a hub id; None if `source` holds something else.
 
-    revision: of the hub's repository.
+    Args:
+        source: A folder or a hub id.
+        revision: Of the hub's repository.
 
-    Raises `UserError` if there is nothing at `source`.
+    Raises:
+        UserError: If there is nothing at `source`.
     """
     folder = Path(source)
     if not is_remote(source):
@@ -182,7 +190,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
         return Path(hub.snapshot_download(str(source), revision=revision, allow_patterns=["adapter_*", CARD]))
     except (OSError, HfHubHTTPError, EntryNotFoundError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return None  # the repository is there, and holds something else
+            return None  # the repository exists, and holds something else
         first = first_line(error)
         raise UserError(
             f"{source} is no folder here, and could not be loaded from the hub: {first}{advice(source)}"
@@ -190,10 +198,11 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
 
 
 def save_pretrained(embedder: Embedder, folder: Path) -> None:
-    """Save to a new or an empty folder; it is there as a whole, or not at all.
+    """Save to a new or an empty folder, completely or not at all.
 
-    Raises `UserError` for a folder that holds something, as what was there could be taken for a part of it, and for one
-    in that of the model.
+    Raises:
+        UserError: For a folder that holds files, which could be taken for a part of the model, and for one inside the
+            model's own folder.
     """
     output = check_folder(folder, inputs=[Path(embedder.backbone.name)])
     replace_folder(output, lambda unfinished: save(embedder, unfinished), by=None)
@@ -206,10 +215,7 @@ def push_to_hub(
     revision: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload what `save_pretrained` saves; returns the address of the commit. Raises `UserError` for a refusal.
-
-    revision: a branch, which is made from main if it is not there.
-    """
+    """Upload what `save_pretrained` saves, and return the address of the commit; see `Embedder.push_to_hub`."""
     backbone = embedder.backbone
     if isinstance(backbone.full, peft.PeftModel) and Path(backbone.name).is_dir():
         log.warning(

@@ -1,4 +1,4 @@
-"""Load the family's own processor over tokenizer and image processor; torchvision is never needed."""
+"""Load a family's own processor, with its tokenizer and its image processor; torchvision is not needed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ LEFT_OUT = "video_processor"  # it would need torchvision
 def load_processor(
     path: str, config: PreTrainedConfig, resolution: Resolution, source: dict[str, Any]
 ) -> ProcessorMixin:
-    """The processor of the model at `path`, with the resolution's backend and pixel budget.
+    """Return the processor of the model at `path`, with the resolution's backend and pixel budget.
 
-    source: what `from_pretrained` takes for a hub repository. Raises `UserError` for a model without pictures, a
-    tokenizer that is not a fast one, and a resolution that cannot be had.
+    Args:
+        path: A folder or a hub id.
+        config: The model's configuration.
+        resolution: The backend and the pixel budget.
+        source: The arguments of `from_pretrained` for a hub repository.
+
+    Raises:
+        UserError: For a model that takes no pictures, a tokenizer that is not fast, and an impossible resolution.
     """
     if type(config) not in PROCESSOR_MAPPING:
         raise UserError(
@@ -35,21 +41,23 @@ def load_processor(
         raise UserError(
             f"{path} has no fast tokenizer but a {type(tokenizer).__name__}; choose a model with a tokenizer.json"
         )
-    if tokenizer("a")["input_ids"] == tokenizer("b")["input_ids"]:  # transformers makes up one without a vocabulary
+    if tokenizer("a")["input_ids"] == tokenizer("b")["input_ids"]:  # without a vocabulary, transformers makes one up
         raise UserError(f"the tokenizer of {path} tells no texts apart: its tokenizer.json is missing or empty; add it")
     tokenizer.padding_side = "right"
     image_processor = _load_image_processor(path, resolution, source)
     settings, _ = base.get_processor_dict(path, **source)
     parameters, parts = set(inspect.signature(base.__init__).parameters), set(base.get_attributes())
     options = {key: settings[key] for key in (parameters - parts) & set(settings)}
-    nothing = dict.fromkeys({LEFT_OUT} & parts)
+    no_video = dict.fromkeys({LEFT_OUT} & parts)
     chat = {"chat_template": tokenizer.chat_template}
-    return _without_videos(base)(image_processor=image_processor, tokenizer=tokenizer, **nothing, **{**chat, **options})
+    return _without_videos(base)(
+        image_processor=image_processor, tokenizer=tokenizer, **no_video, **{**chat, **options}
+    )
 
 
 @cache
 def _without_videos(base: Any) -> type[ProcessorMixin]:
-    """A family's processor class without its video processor; its instances can be pickled."""
+    """Return a family's processor class without its video processor; its instances can be pickled."""
 
     class PictureProcessor(base):
         @classmethod
@@ -59,7 +67,7 @@ def _without_videos(base: Any) -> type[ProcessorMixin]:
         def __reduce__(self) -> tuple[Any, ...]:
             return _restored, (base, vars(self))
 
-    PictureProcessor.__name__ = base.__name__  # which is saved with it
+    PictureProcessor.__name__ = base.__name__  # it is saved with the processor
     return PictureProcessor
 
 
@@ -73,7 +81,7 @@ def _load_image_processor(path: str, resolution: Resolution, source: dict[str, A
     image_processor = AutoImageProcessor.from_pretrained(path, backend=resolution.backend, **source)
     if isinstance(image_processor, PilBackend) != (resolution.backend == "pil"):  # transformers falls back by itself
         raise UserError(
-            f"resolution.backend={resolution.backend} cannot be had here: {path} gave a "
+            f"resolution.backend={resolution.backend} is not available: {path} gave a "
             f"{type(image_processor).__name__}; install torchvision, or choose the other backend"
         )
     for bound, key in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):

@@ -1,8 +1,8 @@
-"""Hierarchical prompts: what text a model reads for an item in a role.
+"""Hierarchical prompts: the text that a model reads for an item in a role.
 
-Level 1 is a system text, level 2 a suffix to the query (arXiv 2508.00955, section 3). A prompt is rendered into
-pieces that say where each character comes from, so that only the template's own special tokens count as such: the
-same string typed by a user stays text.
+Level 1 is a system text, and level 2 is a suffix to the query (arXiv 2508.00955, section 3). `render` returns pieces,
+each of which says where its characters come from, so that only the template's own special tokens count as such: the
+same string in a user's text stays text.
 
 Two conventions decide what surrounds the texts, and which positions the image tokens get:
 
@@ -29,10 +29,16 @@ Kind = Literal["template", "prompt", "text", "image", "marker"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of the rendered prompt.
+    """A run of characters of the rendered prompt, or the slot of an image.
 
-    kind: template (may hold special tokens), prompt (plain, never cut), text (the item's own: plain, cut if too long),
-    image (the slot of the item's next picture), marker (an image token that stands for no picture).
+    Args:
+        kind: Where it comes from.
+            template: the model's template; may hold special tokens
+            prompt: a system text or a suffix; plain text, never truncated
+            text: the item's own text; plain text, truncated if too long
+            image: the slot of the item's next picture
+            marker: an image token that stands for no picture
+        text: Its characters; empty for image and marker.
     """
 
     kind: Kind
@@ -41,15 +47,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Both levels of the prompt, for each role.
+    """Both levels of the prompt for each role.
 
-    system: per role the level-1 text; empty for none.
-    suffix: per role and modality the level-2 text that follows the item's own; an item with a picture is of
-        modality image.
-    convention: see the module.
-    instruction_stop: what follows an item's instruction that does not end in punctuation. With one, an instruction
-        also loses the white space around it, and an empty one leaves the system text.
-    picture_break: whether the line break between a picture and the text after it stays.
+    Args:
+        system: The level-1 text of each role; empty or absent for none.
+        suffix: The level-2 text of each role and modality, which follows the item's own text. An item with a picture
+            is of modality image.
+        convention: See the module.
+        instruction_stop: Ends an item's instruction that does not end in punctuation. If set, white space around an
+            instruction is removed as well, and an empty instruction leaves the system text.
+        picture_break: Whether the line break between a picture and the text after it stays.
     """
 
     system: Mapping[Role, str] = field(default_factory=dict)
@@ -59,9 +66,9 @@ class Prompt:
     picture_break: bool = True
 
     def describe(self) -> dict[str, Any]:
-        """Plain values that decide a rendering, for fingerprints and checkpoints.
+        """Return plain values that decide a rendering, for fingerprints and checkpoints.
 
-        The last two are in it where they are not the default, so that it says of a prompt what it said before them.
+        The last two fields are left out at their defaults: fingerprints from before they existed stay valid.
         """
         suffix = {role: dict(texts) for role, texts in self.suffix.items()}
         described = {"system": dict(self.system), "suffix": suffix, "convention": self.convention}
@@ -72,31 +79,29 @@ class Prompt:
         return described
 
 
-Template = Callable[[str, Sequence[Piece]], list[Piece]]  # (system text, the user's pieces) -> all pieces
+Template = Callable[[str, Sequence[Piece]], list[Piece]]  # (system text, pieces of the user's turn) -> all pieces
 
 
 def render(item: Item, role: Role, prompt: Prompt, template: Template) -> tuple[Piece, ...]:
-    """Render an item in a role. Pure; `as_text` shows the result as one string.
+    """Return the pieces of an item in a role; `rendered_text` shows them as one string.
 
-    Source: arXiv 2508.00955, section 3.2, and the reference code's strings, byte for byte.
+    Source: arXiv 2508.00955, section 3.2, and the strings of the reference code, byte for byte.
     """
     modality: Modality = "image" if item.pictures else "text"
-    user = _user(item, prompt) if item.pictures else _markers(item, prompt.convention)
+    user = _picture_turn(item, prompt) if item.pictures else _text_turn(item, prompt.convention)
     if suffix := prompt.suffix.get(role, {}).get(modality, ""):
         user.append(Piece("prompt", suffix))
-    return tuple(
-        piece
-        for piece in template(_system(item, role, prompt), user)
-        if piece.kind in ("image", "marker") or piece.text
-    )
+    pieces = template(_system_text(item, role, prompt), user)
+    return tuple(piece for piece in pieces if piece.kind in ("image", "marker") or piece.text)
 
 
-def as_text(pieces: Sequence[Piece], image_token: str) -> str:
-    """The rendered string, with one image token a slot."""
+def rendered_text(pieces: Sequence[Piece], image_token: str) -> str:
+    """Return pieces as one string, with one image token for each slot."""
     return "".join(image_token if piece.kind in ("image", "marker") else piece.text for piece in pieces)
 
 
-def _system(item: Item, role: Role, prompt: Prompt) -> str:
+def _system_text(item: Item, role: Role, prompt: Prompt) -> str:
+    """Return the level-1 text, or the item's own instruction in its place."""
     system, stop = prompt.system.get(role, ""), prompt.instruction_stop
     if item.instruction is None:
         return system
@@ -108,7 +113,8 @@ def _system(item: Item, role: Role, prompt: Prompt) -> str:
     return instruction or system
 
 
-def _user(item: Item, prompt: Prompt) -> list[Piece]:
+def _picture_turn(item: Item, prompt: Prompt) -> list[Piece]:
+    """Return the parts of an item with pictures, in order."""
     pieces: list[Piece] = []
     for part in item.parts:
         if not isinstance(part, str):
@@ -120,8 +126,11 @@ def _user(item: Item, prompt: Prompt) -> list[Piece]:
     return pieces
 
 
-def _markers(item: Item, convention: Convention) -> list[Piece]:
-    """Image markers without a picture: the reference leaves a literal image token there, `native` drops them."""
+def _text_turn(item: Item, convention: Convention) -> list[Piece]:
+    """Return the texts of an item without pictures.
+
+    An image marker in them stays as a bare image token in the reference convention, and is dropped in `native`.
+    """
     pieces: list[Piece] = []
     for text in item.texts:
         for index, part in enumerate(text.split(IMAGE_MARKER)):
@@ -138,7 +147,7 @@ class ReferenceTemplate(NamedTuple):
     """What surrounds the texts in the reference convention."""
 
     start: str
-    system: tuple[str, str]  # before and after the system text; left out where there is none
+    system: tuple[str, str]  # before and after the system text; left out if there is none
     user: tuple[str, str]  # before and after the item's own text with its suffix
 
 
@@ -152,7 +161,7 @@ REFERENCE_TEMPLATES = {"qwen2_vl": _CHATML, "qwen2_5_vl": _CHATML, "llava_next":
 
 
 def reference_template(model_type: str) -> Template:
-    """The paper's template of a model family."""
+    """Return the paper's template of a model family."""
     if model_type not in REFERENCE_TEMPLATES:
         known = ", ".join(sorted(REFERENCE_TEMPLATES))
         raise UserError(
@@ -161,47 +170,36 @@ def reference_template(model_type: str) -> Template:
         )
     start, around_system, around_user = REFERENCE_TEMPLATES[model_type]
 
-    def around(texts: tuple[str, str], pieces: Sequence[Piece]) -> list[Piece]:
+    def surround(texts: tuple[str, str], pieces: Sequence[Piece]) -> list[Piece]:
         return [Piece("template", texts[0]), *pieces, Piece("template", texts[1])]
 
     def template(system: str, user: Sequence[Piece]) -> list[Piece]:
-        level_1 = around(around_system, [Piece("prompt", system)]) if system else []
-        return [Piece("template", start), *level_1, *around(around_user, user)]
+        level_1 = surround(around_system, [Piece("prompt", system)]) if system else []
+        return [Piece("template", start), *level_1, *surround(around_user, user)]
 
     return template
 
 
 def chat_template(apply: Callable[[list[dict[str, Any]]], str], image_token: str) -> Template:
-    """A model's own chat template.
+    """Return a model's own chat template.
 
-    apply: renders messages to a string, generation prompt included. It sees a stand-in for every text, with the
-    text's own white space around it (some templates trim), and the texts are put back afterwards: what they hold
-    cannot be taken for the template's special tokens.
+    1. Write the messages with a placeholder for each text, "\\ue000" + its number + "\\ue001", in the text's own white
+       space, as some templates trim.
+    2. Have the template render them to one string.
+    3. Split the string at placeholders and image tokens, and put the texts back. Nothing in a text can be taken for a
+       special token of the template, as the template never sees it.
+
+    Args:
+        apply: Renders messages to a string, generation prompt included.
+        image_token: What the template writes into an image's slot.
     """
 
     def template(system: str, user: Sequence[Piece]) -> list[Piece]:
         texts: list[Piece] = []
-
-        def stand_in(piece: Piece) -> str:
-            core = piece.text.strip()
-            texts.append(Piece(piece.kind, core))
-            said = f"\ue000{len(texts) - 1}\ue001"
-            return piece.text.replace(core, said, 1) if core else piece.text + said
-
-        def content(pieces: Sequence[Piece]) -> list[dict[str, str]]:
-            """Texts side by side are one, so that a template that trims leaves the white space between them."""
-            parts: list[dict[str, str]] = []
-            for is_image, run in groupby(pieces, key=lambda piece: piece.kind == "image"):
-                if is_image:
-                    parts += [{"type": "image"} for _ in run]
-                else:
-                    parts.append({"type": "text", "text": "".join(map(stand_in, run))})
-            return parts
-
         messages: list[dict[str, Any]] = []
         if system:
-            messages.append({"role": "system", "content": content([Piece("prompt", system)])})
-        messages.append({"role": "user", "content": content(user)})
+            messages.append({"role": "system", "content": _content([Piece("prompt", system)], texts)})
+        messages.append({"role": "user", "content": _content(user, texts)})
         pieces: list[Piece] = []
         for part in re.split(f"(\ue000\\d+\ue001|{re.escape(image_token)})", apply(messages)):
             if part == image_token:
@@ -216,14 +214,33 @@ def chat_template(apply: Callable[[list[dict[str, Any]]], str], image_token: str
     return template
 
 
-def _check_complete(pieces: Sequence[Piece], wanted: Sequence[Piece]) -> None:
-    """Some templates drop a role, or place pictures elsewhere: better known than embedded."""
-    missing = [piece for piece in wanted if piece.kind != "image" and piece not in pieces]
-    images = [sum(piece.kind == "image" for piece in side) for side in (wanted, pieces)]
-    if missing or images[0] != images[1]:
-        lost = (
-            f"the text {missing[0].text[:60]!r}" if missing else f"{images[0] - images[1]} of {images[0]} image slots"
-        )
+def _content(pieces: Sequence[Piece], texts: list[Piece]) -> list[dict[str, str]]:
+    """Return the content of a message, with placeholders; adds the texts that they stand for to `texts`.
+
+    Neighbouring texts are one entry, so that a template that trims leaves the white space between them.
+    """
+
+    def placeholder(piece: Piece) -> str:
+        core = piece.text.strip()
+        name = f"\ue000{len(texts)}\ue001"
+        texts.append(Piece(piece.kind, core))
+        return piece.text.replace(core, name, 1) if core else piece.text + name
+
+    content: list[dict[str, str]] = []
+    for is_image, run in groupby(pieces, key=lambda piece: piece.kind == "image"):
+        if is_image:
+            content += [{"type": "image"} for _ in run]
+        else:
+            content.append({"type": "text", "text": "".join(map(placeholder, run))})
+    return content
+
+
+def _check_complete(pieces: Sequence[Piece], expected: Sequence[Piece]) -> None:
+    """Raise `UserError` if a template dropped a text or an image, as some do for a role or a place that they lack."""
+    missing = [piece for piece in expected if piece.kind != "image" and piece not in pieces]
+    wanted, written = (sum(piece.kind == "image" for piece in side) for side in (expected, pieces))
+    if missing or wanted != written:
+        lost = f"the text {missing[0].text[:60]!r}" if missing else f"{wanted - written} of {wanted} image slots"
         raise UserError(
             f"the model's chat template drops {lost}; choose a prompt that it can express (prompt=suffix has no "
             "system text) or another model"

@@ -1,7 +1,7 @@
-"""What size a picture gets before the model's own image processor.
+"""The size of a picture before it goes through the model's own image processor.
 
-The seven policies are the reference code's; `original` leaves the picture as it is. Their arithmetic is in
-`shipped/resizing.py`, which exports carry with them.
+Seven policies are the reference code's; `original` leaves the picture as it is. Their arithmetic is in
+`shipped/resizing.py`, of which exports hold a copy.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ ALIASES = {"random": "clamp"}  # the reference's name
 
 @dataclass(frozen=True)
 class Resolution:
-    """The policy, and the image processor's pixel budget and backend.
+    """How pictures are resized.
 
-    min_pixels, max_pixels: bounds on a picture's area; None leaves the checkpoint's own.
-    backend: of the image processor; `pil` and `torchvision` resize slightly differently.
+    Args:
+        policy: How a picture is resized before the image processor.
+        min_pixels: The image processor's lower bound on a picture's area; None leaves the checkpoint's.
+        max_pixels: Its upper bound; None leaves the checkpoint's.
+        backend: Its library; `pil` and `torchvision` resize slightly differently.
     """
 
     policy: Policy = "clamp"
@@ -35,11 +38,12 @@ class Resolution:
         object.__setattr__(self, "policy", canonical(self.policy))
 
     def describe(self) -> dict[str, object]:
+        """Return plain values, for fingerprints and checkpoints."""
         return asdict(self)
 
 
 def canonical(policy: str) -> str:
-    """The policy's own name; raises `UserError` for an unknown one."""
+    """Return the name of a policy for its name or alias; raises `UserError` for an unknown one."""
     name = ALIASES.get(policy, policy)
     if name not in POLICIES:
         raise UserError(f"resolution {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
@@ -47,10 +51,10 @@ def canonical(policy: str) -> str:
 
 
 def target_size(width: int, height: int, policy: str) -> tuple[int, int]:
-    """Width and height in pixels after `policy`."""
+    """Return width and height, in pixels, of a picture that a policy has resized."""
     return size_after(width, height, canonical(policy))
 
 
 def resize(picture: Image.Image, policy: str) -> Image.Image:
-    """Resize a picture by a policy: Lanczos for `clamp`, bicubic for the squares, as the reference does."""
+    """Return a picture resized by a policy: Lanczos for `clamp`, bicubic for squares, as the reference does."""
     return resized(picture, canonical(policy))

@@ -1,4 +1,4 @@
-"""Where a training run keeps its models, for messages to users who name its folder, or a file of it, as a model."""
+"""Find the models of a training run, for messages to users who name its folder, or a file in it, as a model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SHOWN = 3  # models in a message
 
 
 def models_of(run: Path) -> list[Path]:
-    """Return the models that a run has left: that of its end, the best, and those of its steps, the last first."""
+    """Return the models of a run: the one of its end, the best one, and those of its steps, newest first."""
     steps = (path for path in (run / "steps").glob("*") if path.name.isdigit())
-    found = [run / "adapter", run / "best", *sorted(steps, key=lambda path: int(path.name), reverse=True)]
-    return [path for path in found if is_model(path)]
+    folders = [run / "adapter", run / "best", *sorted(steps, key=lambda path: int(path.name), reverse=True)]
+    return [path for path in folders if is_model(path)]
 
 
 def is_model(path: Path) -> bool:
@@ -27,7 +27,7 @@ def is_run(path: Path) -> bool:
 
 
 def advice(path: str | Path) -> str:
-    """Return what to name in place of a path that holds no model, as the end of a message; empty if unknown."""
+    """Return the end of a message about a path that holds no model: what to name in its place. Empty if unknown."""
     path = Path(path)
     if path.is_file() and is_model(path.parent):
         return f"; give its folder, {path.parent}"

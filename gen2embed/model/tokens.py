@@ -1,4 +1,4 @@
-"""Token ids of a rendered prompt: the tokenizer's own, but that special tokens count only where they belong."""
+"""Token ids of a rendered prompt, in which only trusted parts may write special tokens."""
 
 from __future__ import annotations
 
@@ -13,24 +13,36 @@ from tokenizers import AddedToken, Tokenizer
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """Tokenises strings of which some parts may write special tokens and others may not.
+    """Tokenize strings of which some parts may write special tokens and others may not.
 
     The parts are encoded as one string: prefix spaces, merges across parts and the tokens that the tokenizer adds at
-    either end come out as if the tokenizer had got the whole. A special token's string counts as such in trusted parts
-    only, because a twin of the tokenizer knows the special tokens by private names, which only trusted parts get.
+    either end come out as the tokenizer itself makes them. A special token's string counts as such in trusted parts
+    only: a twin of the tokenizer knows special tokens by private names, and only trusted parts get these names.
+
+    Args:
+        twin: The tokenizer in which special tokens have private names.
+        names: The private name of each special token.
+        ids: The tokenizer's id of each added token, by the twin's id.
+        special: Matches any special token.
+        bos: The private name of the token that begins a text; None if there is none.
     """
 
     twin: Tokenizer
-    names: dict[str, str]  # special token -> private name
-    ids: dict[int, int]  # of added tokens: the twin's -> the tokenizer's
+    names: dict[str, str]
+    ids: dict[int, int]
     special: re.Pattern[str]
     bos: str | None
 
     @classmethod
-    def of(cls, tokenizer: Any, control: Collection[str] = ()) -> PromptTokenizer:
-        """tokenizer: a fast one. control: added tokens to guard, too, though they may not be flagged as special."""
+    def from_tokenizer(cls, tokenizer: Any, control: Collection[str] = ()) -> PromptTokenizer:
+        """Build one from a fast tokenizer.
+
+        Args:
+            tokenizer: A fast tokenizer of transformers.
+            control: Added tokens to guard as well, though the tokenizer may not flag them as special.
+        """
         backend = tokenizer.backend_tokenizer
-        secret = uuid.uuid4().hex  # a name must not be guessed by a text
+        secret = uuid.uuid4().hex  # so that no text can guess a name
         names, indices, added = {}, {}, []
         for index, token in sorted(backend.get_added_tokens_decoder().items()):
             name = token.content
@@ -49,9 +61,12 @@ class PromptTokenizer:
         return cls(twin, names, ids, special, names.get(str(tokenizer.bos_token)))
 
     def __call__(self, rows: Iterable[Iterable[tuple[str, bool]]]) -> list[list[int]]:
-        """rows: of each, its parts: a text, and whether its special tokens count.
+        """Return the token ids of rows.
 
-        The tokenizer's own additions are left out where a row begins with its BOS, as `apply_chat_template` does.
+        The tokenizer adds no tokens of its own to a row that begins with its BOS, as in `apply_chat_template`.
+
+        Args:
+            rows: The parts of each row: a text, and whether special tokens in it count as such.
         """
         texts = [
             "".join(
@@ -61,13 +76,14 @@ class PromptTokenizer:
             for parts in rows
         ]
         ids: list[list[int]] = [[]] * len(texts)
+        has_bos = [self.bos is not None and text.startswith(self.bos) for text in texts]
         for begun in (False, True):
-            its = [at for at, text in enumerate(texts) if (self.bos is not None and text.startswith(self.bos)) == begun]
-            encoded = self.twin.encode_batch_fast([texts[at] for at in its], add_special_tokens=not begun)
-            for at, encoding in zip(its, encoded, strict=True):
-                ids[at] = [self.ids.get(index, index) for index in encoding.ids]
+            group = [row for row, begins in enumerate(has_bos) if begins == begun]
+            encoded = self.twin.encode_batch_fast([texts[row] for row in group], add_special_tokens=not begun)
+            for row, encoding in zip(group, encoded, strict=True):
+                ids[row] = [self.ids.get(index, index) for index in encoding.ids]
         return ids
 
     def starts(self, text: str) -> list[int]:
-        """Where each token of a text begins, in characters."""
+        """Return where each token of a text begins, in characters."""
         return [start for start, _ in self.twin.encode(text, add_special_tokens=False).offsets]

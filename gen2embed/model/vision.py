@@ -1,9 +1,9 @@
-"""The vision tower by itself: each distinct picture once, what it made of it handed to the text layers."""
+"""Run the vision tower by itself, once for each distinct picture, and hand its features to the text layers."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,16 @@ from gen2embed.encoding.batch import Inputs, moved
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # of pictures' inputs that go through the tower at a time
+CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # elements of pictures' inputs in one pass of the tower
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the text layers get of one picture, in the shape in which the family joins that of several.
+    """What the text layers get of one picture.
 
-    deep: what Qwen3-VL adds within its first layers.
+    Args:
+        pooled: The features of its image tokens, in the shape in which the family joins those of several pictures.
+        deep: What Qwen3-VL adds within its first layers.
     """
 
     pooled: Tensor
@@ -36,73 +38,94 @@ class Features:
 
 @dataclass
 class FeatureCache:
-    """Features of the pictures that were used last, by digest, of at most so many bytes."""
+    """Features of the pictures that were used last, by digest; at most `capacity` bytes."""
 
     capacity: int
-    _kept: OrderedDict[tuple[str, str], Features] = field(default_factory=OrderedDict)
-    _held: int = 0
+    _features: OrderedDict[tuple[str, str], Features] = field(default_factory=OrderedDict)
+    _size: int = 0
 
     def get(self, digest: str) -> Features | None:
-        key = _now(digest)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        """Return the features of a picture; None if they are not kept."""
+        key = _key(digest)
+        if key in self._features:
+            self._features.move_to_end(key)
+        return self._features.get(key)
 
     def add(self, digest: str, features: Features) -> None:
-        self._kept[_now(digest)] = features
-        self._held += features.nbytes
-        while self._held > self.capacity:
-            self._held -= self._kept.popitem(last=False)[1].nbytes
+        """Keep the features of a picture, and drop the oldest ones if there are too many."""
+        self._features[_key(digest)] = features
+        self._size += features.nbytes
+        while self._size > self.capacity:
+            self._size -= self._features.popitem(last=False)[1].nbytes
 
 
-def _now(digest: str) -> tuple[str, str]:
-    """Autocast makes other features."""
+def _key(digest: str) -> tuple[str, str]:
+    """Return the key of a picture's features, which depend on autocast."""
     types = [str(torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     return digest, " ".join(types)
 
 
-def run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
-    """The features of pictures, as `model.get_image_features` makes them; those of like shapes together."""
-    found: dict[int, Features] = {}
-    for its in _together(pictures, GPU_ELEMENTS if model.device.type == "cuda" else CPU_ELEMENTS):
-        joined = {name: torch.cat([pictures[at][name] for at in its]) for name in pictures[its[0]]}
+def run(model: PreTrainedModel, pictures: Mapping[str, Inputs], cache: FeatureCache | None) -> dict[str, Features]:
+    """Return the features of pictures, by digest.
+
+    Args:
+        model: The base model.
+        pictures: The vision tower's inputs of each picture, by digest.
+        cache: The features of a frozen tower, looked up and added to; None if the tower is trained.
+    """
+    if cache is None:
+        return dict(zip(pictures, _run(model, list(pictures.values())), strict=True))
+    cached = {digest: features for digest in pictures if (features := cache.get(digest))}
+    missing = [digest for digest in pictures if digest not in cached]
+    with torch.no_grad():
+        computed = dict(zip(missing, _run(model, [pictures[digest] for digest in missing]), strict=True))
+    for digest, features in computed.items():
+        cache.add(digest, features)
+    return {**cached, **computed}
+
+
+def _run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
+    """Return the features of pictures, by `model.get_image_features`; pictures of equal shapes share a pass."""
+    features: dict[int, Features] = {}
+    for group in _groups(pictures, GPU_ELEMENTS if model.device.type == "cuda" else CPU_ELEMENTS):
+        joined = {name: torch.cat([pictures[index][name] for index in group]) for name in pictures[group[0]]}
         out = model.get_image_features(**moved(joined, model.device, model.dtype), return_dict=True)
         pooled = out.pooler_output
         if isinstance(pooled, Tensor):  # of all parts of all pictures
-            pooled = pooled.split(len(pooled) // len(its))
-        deep = zip(*(out.get("deepstack_features") or [[()] * len(its)]), strict=True)
-        for at, features, further in zip(its, pooled, deep, strict=True):
-            found[at] = Features(features, tuple(tensor for tensor in further if isinstance(tensor, Tensor)))
-    return [found[at] for at in range(len(pictures))]
+            pooled = pooled.split(len(pooled) // len(group))
+        deep = zip(*(out.get("deepstack_features") or [[()] * len(group)]), strict=True)
+        for index, tensor, layers in zip(group, pooled, deep, strict=True):
+            features[index] = Features(tensor, tuple(layer for layer in layers if isinstance(layer, Tensor)))
+    return [features[index] for index in range(len(pictures))]
 
 
-def _together(pictures: Sequence[Inputs], elements: int) -> Iterator[list[int]]:
-    """Indices of pictures whose inputs can be joined, and that have at most so many elements, but for a single one."""
+def _groups(pictures: Sequence[Inputs], elements: int) -> Iterator[list[int]]:
+    """Yield the indices of pictures of equal shapes, in groups of at most `elements` elements or of one picture."""
 
-    def shape(at: int) -> tuple[Any, ...]:
-        return tuple((name, tensor.shape[1:]) for name, tensor in sorted(pictures[at].items()))
+    def shape(index: int) -> tuple[Any, ...]:
+        return tuple((name, tensor.shape[1:]) for name, tensor in sorted(pictures[index].items()))
 
-    for _, its in groupby(sorted(range(len(pictures)), key=shape), key=shape):
+    for _, indices in groupby(sorted(range(len(pictures)), key=shape), key=shape):
         group: list[int] = []
-        held = 0
-        for at in its:
-            new = sum(tensor.numel() for tensor in pictures[at].values())
-            if group and held + new > elements:
+        size = 0
+        for index in indices:
+            added = sum(tensor.numel() for tensor in pictures[index].values())
+            if group and size + added > elements:
                 yield group
-                group, held = [], 0
-            group.append(at)
-            held += new
+                group, size = [], 0
+            group.append(index)
+            size += added
         yield group
 
 
 def join(features: Sequence[Features]) -> dict[str, Any]:
-    """What the base model's forward takes, so that these stand for the image tokens of a row, in order."""
+    """Return the argument of the base model's forward by which features stand for a row's image tokens, in order."""
     if not features:
         return {}
-    # a model that runs has imported these; who merely imports the embedder does without
+    # imported with every model, and not needed to import the embedder
     from transformers.modeling_outputs import BaseModelOutputWithPooling  # noqa: PLC0415
 
-    pooled: Any = tuple(its.pooled for its in features)
+    pooled: Any = tuple(picture.pooled for picture in features)
     if features[0].pooled.ndim == 3:
         return {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(pooled))}
     if features[0].deep:
@@ -110,6 +133,6 @@ def join(features: Sequence[Features]) -> dict[str, Any]:
             BaseModelOutputWithDeepstackFeatures,
         )
 
-        deep = [tuple(layer) for layer in zip(*(its.deep for its in features), strict=True)]
+        deep = [tuple(layer) for layer in zip(*(picture.deep for picture in features), strict=True)]
         return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep)}
     return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from gen2embed import __version__
 from gen2embed.encoding.engine import Encoded
-from gen2embed.encoding.truncation import Cut
+from gen2embed.encoding.truncation import TruncationCount
 from gen2embed.outputs.redacted import write_json
 from gen2embed.utils.commit import git_commit
 from gen2embed.utils.files import write_atomic
@@ -71,7 +71,7 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
         "items_computed": computed,
         "items_reused": sum(part.reused for part in encoded),
         "items_per_second": computed / seconds if computed else None,
-        "items_cut": sum((part.cut for part in encoded), Cut()).describe(),
+        "items_cut": sum((part.truncated for part in encoded), TruncationCount()).describe(),
     }
 
 

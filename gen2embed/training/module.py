@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.truncation import NAMED as NAMED_CUT
-from gen2embed.encoding.truncation import Cut
+from gen2embed.encoding.truncation import TruncationCount
 from gen2embed.model.dora import norms_once
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import TrainingBatch
@@ -71,7 +71,7 @@ class ContrastiveModule(LightningModule):
         self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.embedder, self.gradient_clip = embedder, gradient_clip
         self.sync, self.seed, self.shortcuts = sync, seed, shortcuts
-        self.cut = Cut()
+        self.cut = TruncationCount()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
 
     def transfer_batch_to_device(
@@ -106,14 +106,14 @@ class ContrastiveModule(LightningModule):
 
     def _count_cut(self, batch: TrainingBatch) -> None:
         """Count the inputs of all ranks that were cut at `max_length`, and warn of the first ones."""
-        counts = torch.tensor([[len(batch.cut), 2 * len(batch) + len(batch.negatives)]], device=batch.order.device)
+        counts = torch.tensor([[len(batch.needed), 2 * len(batch) + len(batch.negatives)]], device=batch.order.device)
         count, total = self.sync.gather(counts).sum(dim=0).tolist()
         first = count and not self.cut.count
         sides = [f"{row}, {side}" for side in ("query", "positive") for row in batch.rows]
         sides += ["an explicit negative"] * len(batch.negatives)
-        names = [f"{sides[at]} ({tokens} tokens)" for at, tokens in batch.cut.items()]
+        names = [f"{sides[at]} ({tokens} tokens)" for at, tokens in batch.needed.items()]
         names = self.sync.gather_texts(names) if first else []
-        self.cut += Cut(count, total, self.embedder.build.max_length, tuple(names[:NAMED_CUT]))
+        self.cut += TruncationCount(count, total, self.embedder.build.max_length, tuple(names[:NAMED_CUT]))
         if first and self.global_rank == 0:
             self.cut.warn("inputs of the first such step")
 
@@ -181,7 +181,7 @@ class ContrastiveModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise `UserError` unless the checkpoint has what is trained here, and nothing else."""
-        self.cut = Cut.read(checkpoint.get("inputs_cut"))
+        self.cut = TruncationCount.read(checkpoint.get("inputs_cut"))
         if "state_dict" not in checkpoint:  # the strategy has loaded it
             return
         there, here = set(checkpoint["state_dict"]), set(self._trained_names())

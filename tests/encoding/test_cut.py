@@ -13,7 +13,7 @@ from gen2embed import Embedder
 from gen2embed.__main__ import main
 from gen2embed.encoding import truncation
 from gen2embed.encoding.engine import Engine
-from gen2embed.encoding.truncation import Cut
+from gen2embed.encoding.truncation import TruncationCount
 from gen2embed.runs import results
 from gen2embed.types import Item, Pair
 
@@ -44,13 +44,13 @@ def test_the_count_is_of_distinct_items(workers, packing, caplog):
     wanted = [
         f"{item} ({len(plain.build.token_ids(item, 'query'))} tokens)" for item in (ITEMS[1], ITEMS[3], ITEMS[-1])
     ]
-    assert encoded.cut == Cut(3, 5, LENGTH, tuple(wanted))
+    assert encoded.truncated == TruncationCount(3, 5, LENGTH, tuple(wanted))
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert all(said in warning.getMessage() for said in ("3 of 5", "role query", "model.max_length=64", wanted[0]))
 
 
 def test_nothing_is_said_of_what_fits(short, caplog):
-    assert Engine().encode(short, ITEMS[:1], "query").cut == Cut(0, 1, LENGTH)
+    assert Engine().encode(short, ITEMS[:1], "query").truncated == TruncationCount(0, 1, LENGTH)
     assert not caplog.records
 
 
@@ -62,10 +62,10 @@ def test_what_the_store_holds_counts_as_well(short, tmp_path, caplog, shard):
     caplog.clear()
     again = engine.encode(short, ITEMS, "query")
     assert (again.reused, again.computed) == (5, 0)
-    assert again.cut == first.cut
-    assert again.cut.count == 3
+    assert again.truncated == first.truncated
+    assert again.truncated.count == 3
     assert "3 of 5" in caplog.text
-    assert Engine(store=tmp_path).encode(short, ITEMS[:2], "query").cut.count == 1
+    assert Engine(store=tmp_path).encode(short, ITEMS[:2], "query").truncated.count == 1
 
 
 def test_the_manifest_has_the_count(short):

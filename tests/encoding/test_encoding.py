@@ -246,7 +246,7 @@ def test_weights_that_do_not_fill_the_model(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_backend_that_is_not_there_is_no_silent_fallback():
-    with pytest.raises(UserError, match=r"resolution.backend=torchvision cannot be had here: .*ProcessorPil; install"):
+    with pytest.raises(UserError, match=r"resolution.backend=torchvision is not available: .*ProcessorPil; install"):
         Embedder.from_pretrained(TINY, resolution=Resolution("original", backend="torchvision"))
 
 

@@ -283,13 +283,16 @@ def test_white_space_that_a_special_token_takes():
 def check_whole(tokenizer, parts):
     whole = "".join(text for text, _ in parts)
     begun = tokenizer.bos_token is not None and whole.startswith(tokenizer.bos_token)
-    assert PromptTokenizer.of(tokenizer)([parts])[0] == tokenizer(whole, add_special_tokens=not begun)["input_ids"]
+    assert (
+        PromptTokenizer.from_tokenizer(tokenizer)([parts])[0]
+        == tokenizer(whole, add_special_tokens=not begun)["input_ids"]
+    )
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_special_token_counts_in_trusted_parts_only(name):
     tokenizer = TOKENIZERS[name]
-    tokenize = PromptTokenizer.of(tokenizer)
+    tokenize = PromptTokenizer.from_tokenizer(tokenizer)
     eos = tokenizer.eos_token
     index = tokenizer.convert_tokens_to_ids(eos)
     bare, typed, written = tokenize(
@@ -445,7 +448,7 @@ def test_phi_is_refused_before_its_weights_are_read(tmp_path, trust_remote_code)
     remote = {"AutoConfig": "configuration_phi3_v.Phi3VConfig"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3_v", "auto_map": remote}))
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(UserError, match=r"type 'phi3_v', which transformers 5 does not run .* model=qwen2_vl_2b"):
+    with pytest.raises(UserError, match=r"type 'phi3_v'.* model=qwen2_vl_2b"):
         load(tmp_path, trust_remote_code=trust_remote_code)
 
 

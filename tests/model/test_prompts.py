@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gen2embed.config.presets import load_preset
-from gen2embed.model.prompts import Prompt, as_text, chat_template, reference_template, render
+from gen2embed.model.prompts import Prompt, chat_template, reference_template, render, rendered_text
 from gen2embed.types import Item
 from gen2embed.utils.errors import UserError
 
@@ -18,7 +18,7 @@ REFERENCE = reference_template("qwen2_vl")
 def shown(item, role, name, convention="reference"):
     prompt = load_preset("prompt", name)
     prompt = Prompt(prompt.system, prompt.suffix, convention)
-    return as_text(render(item, role, prompt, REFERENCE), "<|image_pad|>")
+    return rendered_text(render(item, role, prompt, REFERENCE), "<|image_pad|>")
 
 
 def chat(system, user):
@@ -81,7 +81,7 @@ LLAVA = reference_template("llava_next")
     ],
 )
 def test_reference_strings_of_llava_next(item, name, expected):
-    assert as_text(render(item, "query", load_preset("prompt", name), LLAVA), "<image>") == expected
+    assert rendered_text(render(item, "query", load_preset("prompt", name), LLAVA), "<image>") == expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,9 @@ def test_reference_strings_of_llava_next(item, name, expected):
 )
 def test_an_instruction_gets_its_stop(instruction, expected):
     item = Item.create(" what?", PICTURE, instruction)
-    shown = as_text(render(item, "query", load_preset("prompt", "qwen3_vl_embedding"), REFERENCE), "<|image_pad|>")
+    shown = rendered_text(
+        render(item, "query", load_preset("prompt", "qwen3_vl_embedding"), REFERENCE), "<|image_pad|>"
+    )
     assert shown == chat(expected, "<|image_pad|> what?")
 
 
@@ -105,7 +107,7 @@ def test_without_the_stop_an_instruction_is_what_it_is():
     prompt = load_preset("prompt", "system")
     for instruction in ("", " Find it \n"):
         item = Item.create("what?", instruction=instruction)
-        assert as_text(render(item, "query", prompt, REFERENCE), "") == chat(instruction, "what?")
+        assert rendered_text(render(item, "query", prompt, REFERENCE), "") == chat(instruction, "what?")
 
 
 @pytest.mark.parametrize("name", ["hierarchical", "none", "qwen3_vl_embedding"])
@@ -119,7 +121,7 @@ def test_a_description_makes_the_prompt_again(name):
 
 def test_texts_side_by_side_are_one_to_a_template_that_trims():
     trimming = chat_template(lambda messages: "".join(part["text"].strip() for part in messages[-1]["content"]), "<i>")
-    shown = as_text(render(Item.create(" a dog"), "query", load_preset("prompt", "suffix"), trimming), "<i>")
+    shown = rendered_text(render(Item.create(" a dog"), "query", load_preset("prompt", "suffix"), trimming), "<i>")
     assert shown == "a dog" + TEXT_SUFFIX
 
 
@@ -142,16 +144,17 @@ NATIVE = chat_template(qwen_chat, "<|image_pad|>")
 
 def test_native_uses_the_chat_template():
     item = Item.create("what?", PICTURE)
-    both = as_text(render(item, "query", load_preset("prompt", "hierarchical"), NATIVE), "<|image_pad|>")
+    both = rendered_text(render(item, "query", load_preset("prompt", "hierarchical"), NATIVE), "<|image_pad|>")
     assert both == chat(SYSTEM, "<s><|image_pad|></s>\nwhat?" + IMAGE_SUFFIX)
-    bare = as_text(render(item, "query", load_preset("prompt", "none"), NATIVE), "<|image_pad|>")
+    bare = rendered_text(render(item, "query", load_preset("prompt", "none"), NATIVE), "<|image_pad|>")
     assert bare == chat("You are a helpful assistant.", "<s><|image_pad|></s>\nwhat?")
 
 
 def test_a_template_that_trims_trims_the_item():
     trimming = chat_template(lambda messages: "[" + messages[-1]["content"][0]["text"].strip() + "]", "<i>")
     assert (
-        as_text(render(Item.create("  a dog \n"), "query", load_preset("prompt", "none"), trimming), "<i>") == "[a dog]"
+        rendered_text(render(Item.create("  a dog \n"), "query", load_preset("prompt", "none"), trimming), "<i>")
+        == "[a dog]"
     )
 
 

@@ -41,11 +41,12 @@ def run(args: argparse.Namespace) -> None:
         write_file(output, "embed", partial(np.save, arr=codes, allow_pickle=False))
     else:
         origin = {"fingerprint": model.fingerprint, "role": args.role, "dim": dim, "precision": args.precision}
-        origin["items_cut"] = encoded.cut.describe()
+        origin["items_cut"] = encoded.truncated.describe()
         table = _to_table(inputs, codes, origin)
         write_file(output, "embed", lambda file: pq.write_table(table, file))
     known = f", of which {encoded.reused} were known" if encoded.reused else ""
-    cut = f"; {encoded.cut.count} were cut at {encoded.cut.max_length} tokens" if encoded.cut.count else ""
+    truncated = encoded.truncated
+    cut = f"; {truncated.count} were cut at {truncated.max_length} tokens" if truncated.count else ""
     print(visible(f"{output} written: {len(codes):,} vectors of {dim} elements in {args.precision}{known}{cut}"))
 
 
