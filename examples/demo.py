@@ -1,4 +1,4 @@
-"""The demo's table and figure, from the result folders of its arms.
+"""Draw the demo's table and figure from the result folders of its arms.
 
     python -m examples.demo outputs/demo
 
@@ -35,9 +35,10 @@ ARMS = {  # key in the results: (label, run's folder)
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Arm -> overall score, its 95 % interval and the tasks' scores; chance is analytic.
+    """Return the overall score, its 95 % interval and the scores of the tasks, by arm; chance is analytic.
 
-    Raises `UserError` if an arm is missing or was run on other tasks or numbers of queries.
+    Raises:
+        UserError: If an arm is missing, or was run on other tasks or numbers of queries.
     """
     runs: dict[str, Any] = {}
     for arm, (_, run_folder) in ARMS.items():
@@ -71,7 +72,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def table(arms: dict[str, Any]) -> Table:
-    """A row a task, a column an arm."""
+    """Return a table with one row per task and one column per arm."""
     out = Table(title="embedded world: precision@1 in percent")
     out.add_column("task")
     for arm in arms:
@@ -85,7 +86,7 @@ def table(arms: dict[str, Any]) -> Table:
 
 
 def figure(arms: dict[str, Any]) -> Figure:
-    """Left the overall scores with intervals, right every task."""
+    """Return a figure: on the left the overall scores with intervals, on the right all tasks."""
     colours = ["0.6", *mpl.color_sequences["tab10"]]
     out = Figure(figsize=(12, 4.6), layout="constrained")
     left, right = out.subplots(1, 2, width_ratios=(1, 2.2))

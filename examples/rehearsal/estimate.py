@@ -1,8 +1,8 @@
-"""The memory that the paper's training needs, computed from its configuration, without weights, data or a GPU.
+"""Estimate the memory that the paper's training needs from its configuration, without weights, data or a GPU.
 
-The model is made in its published size of PyTorch's fake tensors, which have a shape and a type, but no content. It
-takes the largest chunk that the settings allow, in the way in which a step runs it. `memory.predict` adds the rest.
-The vision tower is not run: without a graph it holds less than such a chunk with one.
+The model has its published size, but consists of PyTorch's fake tensors, which have a shape and a type, but no content.
+It runs the largest chunk that the settings allow, as a training step does. `memory.predict` adds the rest. The vision
+tower does not run: without a graph it holds less than such a chunk with one.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from gen2embed.training.memory import LiveBytes, StepMemory, measure_chunk, pred
 from gen2embed.utils.memory import readable
 
 CARDS = (24, 40, 48, 80, 96, 141)  # GB, as they are sold
-USABLE = 0.9  # of a card: the rest is CUDA's own, and what its allocator cannot fill
-PICTURES = 2  # of a pair, at most
-GPU_TOKENS = 4096  # of a chunk, where the settings leave it to the device
+USABLE = 0.9  # share of a card's memory: CUDA and gaps of its allocator take the rest
+PICTURES = 2  # pictures of a pair, at most
+GPU_TOKENS = 4096  # tokens of a chunk, where the settings leave the number to the device
 
 
 def experiment_memory(cfg: Any) -> StepMemory:
-    """Return what a rank needs, at most, for the training that a composed configuration describes.
+    """Return the most memory that a rank needs for the training of a composed configuration.
 
-    Its model is one of `PUBLISHED`, and every picture has the same size, by `resolution`.
+    Its model must be one of `PUBLISHED`, and its resolution one that gives every picture the same size.
     """
     shape = next(shape for shape in PUBLISHED.values() if shape.path == cfg.model.path)
     embedder = _without_weights(cfg, shape)
@@ -83,7 +83,7 @@ def _without_weights(cfg: Any, shape: Qwen2VLShape) -> Embedder:
 
 
 def _chunk(items: int, tokens: int) -> Chunk:
-    """Return a packed row of so many tokens in all, of items that share nothing and have a picture each."""
+    """Return a packed row of `tokens` tokens in all, of items that share no token and have a picture each."""
     length = tokens // items
     ends = (torch.arange(items) + 1) * length
     inputs = {
@@ -96,27 +96,27 @@ def _chunk(items: int, tokens: int) -> Chunk:
 
 
 def _materialise(model: nn.Module) -> None:
-    """Put fake tensors of the CPU in place of the weights; autocast and attention do not know the meta device."""
-    made: dict[nn.Parameter, nn.Parameter] = {}  # those that are tied stay tied
+    """Replace the weights by fake tensors on the CPU; autocast and attention do not know the meta device."""
+    replaced: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters stay tied
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None and parameter not in made:
+            if parameter is not None and parameter not in replaced:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-                made[parameter] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-            module._parameters[name] = None if parameter is None else made[parameter]
+                replaced[parameter] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            module._parameters[name] = None if parameter is None else replaced[parameter]
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 @contextmanager
 def _no_checks() -> Iterator[None]:
-    """Have transformers not look at values, such as whether features and image tokens are equally many."""
+    """Switch off the checks of transformers that read values, such as the number of image tokens."""
     with mock.patch.dict(os.environ, {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}):
         yield
 
 
 def memory_table() -> Table:
-    """Return what a rank of each `paper_train_*` experiment needs, and the cards that it fits."""
+    """Return a table of the memory of a rank of each `paper_train_*` experiment, and the cards that it fits."""
     table = Table(title="memory of a rank, at most")
     for column in ("experiment", "weights", "features", "chunk", "in all", "cards"):
         table.add_column(column, justify="left" if column in ("experiment", "cards") else "right")
@@ -128,5 +128,5 @@ def memory_table() -> Table:
 
 
 def fitting(size: int) -> list[int]:
-    """Return the cards, in GB, that a rank of so many bytes fits."""
+    """Return the cards, in GB, that a rank of `size` bytes fits."""
     return [card for card in CARDS if size <= USABLE * card * 2**30]

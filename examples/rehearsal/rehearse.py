@@ -4,9 +4,9 @@
 
 First comes a table of the memory that the training of each needs in its real size (`estimate`). Then every
 `conf/experiment/paper_*.yaml` is run by the command in its header, with the embedded model in float32 in place of its
-weights and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. All the rest is its own:
-prompts, resolutions, adapter, precision, mining, training on several processes, checkpoints, scoring. Each is run in a
-fork of a process that has imported the libraries.
+weights, and stand-ins in the layouts of MMEB, SugarCrepe and SugarCrepe++ in place of its data. Everything else is as
+in the experiment: prompts, resolutions, adapter, precision, mining, training on several processes, checkpoints,
+scoring. Each runs in a fork of a process that has imported the libraries.
 """
 
 from __future__ import annotations
@@ -32,24 +32,30 @@ from gen2embed.runs.console import print_table
 from gen2embed.utils.errors import UserError
 
 WRITER = "rehearsal"  # in the record of outputs
-SCRIPTS = ("mine.py", "train.py", "eval.py")  # in the order in which one needs what another leaves
-LEFT = {"mine.py": "clusters.parquet", "train.py": "adapter/adapter_model.safetensors", "eval.py": "results.json"}
-ROWS, QUERIES, CANDIDATES = 20, 2, 3  # a training subset, an evaluation task, a query
+SCRIPTS = ("mine.py", "train.py", "eval.py")  # in the order in which they read the outputs of each other
+OUTPUTS = {"mine.py": "clusters.parquet", "train.py": "adapter/adapter_model.safetensors", "eval.py": "results.json"}
+ROWS, QUERIES, CANDIDATES = 20, 2, 3  # of a training subset, of an evaluation task, of a query
 
 
 def experiments() -> list[tuple[str, str]]:
-    """Script and name of each of the paper's experiments, as its header has them."""
-    found = []
+    """Return the script and the name of each experiment of the paper, from its header."""
+    commands = []
     for file in sorted((conf_dir() / "experiment").glob("paper_*.yaml")):
         _, script, *arguments = shlex.split(file.read_text().splitlines()[1].removeprefix("# "))
         if arguments != [f"experiment={file.stem}"] or script not in SCRIPTS:
             raise ValueError(f"{file} does not begin with its command")
-        found.append((script, file.stem))
-    return sorted(found, key=lambda pair: (SCRIPTS.index(pair[0]), pair[1]))
+        commands.append((script, file.stem))
+    return sorted(commands, key=lambda pair: (SCRIPTS.index(pair[0]), pair[1]))
 
 
 def overrides(script: str, folder: Path, devices: int = 1) -> list[str]:
-    """What replaces weights, data and length of an experiment, and nothing else. devices: that it asks for."""
+    """Return the settings that replace weights, data and length of an experiment, and nothing else.
+
+    Args:
+        script: The script that runs it.
+        folder: The folder of the rehearsal.
+        devices: The devices that the experiment asks for.
+    """
     data = folder / "data"
     out = [f"model.path={PACKAGE / 'tiny' / 'checkpoint'}", f"paths.data_dir={data}", f"paths.output_dir={folder}"]
     out += ["trainer.accelerator=cpu", "model.dtype=float32"]  # most CPUs are twenty times slower in bfloat16
@@ -64,7 +70,7 @@ def overrides(script: str, folder: Path, devices: int = 1) -> list[str]:
 
 
 def write_data(folder: Path) -> None:
-    """Stand-ins for the public datasets, where the experiments look for them below `paths.data_dir`."""
+    """Write stand-ins for the public datasets, where the experiments expect them below `paths.data_dir`."""
     train, evaluation = compose_shipped("train", ["data=mmeb"]), compose_shipped("eval", ["benchmark=all"])
     benchmarks = evaluation.benchmark
     sugarcrepe = [subset for subsets in benchmarks.sugarcrepe.groups.values() for subset in subsets]
@@ -74,7 +80,7 @@ def write_data(folder: Path) -> None:
 
 
 def run_script(script: str, arguments: list[str], log: Path) -> None:
-    """`python SCRIPT ARGUMENTS` in this process, with all that it says in a file."""
+    """Run `python SCRIPT ARGUMENTS` in this process, with its output in a file."""
     with log.open("w") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
@@ -85,10 +91,11 @@ def run_script(script: str, arguments: list[str], log: Path) -> None:
 
 
 def rehearse(folder: Path) -> Table:
-    """Check, then run every experiment; what each says is in `<folder>/<name>.log`. Ends the program at a failure.
+    """Check every experiment, then run it, and return a table of them; ends the program at a failure.
 
     Args:
-        folder: It is new, or an earlier rehearsal's to which nothing was added.
+        folder: A new folder, or that of an earlier rehearsal to which nothing was added. The output of each experiment
+            goes to `<folder>/<name>.log`.
 
     Raises:
         UserError: For any other folder.
@@ -126,11 +133,11 @@ def _rehearse(folder: Path) -> Table:
         process.start()
         process.join()
         run = folder / "paper" / name.removeprefix("paper_")
-        left = list(run.rglob(LEFT[script]))
-        if process.exitcode or not left:
+        outputs = list(run.rglob(OUTPUTS[script]))
+        if process.exitcode or not outputs:
             command = shlex.join(["python", script, *arguments[name]])
             raise SystemExit(f"error: {command} failed ({process.exitcode}):\n{log.read_text()}")
-        table.add_row(f"{script} {name}", f"{len(left)} x {LEFT[script]}", f"{time.perf_counter() - started:.0f}")
+        table.add_row(f"{script} {name}", f"{len(outputs)} x {OUTPUTS[script]}", f"{time.perf_counter() - started:.0f}")
     return table
 
 

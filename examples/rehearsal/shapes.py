@@ -1,4 +1,4 @@
-"""The published sizes of the paper's models, for what can be known of them without their weights."""
+"""The published sizes of the paper's models, for estimates without their weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import transformers
 
 @dataclass(frozen=True)
 class Qwen2VLShape:
-    """A Qwen2-VL's sizes; `vision_*` are those of the vision tower.
+    """The sizes of a Qwen2-VL; `vision_*` are those of the vision tower.
 
-    rows: of its embedding table. tied: the head's weights are the table's. mrope: sections of the rotary positions.
-    merge: of a visual token, patches on a side. path: on the hub; empty for a shape of our own.
+    Args:
+        rows: The rows of the embedding table.
+        tied: Whether the head shares the weights of the embedding table.
+        patch: The side of a patch, in pixels.
+        merge: The patches on the side of a visual token.
+        mrope: The sections of the rotary positions.
+        path: The repository on the hub; empty for a shape of our own.
     """
 
     hidden: int
@@ -46,11 +51,11 @@ def qwen2_vl(
     """Return the configuration of a model of that width.
 
     Args:
-        shape: the sizes.
-        tokenizer: whose special tokens it has.
-        rows: of its embedding table; None is as many as the tokenizer has tokens.
-        layers: text layers; None is all of them.
-        depth: blocks of the vision tower; None is all of them.
+        shape: The sizes.
+        tokenizer: Has the special tokens.
+        rows: The rows of the embedding table; None for as many as the tokenizer has tokens.
+        layers: The text layers; None for all.
+        depth: The blocks of the vision tower; None for all.
     """
     token = tokenizer.convert_tokens_to_ids
     return transformers.Qwen2VLConfig(

@@ -1,10 +1,10 @@
-"""Stand-ins for the public datasets: their folders and files as users have them, filled with the world's pictures.
+"""Write stand-ins for the public datasets: their folders and files, filled with pictures of the embedded world.
 
     <folder>/MMEB-train/<subset>/<split>-*.parquet, images/<subset>/Train/<n>.png
     <folder>/MMEB-eval/<task>/test-*.parquet,       images/<task>/<n>.png
     <folder>/sugar-crepe/data/<subset>.json, scpp/data/<subset>.json, coco/val2017/<n>.jpg
 
-They are what a rehearsal and the tests run on where the real ones cannot be had. No file that is there is replaced.
+A rehearsal and the tests use them in place of the real datasets. No existing file is replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gen2embed.world.drawn import Saver, eval_columns, train_columns
 from gen2embed.world.scenes import Scene, sample_scene
 from gen2embed.world.tasks import TASKS
 
-KINDS = {  # the tasks of the world that stand in for those of a meta-task
+KINDS = {  # tasks of the world, by the meta-task for which they stand in
     "classification": ("shape", "colour"),
     "vqa": ("vqa_colour", "vqa_texture"),
     "retrieval": ("i2t", "t2i", "change"),
@@ -34,8 +34,8 @@ SPLITS = ("original", "diverse_instruction")
 
 
 def write_mmeb_train(folder: Path, subsets: Sequence[str], rows: int) -> None:
-    """MMEB-train's layout. Each subset is a task of the world, in turn."""
-    kinds = [kind for its in KINDS.values() for kind in its]
+    """Write MMEB-train's layout. Each subset is a task of the world, in turn."""
+    kinds = [kind for tasks in KINDS.values() for kind in tasks]
     for number, subset in enumerate(subsets):
         examples = TASKS[kinds[number % len(kinds)]](random.Random(f"train {subset}"), 0.0)
         save = Saver(folder, f"images/{subset}/Train/{subset}_{{}}.png")
@@ -45,7 +45,7 @@ def write_mmeb_train(folder: Path, subsets: Sequence[str], rows: int) -> None:
 
 
 def write_mmeb_eval(folder: Path, groups: Mapping[str, Sequence[str]], queries: int, candidates: int) -> None:
-    """MMEB-eval's layout. Each task is one of the world's of the same meta-task; pictures lie below `images`."""
+    """Write MMEB-eval's layout. Each task is one of the world's of the same meta-task; pictures lie below `images`."""
     for group, tasks in groups.items():
         for number, task in enumerate(tasks):
             kind = KINDS[group][number % len(KINDS[group])]
@@ -57,7 +57,7 @@ def write_mmeb_eval(folder: Path, groups: Mapping[str, Sequence[str]], queries: 
 
 
 def write_sugarcrepe(folder: Path, subsets: Sequence[str], subsets_pp: Sequence[str], rows: int) -> None:
-    """SugarCrepe's and SugarCrepe++'s files, and a COCO folder. A wrong caption has one colour changed."""
+    """Write SugarCrepe's and SugarCrepe++'s files, and a COCO folder. A wrong caption has one colour changed."""
     rng = random.Random("sugarcrepe")
     pictures = folder / "coco" / "val2017"
     pictures.mkdir(parents=True)

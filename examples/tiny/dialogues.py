@@ -1,8 +1,7 @@
-"""What the tiny model is taught: short dialogues about scenes, as a chat model of real size has seen them.
+"""Draw the training data of the tiny model: short dialogues about scenes, like those that large chat models have seen.
 
-The curriculum decides whether it learns at all: dense captions of single cells, then of whole pictures, then a ramp
-to the mix. The strings of the hierarchical prompt never occur (`tests/examples/test_tiny.py` holds that); paraphrases
-do.
+The model learns only by this curriculum: dense captions of single cells, then of complete pictures, then a ramp to the
+mix. The strings of the hierarchical prompt never occur (`tests/examples/test_tiny.py` checks this); paraphrases do.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Dialogue:
 
 
 def sample_dialogue(rng: random.Random, progress: float) -> Dialogue:
-    """Draw from the curriculum at `progress`, the share of the steps already taken."""
+    """Return a dialogue of the curriculum at `progress`, the share of the steps already taken."""
     if progress < 0.1:
         return _dense_thing(rng)
     dense = max(0.15, (0.55 - progress) / 0.25)  # all of it until 0.3
@@ -55,37 +54,37 @@ def _one_word(rng: random.Random) -> str:
 
 
 def _word_system(rng: random.Random) -> str:
-    """A paraphrase of level 1 of the hierarchical prompt."""
-    verb, other = (rng.choice(("summarize", "describe", "name", "express", "represent")) for _ in range(2))
+    """Return a paraphrase of level 1 of the hierarchical prompt."""
+    image_verb, text_verb = (rng.choice(("summarize", "describe", "name", "express", "represent")) for _ in range(2))
     picture = rng.choice(("the image", "the given image", "the provided picture", "what it shows", "the picture"))
     text = rng.choice(("the text", "the given text", "the provided text", "what it says", "it"))
     with_image = rng.choice(("Given an image", "Given a picture", "For an image", "When an image is provided"))
     only_text = rng.choice(("Given only text", "Given a text only", "For text alone", "When only text is provided"))
     sentences = [
-        f"{with_image}, {verb} {picture} {_one_word(rng)}.",
-        f"{only_text}, {other} {text} {_one_word(rng)}.",
+        f"{with_image}, {image_verb} {picture} {_one_word(rng)}.",
+        f"{only_text}, {text_verb} {text} {_one_word(rng)}.",
     ]
     system = " ".join(sentences if rng.random() < 0.8 else sentences[::-1])
     return _word_system(rng) if any(held in system for held in HELD_OUT) else system
 
 
 def _word_suffix(rng: random.Random, kind: str) -> str:
-    """A paraphrase of level 2; `kind` is text, image or text/image."""
+    """Return a paraphrase of level 2; `kind` is text, image or text/image."""
     verb = rng.choice(("Describe", "Summarize", "Express", "Name", "Represent"))
-    given = rng.choice(("the given", "the provided", "the", "this"))
-    suffix = f"\n{verb} {given} {kind} {_one_word(rng)}."
+    article = rng.choice(("the given", "the provided", "the", "this"))
+    suffix = f"\n{verb} {article} {kind} {_one_word(rng)}."
     return _word_suffix(rng, kind) if any(held in suffix for held in HELD_OUT) else suffix
 
 
 def _with_level(rng: random.Random, kind: str) -> tuple[str, str]:
-    """System and suffix that ask for one word: by the system alone, by the suffix alone, or by both."""
+    """Return a system text and a suffix that ask for one word: by either of them, or by both."""
     level = rng.choice(("system", "suffix", "both"))
     system = DEFAULT_SYSTEM if level == "suffix" else _word_system(rng)
     return system, "" if level == "system" else _word_suffix(rng, kind)
 
 
 def _picture_word(rng: random.Random) -> Dialogue:
-    """One-word answers about a picture: what it shows, what is asked, what it would be after a change."""
+    """Return one-word answers about a picture: its content, a question, or its content after a change."""
     system, suffix = _with_level(rng, rng.choice(("image", "text/image", "picture")))
     if rng.random() < 0.15:
         thing, background = Thing.sample(rng), rng.choice(tuple(BACKGROUNDS))
@@ -116,20 +115,20 @@ def _ask_change(scene: Scene, rng: random.Random) -> tuple[str, str]:
     old = scene.things[index]
     new = old.changed(attribute, rng)
     things = [new if thing == old else thing for thing in scene.things]
-    said = rng.choice(("Find a similar image with the described change: ", "Imagine the same image, but "))
+    lead = rng.choice(("Find a similar image with the described change: ", "Imagine the same image, but "))
     changed = Scene(scene.background, tuple(things), scene.cells, scene.relation)
-    return f"{said}the {old.colour} {old.shape} is {getattr(new, attribute)}", rng.choice(changed.words())
+    return f"{lead}the {old.colour} {old.shape} is {getattr(new, attribute)}", rng.choice(changed.words())
 
 
 def _ask_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
     thing = rng.choice(scene.things)
-    said = rng.choice(("Select the portion of the image that isolates the object of the given label: ", "Look at the "))
+    lead = rng.choice(("Select the portion of the image that isolates the object of the given label: ", "Look at the "))
     label = rng.choice((thing.phrase(), thing.phrase(size=False), f"{thing.colour} {thing.shape}"))
-    return said + label, rng.choice(thing.words())
+    return lead + label, rng.choice(thing.words())
 
 
 def _question(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
-    """A question, its answer in one word, and in a sentence."""
+    """Return a question, its answer in one word, and its answer in a sentence."""
     thing = rng.choice(scene.things)
     name, plural = f"{thing.colour} {thing.shape}", thing.phrase(plural=True).split()[-1]
     kinds = ["colour", "colour", "shape", "shape", "texture", "size", "background", "count"]
@@ -137,10 +136,10 @@ def _question(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
     if kind == "background":
         return "what colour is the background?", scene.background, f"The background is {scene.background}."
     if kind == "count":
-        count = COUNTS[sum(other.shape == thing.shape for other in scene.things) - 1]
+        count = COUNTS[sum(member.shape == thing.shape for member in scene.things) - 1]
         return f"how many {plural} are there?", count, f"The number of {plural} is {count}."
     if kind == "relation":
-        (a, b), relation = (f"{other.colour} {other.shape}" for other in scene.things), str(scene.relation)
+        (a, b), relation = (f"{member.colour} {member.shape}" for member in scene.things), str(scene.relation)
         if rng.random() < 0.5:
             a, b, relation = b, a, RELATIONS[relation]
         return f"where is the {a}, seen from the {b}?", relation.split()[0], f"The {a} is {relation} the {b}."
@@ -153,7 +152,7 @@ def _question(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
 
 
 def _text_word(rng: random.Random) -> Dialogue:
-    """One-word answers about texts: captions, phrases and single words."""
+    """Return one-word answers about texts: captions, phrases and single words."""
     system, suffix = _with_level(rng, rng.choice(("text", "sentence", "text")))
     turns = []
     for _ in range(rng.randint(2, 4)):
@@ -195,13 +194,13 @@ def _describe(rng: random.Random) -> str:
 
 
 def _reading(scene: Scene) -> str:
-    """Every thing, cell by cell."""
+    """Return a sentence that names all things, cell by cell."""
     ordered = [thing for _, thing in sorted(zip(scene.cells, scene.things, strict=True))]
     return f"The picture shows {', '.join(f'a {thing.phrase()}' for thing in ordered)} on {scene.background}."
 
 
 def _picture_chat(rng: random.Random) -> Dialogue:
-    """A picture, talked about in sentences."""
+    """Return questions about a picture, answered in sentences."""
     scene, turns = sample_scene(rng), []
     if rng.random() < 0.2:
         turns.append((_describe(rng), f"The picture shows {scene.caption(0)}."))
@@ -212,7 +211,7 @@ def _picture_chat(rng: random.Random) -> Dialogue:
 
 
 def _bare(rng: random.Random) -> Dialogue:
-    """A picture or a text and no request: a chat model asks back."""
+    """Return a picture or a text without a request, to which a chat model asks back."""
     replies = ("What would you like to know?", "Thank you. How can I help?", "I see. What shall I do with it?")
     reply = rng.choice(replies)
     if rng.random() < 0.5:

@@ -2,8 +2,8 @@
 
 python -m examples.tiny.train OUTPUT_FOLDER --steps 5000 --seed 0
 
-The model sees answers to dialogues only (`dialogues.py`), never an embedding objective: what it embeds zero-shot, it
-owes to the prompt. The folder is in Hugging Face format, as any Qwen2-VL checkpoint.
+The model learns from dialogues only (`dialogues.py`), without an embedding objective: that it can embed zero-shot is
+due to the prompt. The folder is in Hugging Face format, like any Qwen2-VL checkpoint.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CHAT_TEMPLATE = (  # Qwen2-VL's, for pictures
 
 
 def make_tokenizer(seed: int, vocabulary: int = 768) -> PreTrainedTokenizerBase:
-    """A byte-level BPE in Qwen2's form, trained on the world's own language."""
+    """Return a byte-level BPE in Qwen2's form, trained on the dialogues."""
     rng = random.Random(seed)
     dialogues = (sample_dialogue(rng, rng.random()) for _ in range(20_000))
     corpus = (text for dialogue in dialogues for text in (dialogue.system, *sum(dialogue.turns, ())))
@@ -105,7 +105,7 @@ class Batches(IterableDataset):
             yield from (self._batch(rows) for rows in self._plan(rng, done / self.steps, min(8, self.steps - done)))
 
     def _plan(self, rng: random.Random, progress: float, count: int) -> list[list[dict]]:
-        """`count` batches whose rows are of similar length, in random order."""
+        """Return `count` batches, each of rows of similar length, in random order."""
         rows: list[dict] = []
         while sum(len(row["ids"]) for row in rows) < count * TOKENS_PER_STEP:
             rows += [self._encode(sample_dialogue(rng, progress)) for _ in range(32)]
@@ -117,7 +117,7 @@ class Batches(IterableDataset):
         return batches
 
     def _encode(self, dialogue: Dialogue) -> dict:
-        """Token ids of the whole dialogue; only the assistant's tokens are labels."""
+        """Return the token ids of a dialogue, and labels for the assistant's tokens only."""
         picture = self.processor(dialogue.picture, return_tensors="pt") if dialogue.picture else None
         tokens = int(picture["image_grid_thw"].prod()) // 4 if picture else 0
         slot = "<|vision_start|>" + "<|image_pad|>" * tokens + "<|vision_end|>" if picture else ""
@@ -149,7 +149,7 @@ class Batches(IterableDataset):
 def train(
     steps: int = STEPS, seed: int = 0, device: str = "cpu"
 ) -> tuple[Qwen2VLForConditionalGeneration, PreTrainedTokenizerBase, list[float]]:
-    """Pre-train; return the model, its tokenizer, and the loss of each step."""
+    """Pre-train a model, and return it with its tokenizer and the loss of each step."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(seed)
     model = make_model(tokenizer).to(device).train()
