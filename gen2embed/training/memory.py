@@ -125,11 +125,6 @@ def _drop(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def graph_bytes(embed: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> int:
-    """Return the bytes that `embed()` leaves for its backward pass, the vectors included; found by running it."""
-    return measure_chunk(embed, parameters).graph
-
-
 class LiveBytes(TorchDispatchMode):
     """Inside, counts the memory of tensors that come into being: `now`, and the most at a time, `peak`."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from gen2embed.training.memory import ChunkMemory, LiveBytes, graph_bytes, measure_chunk, predict
+from gen2embed.training.memory import ChunkMemory, LiveBytes, measure_chunk, predict
 from gen2embed.utils.memory import peak_gib, readable
 
 
@@ -39,13 +39,13 @@ def test_the_graph_is_what_backward_needs():
     net = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 30), nn.Tanh())
     rows = torch.randn(7, 10)
     with torch.no_grad():  # it is measured with a graph all the same
-        assert graph_bytes(lambda: net(rows), net.parameters()) == 4 * 7 * (20 + 30)
+        assert measure_chunk(lambda: net(rows), net.parameters()).graph == 4 * 7 * (20 + 30)
     assert all(parameter.grad is None for parameter in net.parameters())
     net.to("meta")
     on_meta = measure_chunk(lambda: net(rows.to("meta")), net.parameters())
     assert on_meta.graph == 4 * 7 * (10 + 20 + 30)  # its input came to be within
     net.requires_grad_(False)
-    assert graph_bytes(lambda: net(rows.to("meta")), net.parameters()) == 4 * 7 * 30  # the last output
+    assert measure_chunk(lambda: net(rows.to("meta")), net.parameters()).graph == 4 * 7 * 30  # the last output
 
 
 def test_measuring_holds_no_more_than_the_passes():
