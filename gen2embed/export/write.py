@@ -92,7 +92,7 @@ def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float3
     output = check_folder(output, inputs)
     exporter, run = KINDS[kind], None if source.run is None else Run.read(source.run)
     if not exporter.merges and dtype != "float32":
-        raise UserError(f"an adapter keeps its own type, and dtype={dtype} was asked for; leave it out")
+        raise UserError(f"an adapter keeps its own type; leave dtype={dtype} out")
     check: dict[str, float] = {}
 
     def write(folder: Path) -> None:

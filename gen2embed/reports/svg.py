@@ -48,7 +48,7 @@ def _short(number: int) -> str:
 
 
 def mark_shares(axis: Axis, ticks: int | None = None) -> None:
-    """Mark an axis in percent, with decimals where ticks need them, and with at most so many intervals."""
+    """Mark an axis in percent, with decimals where ticks need them. ticks: intervals at most."""
     axis.set_major_formatter(PercentFormatter(1))
     if ticks is not None:
         axis.set_major_locator(MaxNLocator(ticks))

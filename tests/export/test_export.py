@@ -1,5 +1,6 @@
 """Every export, loaded by the library that it is for."""
 
+import argparse
 import base64
 import importlib.util
 import io
@@ -24,7 +25,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from gen2embed import Embedder, UserError
-from gen2embed.__main__ import main
+from gen2embed.cli import export as arguments
+from gen2embed.cli.commands import export as command
 from gen2embed.config.presets import compose_shipped
 from gen2embed.config.values import plain
 from gen2embed.encoding.engine import Engine
@@ -79,7 +81,9 @@ def test_the_command_line_offers_each_kind():
 
 
 def run(*args):
-    assert main(["export", *map(str, args)]) == 0
+    parser = argparse.ArgumentParser()
+    arguments.add_arguments(parser)
+    command.run(parser.parse_args([str(arg) for arg in args]))
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +448,7 @@ def test_an_adapter_that_was_not_saved_whole_is_not_written(trained, tmp_path, m
         ("onnx", {}, "the kind 'onnx' is unknown; choose one of merged, adapter, sentence-transformers, vllm"),
         ("merge", {}, r"did you mean merged\?"),
         ("adapter", {"model": str(TINY)}, "has no adapter to export; give it as --adapter"),
-        ("adapter", {"dtype": "bfloat16"}, "an adapter keeps its own type, and dtype=bfloat16 was asked for"),
+        ("adapter", {"dtype": "bfloat16"}, "an adapter keeps its own type; leave dtype=bfloat16 out"),
         ("merged", {"model": str(GOLDEN / "adapter")}, "does not name its base"),
         ("merged", {"model": "nowhere"}, "the model folder nowhere does not exist"),
         ("merged", {"adapter": str(TINY)}, "is not an adapter"),

@@ -9,7 +9,7 @@ from gen2embed.export.write import Source, export
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export, and say how close it is. Raises `UserError`."""
+    """Export a model and print the result of the check; raises `UserError` as `export` does."""
     source = Source(**{field.name: getattr(args, field.name) for field in fields(Source)})
     check = export(args.kind, source, args.output, args.dtype)
     rounding = f"; rounding the weights left {check['rounding']:.5f}" if "rounding" in check else ""

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_mined(folder: Path) -> bool:
-    """Return whether a folder is of mine.py; train.py leaves clusters and results."""
+    """Return whether a run mined and did not evaluate: that of train.py has clusters and results."""
     return (folder / "clusters.parquet").is_file() and not (folder / "results.json").is_file()
 
 
