@@ -51,7 +51,7 @@ from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.log import log
-from gen2embed.utils.workers import Ahead, explained
+from gen2embed.utils.workers import Prefetch, explained
 
 SAMPLED = 32  # pairs whose chunks are looked at before training
 MINED = "GEN2EMBED_CLUSTERS"  # what rank 0 mined, for the ranks that Lightning starts from it
@@ -126,7 +126,7 @@ def fine_tune(
     precision = as_in_training(trainer, embedder.backbone.full)
     prepare = partial(trained.prepare, limit=limit, share=shortcuts.share)
     collate = Collate(prepare, several_positives(pairs) if loss.mask_known else {})
-    ahead = Ahead(batch.workers, batch.prefetch)
+    ahead = Prefetch(batch.workers, batch.prefetch)
     size = largest_batch(pairs, share, collate) if ahead.processes else 0
     ahead.check(size, trainer.num_devices)
     rows = [pairs[row] for row in next(iter(share))[:SAMPLED]]
@@ -145,7 +145,7 @@ def fine_tune(
     kept, why["keep_graphs"] = keep(shortcuts.keep_graphs, step(), sampled, device, sharing)
     if trainer.is_global_zero:
         needed = step(graphs=min(kept, math.ceil(sampled.chunks * share.plan.pairs / share.count / sampled.pairs)))
-        shown = (trained, share, pairs, limit, ahead.described(size), sampled, needed)
+        shown = (trained, share, pairs, limit, ahead.describe(size), sampled, needed)
         precise = console.precision_in_words(trained, cfg.trainer.precision, cfg.tf32)
         table = console.training_table(*shown, precise, why, trainer.max_steps, folder)
         console.print_table(table)

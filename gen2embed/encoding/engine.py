@@ -26,7 +26,7 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import Fingerprint
 from gen2embed.utils.log import log, progress
 from gen2embed.utils.rank_group import ALONE, RankGroup
-from gen2embed.utils.workers import Ahead, explained, unwrap
+from gen2embed.utils.workers import Prefetch, explained, unwrap
 
 PROGRESS_FROM = 256  # items; fewer are embedded without a bar
 FEWEST_TOKENS = 64  # of a forward pass; if that does not fit, memory is short for another reason
@@ -102,7 +102,7 @@ class Engine:
         for name in ("batch_tokens", "shard_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"engine.{name} is at least 1; got {value}")
-        Ahead(self.workers or 0, self.prefetch, "engine")
+        Prefetch(self.workers or 0, self.prefetch, "engine")
 
     def encode(
         self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: RankGroup = ALONE

@@ -15,7 +15,7 @@ from gen2embed.types import Item
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
-from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, make_loader, room, value_or_error
+from gen2embed.utils.workers import TAKEN, Prefetch, bytes_of, make_loader, room, value_or_error
 
 TEXT_PART, PICTURE_PART = 512, 32  # items that are prepared at a time, and share equal beginnings
 MOST_WORKERS = 8
@@ -71,12 +71,12 @@ def _ahead(
     workers: int | None,
     prefetch: int | None,
     ranks: int,
-) -> Ahead:
+) -> Prefetch:
     """Return how many parts are prepared ahead: as many as chosen, else as many as shared memory holds."""
     count = workers
     if count is None:
         count = min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if torch.cuda.is_initialized() else 0
-    ahead = Ahead(min(count, len(parts)), prefetch, "engine")
+    ahead = Prefetch(min(count, len(parts)), prefetch, "engine")
     if not ahead.processes:
         return ahead
     largest = prepare([parts[-1][-1]], limit)

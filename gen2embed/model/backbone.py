@@ -48,7 +48,6 @@ class Backbone:
         name: The path or hub id that it was loaded from.
         full: The model with its head, or the adapted one; its parameters are trained and saved.
         model: The base model in it, whose `last_hidden_state` is that after the final norm.
-        processor: Prepares its inputs.
         model_type: The family, as config.json names it.
         identity: The hub id and commit, or a digest of the local files that decide an embedding (`identity.py`).
         adapter: The identity of the weights that were trained on top; None if there are none.
@@ -116,10 +115,8 @@ class Backbone:
         return has_dropout(modules, self.full.config.vision_config)
 
     def why_padded(self, longest: int) -> str | None:
-        """Return, in words, why samples of at most `longest` tokens cannot be packed into one row; None if they can.
-
-        A token must attend to all tokens before it, and to no other.
-        """
+        """Return, in words, why samples of at most `longest` tokens cannot be packed into one row; None if they can."""
+        # in a packed row, a token attends to all tokens before it in its sample, and to no other
         window = getattr(self.full.config.get_text_config(), "sliding_window", None)
         if self.model_type not in CAUSAL:
             return f"a model of type {self.model_type} is not known to be causal"
@@ -159,8 +156,8 @@ def load_backbone(
     The arguments are those of `Embedder.from_pretrained`.
 
     Raises:
-        UserError: For a folder that is missing, is not a checkpoint or lacks weights, for a model that is not a
-            multimodal LLM or that transformers no longer runs, and for weights that do not fill the model.
+        UserError: For a path without a checkpoint, for a model that is no multimodal LLM or no longer runs, and for
+            weights that are missing.
     """
     path = check_path(path)
     if trust_remote_code:
@@ -173,19 +170,11 @@ def load_backbone(
     try:
         commit = None if Path(path).is_dir() else hub.HfApi().resolve_revision(path, revision=revision).resolved
         source = {"revision": commit, "trust_remote_code": trust_remote_code}
-        _check_supported(path, source)
-        config = AutoConfig.from_pretrained(path, **source)
-        processor = load_processor(path, config, resolution, source)
-        model, loading = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **source
-        )
+        config, processor, model = _load(path, resolution, getattr(torch, dtype), attention, source)
     except (OSError, ValueError, ImportError, SafetensorError, RevisionResolutionError) as error:
         if isinstance(error, UserError):
             raise
-        first = first_line(error)
-        raise UserError(f"the model {path} could not be loaded: {first}") from error
-    if missing := sorted(loading["missing_keys"]) + sorted(loading["mismatched_keys"]):
-        raise UserError(f"the checkpoint {path} does not fill the model: {len(missing)} weights, such as {missing[0]}")
+        raise UserError(f"the model {path} could not be loaded: {first_line(error)}") from error
     model = model.requires_grad_(False).eval().to(device)
     if compiled:
         for layer in model.get_decoder().layers:
@@ -205,10 +194,24 @@ def load_backbone(
     )
 
 
+def _load(
+    path: str, resolution: Resolution, dtype: torch.dtype, attention: Attention, source: dict[str, Any]
+) -> tuple[PreTrainedConfig, ProcessorMixin, PreTrainedModel]:
+    """Return the configuration, the processor and the model; raise `UserError` for weights that are missing."""
+    _check_supported(path, source)
+    config = AutoConfig.from_pretrained(path, **source)
+    processor = load_processor(path, config, resolution, source)
+    model, loading = AutoModelForImageTextToText.from_pretrained(
+        path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **source
+    )
+    if missing := sorted(loading["missing_keys"]) + sorted(loading["mismatched_keys"]):
+        raise UserError(f"the checkpoint {path} does not fill the model: {len(missing)} weights, such as {missing[0]}")
+    return config, processor, model
+
+
 def check_path(path: str | Path) -> str:
     """Return `path` if it is a checkpoint folder or can be a hub id; raise `UserError` otherwise. Loads nothing."""
-    folder = Path(path).expanduser()
-    if not folder.exists():
+    if not (folder := Path(path).expanduser()).exists():
         if is_hub_id(path):
             return str(path)
         raise UserError(
@@ -226,10 +229,8 @@ def _check_supported(path: str, source: dict[str, Any]) -> None:
     """Raise `UserError` for a model that only remote code of transformers 4 could run. Reads the config alone."""
     config, _ = PreTrainedConfig.get_config_dict(path, revision=source["revision"])
     if config.get("model_type") in REMOVED:
-        raise UserError(
-            f"{path} is a model of type {config['model_type']!r}, which transformers 5 no longer runs; choose another "
-            "backbone, such as model=qwen2_vl_2b, qwen2_vl_7b or llava_next_7b"
-        )
+        unsupported = f"{path} is a model of type {config['model_type']!r}, which transformers 5 no longer runs"
+        raise UserError(f"{unsupported}; choose another, such as model=qwen2_vl_2b, qwen2_vl_7b or llava_next_7b")
 
 
 def _attention(wanted: Attention, device: str, dtype: str) -> Attention:

@@ -21,7 +21,7 @@ from gen2embed.types import Item, Pair
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
-from gen2embed.utils.workers import Ahead, bytes_of, make_loader, unwrap, value_or_error
+from gen2embed.utils.workers import Prefetch, bytes_of, make_loader, unwrap, value_or_error
 
 SAMPLED = 16  # pairs of the first batch, and as many with pictures, whose size is looked at before training
 
@@ -166,10 +166,10 @@ class PairDataModule(LightningDataModule):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], share: RankBatchSampler, collate: Collate, ahead: Ahead | None = None
+        self, pairs: Sequence[Pair], share: RankBatchSampler, collate: Collate, ahead: Prefetch | None = None
     ) -> None:
         super().__init__()
-        self.pairs, self.share, self.collate, self.ahead = pairs, share, collate, ahead or Ahead(0)
+        self.pairs, self.share, self.collate, self.ahead = pairs, share, collate, ahead or Prefetch(0)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return make_loader(

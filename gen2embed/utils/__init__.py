@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from gen2embed.utils.files import write_atomic as write_atomic
     from gen2embed.utils.preemption import Preempted as Preempted
     from gen2embed.utils.rank_group import RankGroup as RankGroup
-    from gen2embed.utils.workers import Ahead as Ahead
+    from gen2embed.utils.workers import Prefetch as Prefetch
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "Ahead": "workers",
+            "Prefetch": "workers",
             "Preempted": "preemption",
             "RankGroup": "rank_group",
             "UserError": "errors",

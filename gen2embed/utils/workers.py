@@ -33,7 +33,7 @@ LARGER = "enlarge it (docker run --shm-size=… or --ipc=host)"
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Prefetch:
     """How many batches worker processes prepare ahead.
 
     Args:
@@ -59,16 +59,16 @@ class Ahead:
         return min(self.workers, self.prefetch or self.workers)
 
     @property
-    def each(self) -> int:
+    def per_process(self) -> int:
         """Return how many batches each process prepares at a time."""
         return (self.prefetch or self.workers) // self.processes if self.processes else 0
 
     @property
     def held(self) -> int:
         """Return how many batches exist at most, inside and outside of the loader."""
-        return self.processes * self.each + TAKEN if self.processes else 0
+        return self.processes * self.per_process + TAKEN if self.processes else 0
 
-    def described(self, size: int) -> str:
+    def describe(self, size: int) -> str:
         """Return in words what is held, if a batch has at most `size` bytes."""
         if not self.processes:
             return "none: a batch is prepared when the step before it is done"
@@ -103,12 +103,12 @@ def room() -> tuple[str, int]:
     return ("memory", memory) if memory < shared else (str(SHARED), shared)
 
 
-def make_loader(dataset: Dataset[Any], ahead: Ahead, **options: Any) -> DataLoader[Any]:
+def make_loader(dataset: Dataset[Any], ahead: Prefetch, **options: Any) -> DataLoader[Any]:
     """Return a loader whose workers hold no more than `ahead` says."""
     return DataLoader(
         dataset,
         num_workers=ahead.processes,
-        prefetch_factor=ahead.each or None,
+        prefetch_factor=ahead.per_process or None,
         pin_memory=torch.cuda.is_initialized(),
         worker_init_fn=start_worker,
         **options,

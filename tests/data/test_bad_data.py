@@ -24,7 +24,7 @@ from gen2embed.encoding.engine import Engine
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import PairDataModule
 from gen2embed.types import ImagePart
-from gen2embed.utils.workers import Ahead
+from gen2embed.utils.workers import Prefetch
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_workers_that_are_not_forked(skipped, tiny, method):
     first = next(iter(PairDataModule(pairs, share, collate).train_dataloader()))
     torch.multiprocessing.set_start_method(method, force=True)
     try:
-        found = next(iter(PairDataModule(pairs, share, collate, Ahead(1)).train_dataloader()))
+        found = next(iter(PairDataModule(pairs, share, collate, Prefetch(1)).train_dataloader()))
     finally:
         torch.multiprocessing.set_start_method(before, force=True)
     assert found.rows == first.rows

@@ -16,7 +16,7 @@ from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import PairDataModule
-from gen2embed.utils.workers import Ahead
+from gen2embed.utils.workers import Prefetch
 from gen2embed.world.data import read_world
 
 GROUPS = {"all": ["shape", "vqa_count", "t2i", "change"]}
@@ -76,7 +76,7 @@ def test_batches_do_not_depend_on_the_workers_that_prepare_them(world, tiny):
     batches = []
     for workers, first in ((0, 0), (1, 0), (2, 0), (2, 3)):
         share = RankBatchSampler(ClusterBatchSampler([], len(pairs), 4, 0), 0, first)
-        loader = iter(PairDataModule(pairs, share, collating(tiny, None), Ahead(workers)).train_dataloader())
+        loader = iter(PairDataModule(pairs, share, collating(tiny, None), Prefetch(workers)).train_dataloader())
         batches.append([None] * first + [next(loader) for _ in range(6 - first)])
     for made in batches[1:]:
         for one, other in zip(batches[0], made, strict=True):

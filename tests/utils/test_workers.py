@@ -18,14 +18,14 @@ from steps import collating
 from gen2embed import UserError
 from gen2embed.cli.checks.environment import check_shared_memory
 from gen2embed.config.messages import explain
-from gen2embed.encoding import engine
+from gen2embed.encoding import parts
 from gen2embed.encoding.batch import Chunk, ChunkLimit, Prepared, shared, tensors_of
 from gen2embed.encoding.engine import Engine
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import Collate, PairDataModule, largest_batch
 from gen2embed.types import Item, Pair
 from gen2embed.utils import workers
-from gen2embed.utils.workers import TAKEN, Ahead, bytes_of, explained, make_loader
+from gen2embed.utils.workers import TAKEN, Prefetch, bytes_of, explained, make_loader
 
 GIB = 2**30
 
@@ -35,31 +35,31 @@ GIB = 2**30
     [(0, None, 0, 0), (0, 3, 0, 0), (8, None, 8, 1), (8, 3, 3, 1), (8, 16, 8, 2), (8, 12, 8, 1), (1, 4, 1, 4)],
 )
 def test_no_more_than_prefetch_is_ahead(workers, prefetch, processes, each):
-    ahead = Ahead(workers, prefetch)
-    assert (ahead.processes, ahead.each) == (processes, each)
-    assert ahead.processes * ahead.each <= (prefetch or workers)
+    ahead = Prefetch(workers, prefetch)
+    assert (ahead.processes, ahead.per_process) == (processes, each)
+    assert ahead.processes * ahead.per_process <= (prefetch or workers)
     assert ahead.held == (processes * each + TAKEN if processes else 0)
 
 
 @pytest.mark.parametrize(("workers", "prefetch"), [(-1, None), (2, 0)])
 def test_bad_numbers(workers, prefetch):
     with pytest.raises(UserError, match=r"engine\.(workers|prefetch) is at least"):
-        Ahead(workers, prefetch, "engine")
+        Prefetch(workers, prefetch, "engine")
 
 
 @pytest.mark.parametrize(("free", "remedy"), [(7.5, "batch.prefetch=5"), (1, "batch.workers=0")])
 def test_too_little_room_is_one_error(monkeypatch, free, remedy):
     monkeypatch.setattr(workers, "room", lambda: ("/dev/shm", int(free * GIB)))
-    Ahead(8).check(int(free * GIB) // 10)
-    Ahead(0).check(10 * GIB)
+    Prefetch(8).check(int(free * GIB) // 10)
+    Prefetch(0).check(10 * GIB)
     with pytest.raises(UserError, match=r"20.0 GiB in /dev/shm \(10 batches of 1.0 GiB on 2 ranks\).*docker") as raised:
-        Ahead(8).check(GIB, ranks=2)
-    fits = Ahead(8, 1 if free > 6 else None)
+        Prefetch(8).check(GIB, ranks=2)
+    fits = Prefetch(8, 1 if free > 6 else None)
     if free > 6:
         assert "batch.prefetch=1" in str(raised.value)
         fits.check(GIB, ranks=2)
     with pytest.raises(UserError, match=remedy):
-        Ahead(8).check(GIB)
+        Prefetch(8).check(GIB)
 
 
 def test_the_room_is_the_smaller_of_shared_memory_and_memory(monkeypatch, tmp_path):
@@ -127,13 +127,13 @@ def test_workers_hold_what_the_table_says(tmp_path, pairs):
     Image.new("RGB", (448, 448), "red").save(tmp_path / "red.jpg")
     rows = [Pair(Item.create(str(row), tmp_path / "red.jpg"), Item.create("red"), "a", row) for row in range(4 * pairs)]
     share, collate = RankBatchSampler(ClusterBatchSampler([], len(rows), pairs, 0)), Collate(TrueSizes())
-    ahead = Ahead(8, 2)
+    ahead = Prefetch(8, 2)
     size = largest_batch(rows, share, collate)
     assert size == pytest.approx(pairs * 1024 * 1176 * 2, rel=0.01)
     most = most_held(PairDataModule(rows, share, collate, ahead).train_dataloader(), 3)
     assert ahead.held * size * 0.9 < most <= ahead.held * size
     table = re.search(
-        r"(\d) of 8 workers, which hold at most (\d) batches of about .*, (\S+ .iB) in", ahead.described(size)
+        r"(\d) of 8 workers, which hold at most (\d) batches of about .*, (\S+ .iB) in", ahead.describe(size)
     )
     assert (table[1], table[2]) == ("2", "4")
 
@@ -185,7 +185,7 @@ class Killed(torch.utils.data.Dataset):
 
 def test_a_worker_that_the_system_ends_is_explained():
     with pytest.raises(UserError, match=r"DataLoader worker \(pid.*batch.workers=0.*docker"), explained():
-        list(make_loader(Killed(), Ahead(1), batch_size=None))
+        list(make_loader(Killed(), Prefetch(1), batch_size=None))
     raw = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...")
     assert "docker run --shm-size" in explain(raw, "train", [])
     assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "train", []) is None
@@ -211,7 +211,7 @@ class NoRoom(torch.utils.data.Dataset):
 
 
 def test_full_shared_memory_is_an_error_and_no_hang():
-    (said,) = make_loader(NoRoom(), Ahead(1), batch_size=None)
+    (said,) = make_loader(NoRoom(), Prefetch(1), batch_size=None)
     assert "No space left on device" in said
     assert "batch.prefetch" in said
 
@@ -221,15 +221,15 @@ def test_an_engine_takes_as_many_workers_as_there_is_room_for(tiny, monkeypatch,
     items = [Item.create(str(row), noise(row)) for row in range(65)]
     chosen = []
     monkeypatch.setattr(
-        engine,
+        parts,
         "make_loader",
-        lambda parts, ahead, **_: chosen.append(ahead) or map(parts.__getitem__, range(len(parts))),
+        lambda dataset, ahead, **_: chosen.append(ahead) or map(dataset.__getitem__, range(len(dataset))),
     )
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(engine.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(parts.os, "cpu_count", lambda: 4)
     part = bytes_of(tensors_of(tiny.prepare([(items[0], "query")], ChunkLimit(512)))) * 32
     for room, processes in ((10 * part, 3), (3.5 * part, 1), (part, 0)):
-        monkeypatch.setattr(engine, "room", lambda room=room: ("/dev/shm", int(room)))
+        monkeypatch.setattr(parts, "room", lambda room=room: ("/dev/shm", int(room)))
         monkeypatch.setattr(workers, "room", lambda room=room: ("/dev/shm", int(room)))
         caplog.clear()
         Engine(shown=False).encode(tiny, items, "query")
