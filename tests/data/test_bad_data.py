@@ -69,7 +69,7 @@ def test_legal_pictures_show_what_they_show(corpus, skipped):
     assert len(shown) > 75
     for number, case in shown.items():
         (picture,) = pairs[number].query.pictures
-        pixels, expected = (np.asarray(its, float) for its in (images.load(picture), case.shows))
+        pixels, expected = (np.asarray(image, float) for image in (images.load(picture), case.shows))
         assert pixels.shape == expected.shape, case.name
         assert abs(pixels - expected).mean() < 14, case.name  # of 255: what is lossy
 
@@ -83,10 +83,10 @@ def test_raise_ends_at_the_first_row_by_its_name(corpus, tmp_path, number):
     folder, cases = corpus
     for case in [case for case in cases if case.said][number::4]:
         (folder / "one.jsonl").write_bytes(row() + b"\n" + case.line + b"\n")
-        its = Files(path=folder / "one.jsonl")
+        pair_source = Files(path=folder / "one.jsonl")
         try:
             with pytest.raises(UserError) as error:
-                pairs = valid_pairs(its, tmp_path)
+                pairs = valid_pairs(pair_source, tmp_path)
                 for pair in pairs:  # what a header does not tell
                     for picture in pair.pictures:
                         images.load(picture)
@@ -118,23 +118,23 @@ def small(folder, *lines):
 
 def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
     """A run that goes on, and the other ranks, take what rank 0 listed; a file that changed is looked at again."""
-    its = small(tmp_path, b"{", row(qry="a"))
-    first = valid_pairs(its, tmp_path)
+    pair_source = small(tmp_path, b"{", row(qry="a"))
+    first = valid_pairs(pair_source, tmp_path)
     decode, decoded = images.faults, []
     monkeypatch.setattr(images, "faults", lambda *args, **options: decoded.append(1) or decode(*args, **options))
-    again = [valid_pairs(its, tmp_path, leader=leader) for leader in (True, False)]
+    again = [valid_pairs(pair_source, tmp_path, leader=leader) for leader in (True, False)]
     assert [[pair.row for pair in pairs] for pairs in (first, *again)] == [[0, 2]] * 3
     assert not decoded
     (tmp_path / "p.png").write_bytes((tmp_path / "p.png").read_bytes()[:99])
     with pytest.raises(UserError, match=r"rank 0 did not leave .*quarantine.jsonl for these rows within 0 seconds"):
-        valid_pairs(its, tmp_path, leader=False)
-    assert [pair.row for pair in valid_pairs(its, tmp_path)] == [2]
+        valid_pairs(pair_source, tmp_path, leader=False)
+    assert [pair.row for pair in valid_pairs(pair_source, tmp_path)] == [2]
     assert decoded
 
 
 def test_first_rows_are_counted_before_any_is_skipped(tmp_path):
-    its = replace(small(tmp_path, b"{", row(qry="a"), b"}", row(qry="b")), max_rows_per_subset=3)
-    assert [pair.row for pair in valid_pairs(its, tmp_path)] == [0, 2]
+    pair_source = replace(small(tmp_path, b"{", row(qry="a"), b"}", row(qry="b")), max_rows_per_subset=3)
+    assert [pair.row for pair in valid_pairs(pair_source, tmp_path)] == [0, 2]
     assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["rows"] == 3
 
 
@@ -190,8 +190,8 @@ def test_training_names_what_a_header_did_not_tell(run_script, tmp_path, workers
         f"batch.workers={workers}", "trainer.max_steps=8", "seed=3", "output_dir=run",
     )  # fmt: skip
     assert outcome.code == 1
-    said = " ".join(outcome.err.split())
-    assert "pairs row 7: the file cut.png is not a picture that can be read" in said, said
+    output = " ".join(outcome.err.split())
+    assert "pairs row 7: the file cut.png is not a picture that can be read" in output, output
     assert "Traceback" not in outcome.err
 
 
@@ -232,10 +232,10 @@ def test_pictures_in_memory_are_what_their_files_are(tmp_path):
         assert images.load(ImagePart(opened)).size == motif().size[::-1]
         assert ImagePart(opened).key != ImagePart(motif()).key
     numbers = Image.new("P", (9, 9))
-    other = numbers.copy()
+    blue = numbers.copy()
     numbers.putpalette([255, 0, 0])
-    other.putpalette([0, 0, 255])
-    assert ImagePart(numbers).key != ImagePart(other).key
+    blue.putpalette([0, 0, 255])
+    assert ImagePart(numbers).key != ImagePart(blue).key
 
 
 @pytest.mark.parametrize("text", ["a \ud83d", "\ude00"])
@@ -255,8 +255,8 @@ def test_what_workers_get_can_be_pickled(skipped, tiny):
         collate = collating(tiny, None)
         copy = pickle.loads(pickle.dumps((collate, pairs)))
         ours, theirs = collate(pairs), copy[0](copy[1])
-        for one, other in zip(ours.chunks, theirs.chunks, strict=True):
-            assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in one.inputs)
+        for chunk, expected in zip(ours.chunks, theirs.chunks, strict=True):
+            assert all(torch.equal(chunk.inputs[name], expected.inputs[name]) for name in chunk.inputs)
 
 
 @pytest.mark.slow
@@ -270,11 +270,11 @@ def test_workers_that_are_not_forked(skipped, tiny, method):
     first = next(iter(PairDataModule(pairs, share, collate).train_dataloader()))
     torch.multiprocessing.set_start_method(method, force=True)
     try:
-        found = next(iter(PairDataModule(pairs, share, collate, Prefetch(1)).train_dataloader()))
+        batch = next(iter(PairDataModule(pairs, share, collate, Prefetch(1)).train_dataloader()))
     finally:
         torch.multiprocessing.set_start_method(before, force=True)
-    assert found.rows == first.rows
-    assert torch.equal(found.chunks[0].inputs["input_ids"], first.chunks[0].inputs["input_ids"])
+    assert batch.rows == first.rows
+    assert torch.equal(batch.chunks[0].inputs["input_ids"], first.chunks[0].inputs["input_ids"])
 
 
 def test_a_checkpoint_without_its_tokenizer(tmp_path):
@@ -292,27 +292,29 @@ def test_a_checkpoint_without_its_tokenizer(tmp_path):
 FUZZ = settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text(st.characters(codec=None), max_size=30)  # surrogates, too
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS, lambda its: st.lists(its, max_size=3), max_leaves=5
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda leaf: st.lists(leaf, max_size=3),
+    max_leaves=5,
 )
 NAMES = st.sampled_from([*KEYS, "neg_text", "neg_image_path", "score", "\ufeffqry", ""])
 LINES = st.binary(max_size=40) | st.dictionaries(NAMES | TEXTS, VALUES, max_size=8).map(
-    lambda its: json.dumps(its).encode()
+    lambda row_values: json.dumps(row_values).encode()
 )
 FILES = st.lists(LINES, min_size=1, max_size=4).map(b"\n".join)
 
 
 def parsed(path):
     """All rows are read, or skipped by their number and place, or the file is refused as a whole."""
-    its = Files(path=path, negatives=True, teacher_column="score")
+    pair_source = Files(path=path, negatives=True, teacher_column="score")
     refused = {}
     try:
-        pairs = its.read(lambda _: refused)
+        pairs = pair_source.read(lambda _: refused)
     except UserError as error:
         assert str(path.parent) in str(error)
         return None
     assert not {pair.row for pair in pairs} & set(refused)
-    for number, said in refused.items():
-        assert f"{path} row {number}" in said
+    for number, message in refused.items():
+        assert f"{path} row {number}" in message
     for pair in pairs:
         for item in (pair.query, pair.positive, *pair.negatives):
             item.key, str(item).encode()
@@ -321,7 +323,7 @@ def parsed(path):
             )
     if refused:
         with pytest.raises(UserError):
-            its.pairs()
+            pair_source.pairs()
     return pairs
 
 
@@ -365,7 +367,7 @@ PIECES = st.sampled_from(
         "\0",
     ]
 )
-SAID = st.lists(PIECES | st.text(max_size=5), max_size=6).map(lambda its: "".join([*its, "."]))
+SAID = st.lists(PIECES | st.text(max_size=5), max_size=6).map(lambda pieces: "".join([*pieces, "."]))
 
 
 @FUZZ
@@ -374,8 +376,8 @@ def test_what_is_typed_moves_no_picture(tiny, text, pictured, role, instruction)
     """The special tokens of an input are those of its template, whatever its texts hold."""
     special = set(tiny.backbone.tokenizer.all_special_ids) | set(tiny.backbone.tokenizer.added_tokens_decoder)
 
-    def skeleton(said, told):
-        item = Item.create(said, noise(1) if pictured else None, told)
+    def skeleton(text, instruction):
+        item = Item.create(text, noise(1) if pictured else None, instruction)
         return [token for token in tiny.build.token_ids(item, role) if token in special]
 
     assert skeleton(text, instruction) == skeleton("x", None if instruction is None else "y")

@@ -32,7 +32,7 @@ MMEB, SUGAR, SUGAR_PP, TRAIN = (
     OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"), resolve=False)
     for name in ("benchmark/mmeb", "benchmark/sugarcrepe", "benchmark/sugarcrepe_pp", "data/mmeb")
 )
-SUBSETS = [subset for its in SUGAR["groups"].values() for subset in its]
+SUBSETS = [subset for subsets in SUGAR["groups"].values() for subset in subsets]
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +69,16 @@ class Given(Fake):
 
 
 def hash_of(item):
-    said = "".join(part if isinstance(part, str) else part.source.name for part in item.parts)
-    return random.Random(said).randrange(10**9)
+    content = "".join(part if isinstance(part, str) else part.source.name for part in item.parts)
+    return random.Random(content).randrange(10**9)
 
 
 # --- MMEB -----------------------------------------------------------------------------------------------------------
 
 
 def test_mmeb_is_described_as_published():
-    tasks = [task for its in MMEB["groups"].values() for task in its]
-    assert {group: len(its) for group, its in MMEB["groups"].items()} == {
+    tasks = [task for members in MMEB["groups"].values() for task in members]
+    assert {group: len(members) for group, members in MMEB["groups"].items()} == {
         "classification": 10, "vqa": 10, "retrieval": 12, "grounding": 4
     }  # fmt: skip
     assert len(set(tasks)) == 36
@@ -103,9 +103,9 @@ class Spelled(Given):
 
 def test_the_published_averages():
     """IND 76.4 and OOD 67.4, over 20 and 16 tasks, are 72.4 overall: arXiv 2508.00955, 7B."""
-    group_of = {task: group for group, its in MMEB["groups"].items() for task in its}
+    group_of = {task: group for group, members in MMEB["groups"].items() for task in members}
     ind, ood = MMEB["averages"].values()
-    wobble = {name: 10 * (index % 2) - 5 for its in (ind, ood) for index, name in enumerate(its)}
+    wobble = {name: 10 * (index % 2) - 5 for members in (ind, ood) for index, name in enumerate(members)}
     tasks = tuple(fixed_task(name, group_of[name], (764 if name in ind else 674) + wobble[name]) for name in group_of)
     scores = evaluate(Spelled(), Engine(), Benchmark("mmeb", tasks, MMEB["groups"], MMEB["averages"]), 10).scores
     assert scores["averages"]["IND"]["precision@1"] == pytest.approx(0.764)
@@ -126,7 +126,7 @@ def test_recall_and_reciprocal_rank_against_loops():
     choices = tuple(tuple(rng.permutation(40)[:25].tolist()) for _ in range(20))
     relevance = tuple((1.0, 1.0, *[0.0] * 23) for _ in range(20))
     task = RankingTask("a", "g", vectors[:20], vectors[20:], choices, relevance)
-    found = evaluate(Spelled(), Engine(), Benchmark("x", (task,), {"g": ["a"]}), 10).scores["tasks"]["a"]
+    task_scores = evaluate(Spelled(), Engine(), Benchmark("x", (task,), {"g": ["a"]}), 10).scores["tasks"]["a"]
     recalls, reciprocal = {5: [], 10: []}, []
     for query, row in zip(task.queries, choices, strict=True):
         read = [np.array([float(x) for x in item.texts[0].split()]) for item in (query, *task.candidates)]
@@ -138,10 +138,10 @@ def test_recall_and_reciprocal_rank_against_loops():
         for k, values in recalls.items():
             values.append(np.mean([rank <= k for rank in ranks]))
         reciprocal.append(1 / (1 + sum(scores[j] >= max(scores[:2]) for j in range(2, 25))))
-    assert found["recall@5"] == pytest.approx(np.mean(recalls[5]))
-    assert found["recall@10"] == pytest.approx(np.mean(recalls[10]))
-    assert found["mrr"] == pytest.approx(np.mean(reciprocal))
-    assert 0 < found["recall@5"] < found["recall@10"] < 1
+    assert task_scores["recall@5"] == pytest.approx(np.mean(recalls[5]))
+    assert task_scores["recall@10"] == pytest.approx(np.mean(recalls[10]))
+    assert task_scores["mrr"] == pytest.approx(np.mean(reciprocal))
+    assert 0 < task_scores["recall@5"] < task_scores["recall@10"] < 1
 
 
 def test_candidates_are_distinct_and_roles_as_published(public):
@@ -242,9 +242,9 @@ def test_other_files_hold_the_same_rows(public, tmp_path, form):
     else:
         pq.write_table(table, file)
     images = public / "MMEB-eval"
-    there, here = (read_mmeb(str(at), images, MMEB["groups"], subsets=[task]).tasks[0] for at in (images, tmp_path))
-    assert [item.key for item in there.items()] == [item.key for item in here.items()]
-    assert [row.tolist() for row in there.choices] == [row.tolist() for row in here.choices]
+    a, b = (read_mmeb(str(folder), images, MMEB["groups"], subsets=[task]).tasks[0] for folder in (images, tmp_path))
+    assert [item.key for item in a.items()] == [item.key for item in b.items()]
+    assert [row.tolist() for row in a.choices] == [row.tolist() for row in b.choices]
 
 
 def test_shards_are_read_in_order(public, tmp_path):
@@ -268,11 +268,12 @@ def naive(rows, vector):
 
     plain, itt, tot = [], [], []
     for row in rows:
-        picture, one, other, wrong = row["filename"], row["caption"], row.get("caption2"), row["negative_caption"]
-        plain.append(s(picture, one) > s(picture, wrong))
-        if other:
-            itt.append(s(picture, one) > s(picture, wrong) and s(picture, other) > s(picture, wrong))
-            tot.append(s(one, other) > s(one, wrong) and s(one, other) > s(other, wrong))
+        picture, caption, caption2 = row["filename"], row["caption"], row.get("caption2")
+        wrong = row["negative_caption"]
+        plain.append(s(picture, caption) > s(picture, wrong))
+        if caption2:
+            itt.append(s(picture, caption) > s(picture, wrong) and s(picture, caption2) > s(picture, wrong))
+            tot.append(s(caption, caption2) > s(caption, wrong) and s(caption, caption2) > s(caption2, wrong))
     return [float(np.mean(values)) if values else None for values in (plain, itt, tot)]
 
 
@@ -296,9 +297,9 @@ def test_sugarcrepe_scoring_against_a_naive_oracle(tmp_path, share):
     (tmp_path / "swap_att.json").write_text(json.dumps({str(row["id"]): row for row in rows}))
     vectors = {}
 
-    def vector(said):
-        item = Item((ImagePart(tmp_path / said),)) if said in names else Item.create(CAPTION.format(said))
-        return vectors.setdefault(said, np.array(Given(share).vector(item, None), np.float32))
+    def vector(text):
+        item = Item((ImagePart(tmp_path / text),)) if text in names else Item.create(CAPTION.format(text))
+        return vectors.setdefault(text, np.array(Given(share).vector(item, None), np.float32))
 
     plain, itt, tot = naive(rows, vector)
     model = Given(share)
@@ -324,29 +325,29 @@ def test_sugarcrepe_scoring_against_a_naive_oracle(tmp_path, share):
 def test_sugarcrepe_items_are_as_the_reference_has_them(public):
     benchmark = read_sugarcrepe(public / "sugar-crepe/data", public / "coco", SUGAR["groups"], resolution="original")
     task = benchmark.tasks[0]
-    assert [its.name for its in benchmark.tasks] == SUBSETS
+    assert [task.name for task in benchmark.tasks] == SUBSETS
     assert (task.query_role, task.candidate_role, task.strict) == ("candidate", "query", True)
     assert task.queries[0].parts == task.queries[0].pictures
     assert task.candidates[0].texts[0].startswith("Find me an image that matches the given caption: ")
     assert benchmark.resolution == "original"
     pp = read_sugarcrepe_pp(public / "scpp/data", public / "coco/val2017", SUGAR_PP["subset_names"])
-    assert {group: len(its) for group, its in pp.groups.items()} == {"itt": 5, "tot": 5}
+    assert {group: len(members) for group, members in pp.groups.items()} == {"itt": 5, "tot": 5}
     roles = {(task.group, task.query_role, task.candidate_role) for task in pp.tasks}
     assert roles == {("itt", "candidate", "query"), ("tot", "query", "query")}
 
 
 def test_sugarcrepe_pp_of_texts_alone_needs_no_pictures(public, tmp_path):
     names = SUGAR_PP["subset_names"]
-    both = read_sugarcrepe_pp(public / "scpp/data", public / "coco/val2017", names)
+    both_parts = read_sugarcrepe_pp(public / "scpp/data", public / "coco/val2017", names)
     for subset in names:  # nor the names of pictures
         rows = json.loads((public / f"scpp/data/{subset}.json").read_text())
         (tmp_path / f"{subset}.json").write_text(json.dumps([{**row, "filename": ""} for row in rows]))
     alone = read_sugarcrepe_pp(tmp_path, tmp_path / "nowhere", names, parts=["tot"])
     assert not list(alone.pictures)
     assert [task.name for task in alone.tasks] == [f"{subset}_tot" for subset in names]
-    expected = [task_digest(task) for task in both.tasks if task.group == "tot"]
+    expected = [task_digest(task) for task in both_parts.tasks if task.group == "tot"]
     assert [task_digest(task) for task in alone.tasks] == expected
-    assert alone.groups == both.groups  # so that there is an average of tot, and none of itt and overall
+    assert alone.groups == both_parts.groups  # so that there is an average of tot, and none of itt and overall
     pictured = read_sugarcrepe_pp(public / "scpp/data", public / "coco/val2017", names, parts=["itt"])
     assert {task.group for task in pictured.tasks} == {"itt"}
     with pytest.raises(UserError, match=r"txt.*itt, tot"):
@@ -368,8 +369,8 @@ def places(public, name=""):
     if name:
         rows, images = folders[name]
         return [f"benchmark.annotations={public / rows}", f"benchmark.image_dir={public / images}"]
-    return [f"benchmark.{its}.{key}={public / folder}" for its, both in folders.items()
-            for key, folder in zip(("annotations", "image_dir"), both, strict=True)]  # fmt: skip
+    return [f"benchmark.{name}.{key}={public / folder}" for name, pair in folders.items()
+            for key, folder in zip(("annotations", "image_dir"), pair, strict=True)]  # fmt: skip
 
 
 @pytest.fixture
@@ -418,19 +419,19 @@ def test_eval_part_of_mmeb_needs_its_files_only(run_eval, copy, tmp_path):
 def test_eval_all_three(run_eval, public, tmp_path, monkeypatch):
     outcome = run_eval("benchmark=all", *places(public), "benchmark.mmeb.subsets=[GQA,RefCOCO]", "resolution=clip")
     assert outcome.code == 0, outcome.err
-    every = results(tmp_path)["benchmarks"]
-    assert set(every) == {"mmeb", "sugarcrepe", "sugarcrepe_pp"}
-    assert len(every["sugarcrepe"]["tasks"]) == 7
-    assert len(every["sugarcrepe_pp"]["tasks"]) == 10
-    assert {task["queries"] for task in every["sugarcrepe_pp"]["tasks"].values()} == {12}
+    benchmarks = results(tmp_path)["benchmarks"]
+    assert set(benchmarks) == {"mmeb", "sugarcrepe", "sugarcrepe_pp"}
+    assert len(benchmarks["sugarcrepe"]["tasks"]) == 7
+    assert len(benchmarks["sugarcrepe_pp"]["tasks"]) == 10
+    assert {task["queries"] for task in benchmarks["sugarcrepe_pp"]["tasks"].values()} == {12}
     policies = {}
-    for name, scores in every.items():
+    for name, scores in benchmarks.items():
         alone = results(tmp_path, name)
         policies[name] = alone["manifest"]["fingerprint"]["resolution"]["policy"]
         assert {key: alone[key] for key in scores} == scores
         assert (tmp_path / "run" / name / "scores.png").is_file()
     page = (tmp_path / "run" / "report.html").read_text()
-    for name, scores in every.items():
+    for name, scores in benchmarks.items():
         assert all(f"{name}: {task}</option>" in page for task in scores["tasks"])
     assert policies == {"mmeb": "clip", "sugarcrepe": "original", "sugarcrepe_pp": "original"}
     assert "sugarcrepe is evaluated at its published resolution, original" in " ".join(outcome.err.split())

@@ -32,7 +32,7 @@ def task_row(number, **values):
 
 def jsonl(file, rows, between="\n", **options):
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(between.join(json.dumps(one) for one in rows).encode(options.get("encoding", "utf-8")))
+    file.write_bytes(between.join(json.dumps(value) for value in rows).encode(options.get("encoding", "utf-8")))
     return file
 
 
@@ -59,7 +59,7 @@ def test_lines_end_as_systems_end_them_and_nowhere_else(tmp_path, end):
 def written(folder):
     """Every kind of text file that a user writes: what reads it, and a text that it holds."""
     pairs, tasks = [row(n) for n in range(3)], [task_row(n) for n in range(3)]
-    fields = "\n".join([",".join(KEYS), *(",".join(one.values()) for one in pairs)])
+    fields = "\n".join([",".join(KEYS), *(",".join(pair.values()) for pair in pairs)])
     crepe = [{"filename": "x.png", "caption": "a", "negative_caption": "b"}]
     return {
         "a.txt": ("one\ntwo\n", read_inputs),
@@ -120,7 +120,8 @@ def test_a_text_that_looks_like_json_is_a_text(tmp_path):
 def test_a_csv_has_lists_of_texts_as_json_and_no_others(tmp_path):
     file = tmp_path / "a.csv"
     quoted = ['"' + text.replace('"', '""') + '"' for text in LIKE_JSON]
-    file.write_text("\n".join([",".join([*KEYS, "neg_text", "neg_image_path"]), *(f"q,,p,,{one}," for one in quoted)]))
+    lines = [",".join([*KEYS, "neg_text", "neg_image_path"]), *(f"q,,p,,{field}," for field in quoted)]
+    file.write_text("\n".join(lines))
     assert negatives(file) == [["[10, 20, 30, 40]"], ["c", "d"], [], ['[["a"]]'], ["[bold] words"], ['{"a": 1}']]
 
 
@@ -203,11 +204,11 @@ def test_hidden_files_are_no_data(tmp_path, caplog):
 
 
 def table(rows, **types):
-    made = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows)
     for name, kind in types.items():
-        at = made.column_names.index(name)
-        made = made.set_column(at, name, made[name].cast(kind))
-    return made
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, table[name].cast(kind))
+    return table
 
 
 def test_shards_whose_schemas_differ_harmlessly(tmp_path):
@@ -366,13 +367,13 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "said"), NAMES, ids=[name[:24] for name, _ in NAMES])
-def test_names_that_are_no_names_of_files_here(tmp_path, name, said):
+@pytest.mark.parametrize(("name", "message"), NAMES, ids=[name[:24] for name, _ in NAMES])
+def test_names_that_are_no_names_of_files_here(tmp_path, name, message):
     touch(tmp_path, "img/a.png")
     file = jsonl(tmp_path / "a.jsonl", [row(0), row(1, qry_image_path=name)])
     with pytest.raises(UserError) as error:
         Files(path=file).pairs()
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "a.jsonl row 1" in str(error.value)
     assert len(str(error.value).replace(str(tmp_path), "")) < 420
 
@@ -383,8 +384,8 @@ def test_names_in_another_form_of_unicode_are_found(tmp_path, caplog):
     names = ["img/\xe9.png", "\xfc.png", "e\u0300.png", "img/plain.png"]
     with caplog.at_level(logging.INFO):
         locate = locate_pictures(tmp_path, names)
-    found = ["img/e\u0301.png", "b/\xfc.png", "b/\xe8.png", "img/plain.png"]
-    assert [locate(name) for name in names] == [tmp_path / name for name in found]
+    names = ["img/e\u0301.png", "b/\xfc.png", "b/\xe8.png", "img/plain.png"]
+    assert [locate(name) for name in names] == [tmp_path / name for name in names]
     assert "2 picture names are in another form of Unicode" in caplog.text
 
 
@@ -463,15 +464,15 @@ def test_files_that_are_not_read_are_counted(tmp_path, caplog):
     assert not caplog.messages
     touch(tmp_path, "b.json", "c.tsv", "d.jsonl.gz", "more/e.jsonl")
     assert len(Files(path=tmp_path).pairs()) == 1
-    assert [("3 files" in said, "1 folder" in said) for said in caplog.messages] == [(True, False), (False, True)]
+    assert [("3 files" in text, "1 folder" in text) for text in caplog.messages] == [(True, False), (False, True)]
 
 
 def test_columns_that_are_not_read_are_named_where_one_is_missing(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "gen2embed")
-    for rows, said in (([{"text": "a"}], []), ([{"text": "a", "img": "x.png"}], ["img"])):
+    for rows, unread in (([{"text": "a"}], []), ([{"text": "a", "img": "x.png"}], ["img"])):
         caplog.clear()
         assert read_inputs(jsonl(tmp_path / "a.jsonl", rows)).columns["image"] == [""]
-        assert [name for name in ("img",) for message in caplog.messages if name in message] == said
+        assert [name for name in ("img",) for message in caplog.messages if name in message] == unread
 
 
 def test_a_subset_that_is_called_classification_is_there(tmp_path):
@@ -487,7 +488,7 @@ def test_negatives_that_are_not_read_are_said(tmp_path, caplog):
     assert Files(path=tmp_path, negatives=True).pairs()[0].negatives
     assert not caplog.messages
     assert not Files(path=tmp_path).pairs()[0].negatives
-    assert ["data.negatives=true" in said for said in caplog.messages] == [True]
+    assert ["data.negatives=true" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.txt", "a.png"])
@@ -498,7 +499,7 @@ def test_a_pointer_of_git_lfs_is_no_data(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.jsonl", json.dumps([row(0), row(1)]), "one JSON object a line, as `jq"),
         ("a.jsonl", json.dumps([row(0), row(1)], indent=1), "one JSON object a line, as `jq"),
@@ -508,9 +509,9 @@ def test_a_pointer_of_git_lfs_is_no_data(tmp_path, name):
         ("a.json", "[]", "convert it"),
     ],
 )
-def test_files_of_another_form_have_a_remedy(tmp_path, name, content, said):
+def test_files_of_another_form_have_a_remedy(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=re.escape(said)) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         Files(path=tmp_path / name).pairs()
     assert len(str(error.value).replace(str(tmp_path), "")) < 200
 

@@ -170,8 +170,8 @@ def test_b3_links_rows_that_prefer_each_other():
     neighbours, starts = mutual(preferred, positive, 40)
     assert len(neighbours) > 40
     for row in range(40):
-        expected = [other for other in range(40) if other != row
-                    and positive[other] in preferred[row] and positive[row] in preferred[other]]  # fmt: skip
+        expected = [row_b for row_b in range(40) if row_b != row
+                    and positive[row_b] in preferred[row] and positive[row] in preferred[row_b]]  # fmt: skip
         assert neighbours[starts[row] : starts[row + 1]].tolist() == expected
 
 

@@ -77,11 +77,11 @@ def test_a_bar_counts_steps_that_are_too_short_to_be_drawn(capsys):
         with progress("inner", 7) as inner:
             inner(2, "indexing")
             inner(5)
-    said = capsys.readouterr().err
-    assert "3000/3000" in said
-    assert "indexing" in said
-    assert "7/7" in said
-    assert " 0/s" not in said
+    output = capsys.readouterr().err
+    assert "3000/3000" in output
+    assert "indexing" in output
+    assert "7/7" in output
+    assert " 0/s" not in output
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_clusters_of_pictures_that_were_replaced_are_mined_again(tiny, world, tm
         file.write_bytes(content)
     again = mined(copied)
     assert again != first
-    found, expected = (pq.read_table(path).column("row").to_pylist() for path in (again, first))
-    assert found != expected
+    rows, expected = (pq.read_table(path).column("row").to_pylist() for path in (again, first))
+    assert rows != expected
     warn_of_other_pictures(clusters, copied.pairs())
     assert "mine again" in caplog.text

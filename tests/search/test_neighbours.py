@@ -67,17 +67,17 @@ def test_a_folder_of_another_search_is_refused(tmp_path):
 def test_approximate(tmp_path):
     exact = nearest(QUERIES, CANDIDATES, 9)
     assert find(approximate_above=600).searched == {"exact": True}
-    found = find(approximate_above=599, probes=2, store=tmp_path)
-    shared = [len(set(a) & set(b)) for a, b in zip(exact, found.indices, strict=True)]
+    result = find(approximate_above=599, probes=2, store=tmp_path)
+    shared = [len(set(a) & set(b)) for a, b in zip(exact, result.indices, strict=True)]
     recall = sum(shared) / exact.size
     assert 0.3 < recall < 1
-    assert found.searched == {"exact": False, "recall@9": pytest.approx(recall, abs=1e-6), "measured_on": 50}
+    assert result.searched == {"exact": False, "recall@9": pytest.approx(recall, abs=1e-6), "measured_on": 50}
     again = find(approximate_above=599, probes=2, store=tmp_path)
-    assert (again.indices == found.indices).all()
-    assert again.searched == found.searched
+    assert (again.indices == result.indices).all()
+    assert again.searched == result.searched
     assert not list(tmp_path.rglob("*faiss*"))
-    every = find(approximate_above=0, probes=1000)
-    assert every.searched["recall@9"] > 0.98  # cells are left out no more; vectors are float16 in them
+    all_cells = find(approximate_above=0, probes=1000)
+    assert all_cells.searched["recall@9"] > 0.98  # cells are left out no more; vectors are float16 in them
     few = find(count=500, approximate_above=0, probes=1)
     assert (few.indices == nearest(QUERIES, CANDIDATES, 500)).all()  # too few in one cell: searched exactly
 
@@ -106,14 +106,14 @@ def test_ranks_need_a_store_and_do_not_wait_for_ever(tmp_path):
     with pytest.raises(UserError, match=r"other ranks left 1 of 3 files unwritten for 0.2 seconds, .*000020-000000040"):
         find_neighbours(search, QUERIES, CANDIDATES, 5, {}, two)
     assert len(list(tmp_path.rglob("*.npy"))) == 2
-    other = find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2, timeout_seconds=0.2))
-    assert (other.indices == nearest(QUERIES, CANDIDATES, 5)).all()
+    second = find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2, timeout_seconds=0.2))
+    assert (second.indices == nearest(QUERIES, CANDIDATES, 5)).all()
 
 
 def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
     """Also where its own shards are all there, after a kill."""
     search = Search(store=tmp_path, shard_size=25, approximate_above=10)
-    whole = find_neighbours(search, QUERIES, CANDIDATES, 5, {}).indices
+    expected = find_neighbours(search, QUERIES, CANDIDATES, 5, {}).indices
     shards = sorted(tmp_path.rglob("*.npy"))
     shards[1].unlink()
     built = []
@@ -121,7 +121,7 @@ def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="left 1 of 2 files"):
         find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(0, 2, timeout_seconds=0.2))
     assert built == [None]
-    assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2)).indices == whole).all()
+    assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2)).indices == expected).all()
     with pytest.raises(UserError, match=r"share embeddings through the store, and there is none; set engine.store"):
         mine_pairs(FakeModel(), Engine(), pairs_of_words(), SaHaPaper(top_k=2), [], peers=RankGroup(1, 2))
 
@@ -160,12 +160,12 @@ TWO = ["strategy=ddp", "trainer.devices=2"]
 def mine(forked, world):
     """Run mine.py in forks; returns the exit codes of the ranks, and what they said."""
 
-    def run(folder, *args, **told):
+    def run(folder, *args, **options):
         log = folder / "said"
-        codes = forked(log, *MINE, f"data.folder={world.folder}", *args, script="mine.py", folder=folder, **told)
-        said = [Path(f"{log}.{rank}") for rank in range(len(codes))]
-        text = "".join(path.read_text() for path in said)
-        for path in said:
+        codes = forked(log, *MINE, f"data.folder={world.folder}", *args, script="mine.py", folder=folder, **options)
+        logs = [Path(f"{log}.{rank}") for rank in range(len(codes))]
+        text = "".join(path.read_text() for path in logs)
+        for path in logs:
             path.unlink()
         return codes, text
 
@@ -176,8 +176,8 @@ def mine(forked, world):
 def uninterrupted(mine, tmp_path_factory):
     """The clusters of one process that nobody killed."""
     folder = tmp_path_factory.mktemp("whole")
-    codes, said = mine(folder)
-    assert codes == [0], said
+    codes, output = mine(folder)
+    assert codes == [0], output
     return (folder / "mined/clusters.parquet").read_bytes()
 
 
@@ -187,11 +187,11 @@ def test_ranks_share_an_evaluation(forked, tmp_path):
     scores, stored = [], []
     for name, more in (("one", []), ("two", TWO)):
         (folder := tmp_path / name).mkdir()
-        told = {"script": "eval.py", "folder": folder, **({"ranks": 2} if more else {})}
-        codes = forked(folder / "said", *args, *more, "output_dir=run", **told)
+        options = {"script": "eval.py", "folder": folder, **({"ranks": 2} if more else {})}
+        codes = forked(folder / "said", *args, *more, "output_dir=run", **options)
         assert codes == [0] * len(codes), (folder / "said.0").read_text()
         results = json.loads((folder / "run/results.json").read_text())
-        scores.append({task: (its["precision@1"], its["mrr"]) for task, its in results["tasks"].items()})
+        scores.append({task: (scored["precision@1"], scored["mrr"]) for task, scored in results["tasks"].items()})
         stored.append((count(folder, "embeddings"), results["manifest"]["items_computed"]))
     assert scores[0] == scores[1]
     assert stored[0][0] == stored[1][0] > 2
@@ -204,23 +204,23 @@ def count(folder: Path, kind: str) -> int:
 
 @pytest.mark.parametrize("ranks", [1, 2], ids=["one starts the other", "started together"])
 def test_two_ranks_mine_what_one_does(mine, uninterrupted, tmp_path, ranks):
-    codes, said = mine(tmp_path, *TWO, ranks=ranks)
-    assert codes == [0] * ranks, said
+    codes, output = mine(tmp_path, *TWO, ranks=ranks)
+    assert codes == [0] * ranks, output
     assert (tmp_path / "mined/clusters.parquet").read_bytes() == uninterrupted
-    assert said.count("covered") == 1
+    assert output.count("covered") == 1
     manifest = json.loads((tmp_path / "mined/manifest.json").read_text())
-    whole = (tmp_path / "outputs/embeddings").rglob("*.ids.npy")
-    rows = sum(len(np.load(path)) for path in whole)
+    shards = (tmp_path / "outputs/embeddings").rglob("*.ids.npy")
+    rows = sum(len(np.load(path)) for path in shards)
     assert 0 < manifest["items_computed"] < rows  # of rank 0, and the other embedded the rest
     described = json.loads(pq.read_schema(tmp_path / "mined/clusters.parquet").metadata[b"gen2embed"])
     assert described["searched"] == {"shape": {"exact": True}, "t2i": {"exact": True}}
 
 
 def test_a_rank_that_fails_ends_the_others(mine, tmp_path):
-    codes, said = mine(tmp_path, *TWO, "engine.store=null")
-    assert codes == [1], said
-    assert "error: several ranks share embeddings through the store" in " ".join(said.split())
-    assert "Traceback" not in said
+    codes, output = mine(tmp_path, *TWO, "engine.store=null")
+    assert codes == [1], output
+    assert "error: several ranks share embeddings through the store" in " ".join(output.split())
+    assert "Traceback" not in output
 
 
 def test_subsets_are_not_compared_with_each_other(world, tiny, tmp_path, caplog):

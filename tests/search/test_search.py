@@ -19,11 +19,11 @@ BLOCKS = [Search(block=7), Search(block=4096), Search(), Search(memory_gib=1e-4)
 
 def full_sort(queries, candidates, count):
     """Scores in the fixed order, but one by one, and a sort of all."""
-    found = []
+    indices = []
     for query in queries:
         scores = [float(exact_scores(query, candidate[None])[0]) for candidate in candidates]
-        found.append(sorted(range(len(candidates)), key=lambda index: (-scores[index], index))[:count])
-    return found
+        indices.append(sorted(range(len(candidates)), key=lambda index: (-scores[index], index))[:count])
+    return indices
 
 
 def test_scores_are_sums_of_exact_products():
@@ -53,9 +53,9 @@ def test_short_sums_are_as_good_as_said(width):
 def test_against_a_full_sort(search, dtype):
     queries, candidates = unit(0, 20, dtype=dtype), unit(1, 300, dtype=dtype)
     candidates[100:200] = candidates[:100]
-    found = Exact(candidates, search)(queries, 30)
-    assert found.tolist() == full_sort(queries, candidates, 30)
-    assert found.dtype == np.int64
+    indices = Exact(candidates, search)(queries, 30)
+    assert indices.tolist() == full_sort(queries, candidates, 30)
+    assert indices.dtype == np.int64
 
 
 values = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 1.0 + 2**-20])  # small enough for many ties and near-ties

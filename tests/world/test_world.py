@@ -30,10 +30,10 @@ def test_scenes_say_what_they_draw():
             empty = (pixels[top : top + CELL, left : left + CELL] == BACKGROUNDS[scene.background]).all()
             assert empty == (cell not in scene.cells)
         for wording in (0, 1):
-            said = scene.caption(wording).replace(",", " ").split()
+            words = scene.caption(wording).replace(",", " ").split()
             for thing in scene.things:
-                assert {thing.size, thing.texture, thing.colour} <= set(said)
-            assert scene.background in said
+                assert {thing.size, thing.texture, thing.colour} <= set(words)
+            assert scene.background in words
 
 
 def test_relations_hold():
@@ -59,10 +59,10 @@ def test_equal_meaning_is_equal_captions():
     assert len(by_meaning) < len(scenes)
     assert all(len(captions) == 1 for captions in by_meaning.values())
     a, b = Thing("small", "solid", "red", "star"), Thing("large", "dotted", "blue", "ring")
-    one, other = Scene("white", (a, b), (0, 1), "left of"), Scene("white", (b, a), (1, 0), "right of")
-    assert one.meaning == other.meaning
-    assert one.caption(1) == "on white there is a large dotted blue ring right of a small solid red star"
-    assert one.meaning != Scene("white", (b, a), (0, 1), "left of").meaning
+    scene, mirrored = Scene("white", (a, b), (0, 1), "left of"), Scene("white", (b, a), (1, 0), "right of")
+    assert scene.meaning == mirrored.meaning
+    assert scene.caption(1) == "on white there is a large dotted blue ring right of a small solid red star"
+    assert scene.meaning != Scene("white", (b, a), (0, 1), "left of").meaning
 
 
 def test_every_attribute_shows():
@@ -70,8 +70,8 @@ def test_every_attribute_shows():
     pixels = {}
     for attribute in ("size", "texture", "colour", "shape"):
         for seed in range(40):
-            other = thing.changed(attribute, random.Random(seed))
-            pixels[other] = draw_thing(other, "white", random.Random(0)).tobytes()
+            changed = thing.changed(attribute, random.Random(seed))
+            pixels[changed] = draw_thing(changed, "white", random.Random(0)).tobytes()
     assert len(set(pixels.values())) == len(pixels) == 1 + 2 + 7 + 7
 
 
@@ -121,7 +121,7 @@ def test_near_duplicates_are_among_the_candidates(tasks):
 def test_it_is_drawn_once_and_the_same(tmp_path):
     worlds = [World(tmp_path / name, **SIZE) for name in ("a", "b")]
     drawn = [(world.train(), world.eval()) for world in worlds]
-    first, again = ({path.relative_to(its.folder): path for path in its.folder.rglob("*")} for its in worlds)
+    first, again = ({path.relative_to(world.folder): path for path in world.folder.rglob("*")} for world in worlds)
     times = {path: path.stat().st_mtime_ns for path in first.values()}
     assert drawn[0] == (worlds[0].train(), worlds[0].eval())
     assert times == {path: path.stat().st_mtime_ns for path in worlds[0].folder.rglob("*")}
@@ -131,9 +131,9 @@ def test_it_is_drawn_once_and_the_same(tmp_path):
 
 
 def test_another_seed_is_another_world(world, tmp_path):
-    other = World(tmp_path, seed=1, rows=24, queries=8)
-    assert other.train().name != world.train().name
-    assert other.meanings("i2t") != world.meanings("i2t")
+    second = World(tmp_path, seed=1, rows=24, queries=8)
+    assert second.train().name != world.train().name
+    assert second.meanings("i2t") != world.meanings("i2t")
 
 
 @pytest.fixture(scope="module")
