@@ -10,24 +10,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
 from gen2embed.cli import compare, doctor, embed, export, report, search
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import refusal
 from gen2embed.utils.redaction import expanded, visible
 
-
-class Command(Protocol):
-    """A module of `cli`: its docstring is the help. `run` of its namesake in `cli.commands` does the work."""
-
-    __doc__: str | None
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments of the command."""
-
-
-COMMANDS: dict[str, Command] = {
+# The docstring of each is the help, and its `add_arguments` declares the arguments.
+COMMANDS = {
     "embed": embed,
     "search": search,
     "compare": compare,

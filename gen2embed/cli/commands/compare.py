@@ -24,7 +24,7 @@ from gen2embed.config.renamed import translate
 from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.runs.console import print_table
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.fingerprints import differences, without
+from gen2embed.utils.fingerprints import flat, without
 
 WRITER = "compare"  # in the record
 FILES = ("scores.csv", "scores.png", "curves.png")
@@ -83,7 +83,9 @@ def group_by_arm(runs: Sequence[Run], by: Sequence[str] = ()) -> Arms:
         UserError: For a setting that does not differ.
     """
     configs = [without(translate(run["manifest"]["config"]), IGNORED) for run in runs]
-    differing = sorted({line.split(" is ")[0] for config in configs for line in differences(configs[0], config)})
+    leaves = [dict(flat(config)) for config in configs]
+    keys, missing = sorted(set[str]().union(*leaves)), object()
+    differing = [key for key in keys if any(run.get(key, missing) != leaves[0].get(key, missing) for run in leaves)]
     classes = {key.removesuffix("._target_") for key in differing if key.endswith("._target_")}
     settings: dict[str, list[str]] = {}  # the value for each run
     for key in differing:
