@@ -15,7 +15,7 @@ from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.facts import digest_of
-from gen2embed.utils.files import write_atomic
+from gen2embed.utils.files import write_json
 from gen2embed.utils.fingerprints import differences, json_values
 from gen2embed.utils.redaction import expanded, redacted
 
@@ -81,8 +81,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write a card with the SHA-256 of each file of weights in the folder."""
     weights = {path.name: digest_of(path, "sha256") for path in sorted(folder.glob("*.safetensors"))}
-    text = json.dumps({**redacted(card), "sha256": weights}, indent=2)
-    write_atomic(folder / CARD, lambda file: file.write(text.encode()))
+    write_json(folder / CARD, {**redacted(card), "sha256": weights})
 
 
 def check_weights(folder: Path) -> None:

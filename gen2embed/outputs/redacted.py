@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from gen2embed.outputs.paths import write_file
+from gen2embed.utils import files
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.redaction import redacted
 
@@ -22,9 +22,7 @@ def write_json(path: Path, value: Any, by: str | None = None) -> None:
         value: Plain values; others are written as text.
         by: The command whose output the file is (`write_file`); None for a run, in its folder.
     """
-    text = json.dumps(redacted(value), indent=2, default=str)
-    write = write_atomic if by is None else partial(write_file, by=by)
-    write(path, write=lambda file: file.write(text.encode()))
+    files.write_json(path, redacted(value), write_file=write_atomic if by is None else partial(write_file, by=by))
 
 
 def redact_yaml(file: Path) -> None:

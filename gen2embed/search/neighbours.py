@@ -24,7 +24,7 @@ from gen2embed.search.approximate import Approximate, build_index
 from gen2embed.search.exact import Exact, Search, check_vectors
 from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.files import write_atomic
+from gen2embed.utils.files import write_atomic, write_json
 from gen2embed.utils.fingerprints import Fingerprint, claim, digest, say_what_differs
 from gen2embed.utils.log import progress
 from gen2embed.utils.rank_group import ALONE, RankGroup
@@ -176,5 +176,5 @@ def _recall(
     shared = [len(np.intersect1d(a, b)) for a, b in zip(exact, indices[sample], strict=True)]
     recall = {f"recall@{indices.shape[1]}": round(float(np.sum(shared)) / exact.size, 6), "measured_on": len(sample)}
     if file:
-        write_atomic(file, lambda opened: opened.write(json.dumps(recall).encode()))
+        write_json(file, recall)
     return recall

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import stat
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gen2embed.utils.facts import digest_of
 
@@ -64,6 +65,21 @@ def write_atomic(
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def write_json(
+    path: Path, value: Any, *, sort_keys: bool = False, write_file: Callable[..., object] = write_atomic
+) -> None:
+    """Write a value as JSON; what JSON has no type for is written as text.
+
+    Args:
+        path: The file.
+        value: Plain values.
+        sort_keys: Whether to sort the keys of mappings.
+        write_file: Writes the file, as `write_atomic` does.
+    """
+    text = json.dumps(value, indent=2, sort_keys=sort_keys, default=str)
+    write_file(path, write=lambda file: file.write(text.encode()))
 
 
 def follow(path: Path) -> Path:

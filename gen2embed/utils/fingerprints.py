@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.files import write_atomic
+from gen2embed.utils.files import write_json
 from gen2embed.utils.log import log
 
 Fingerprint = Mapping[str, Any]
@@ -100,8 +100,7 @@ def claim(folder: Path, fingerprint: Fingerprint, content: str) -> None:
     if not manifest.is_file():
         if foreign := sorted(path.name for path in folder.glob("[!.]*")):
             raise UserError(f"{folder} holds {foreign[0]} and no {content} of ours; name another folder")
-        spelled = json.dumps(fingerprint, indent=2, sort_keys=True, default=str).encode()
-        write_atomic(manifest, lambda file: file.write(spelled))
+        write_json(manifest, fingerprint, sort_keys=True)
     elif differing := differences(_read(manifest), json_values(fingerprint)):
         raise UserError(
             f"the {content} in {folder} were made with other settings, and are not reused: {'; '.join(differing)}; "
