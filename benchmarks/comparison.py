@@ -35,14 +35,14 @@ class Compared:
             "work": self.work,
             "schemes": {
                 name: {
-                    "seconds": list(its),
-                    "median": statistics.median(its),
-                    "spread": spread(its),
+                    "seconds": list(seconds),
+                    "median": statistics.median(seconds),
+                    "spread": spread(seconds),
                     "over_reference": self.over(REFERENCE, name),
                     "over_sentence_transformers": self.over(RIVAL, name),
                     "max_difference": self.differences.get(name),
                 }
-                for name, its in self.seconds.items()
+                for name, seconds in self.seconds.items()
             },
         }
 
@@ -50,27 +50,32 @@ class Compared:
 def say(compared: Compared) -> None:
     """One line, as soon as a work is done: the whole takes long."""
     described = compared.describe()["schemes"]
-    said = (f"{name} {its['median']:.3f} s ({its['over_reference']:.2f})" for name, its in described.items())
-    apart = (f"{its}" if isinstance(its, str) else f"{its:.1e}" for its in compared.differences.values())
-    console.print(f"{compared.work}: {', '.join(said)}; differences {', '.join(apart)}")
+    parts = (
+        f"{name} {figures['median']:.3f} s ({figures['over_reference']:.2f})" for name, figures in described.items()
+    )
+    apart = (
+        f"{difference}" if isinstance(difference, str) else f"{difference:.1e}"
+        for difference in compared.differences.values()
+    )
+    console.print(f"{compared.work}: {', '.join(parts)}; differences {', '.join(apart)}")
 
 
-def show(found: Sequence[Compared], title: str, clock: str, difference: str) -> None:
+def show(comparisons: Sequence[Compared], title: str, clock: str, difference: str) -> None:
     """Print works and schemes as one table."""
     table = Table(title=f"{title}; commit {COMMIT}")
     for column in ("work", "scheme", clock, "spread", "over reference", "over sentence-transformers", difference):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
-    for compared in found:
+    for compared in comparisons:
         described = compared.describe()["schemes"]
-        for index, (name, its) in enumerate(described.items()):
-            apart = its["max_difference"]
+        for index, (name, figures) in enumerate(described.items()):
+            apart = figures["max_difference"]
             table.add_row(
                 "" if index else compared.work,
                 name,
-                f"{its['median']:.3f}",
-                f"±{its['spread']:.0%}",
-                f"{its['over_reference']:.2f}",
-                f"{its['over_sentence_transformers']:.2f}",
+                f"{figures['median']:.3f}",
+                f"±{figures['spread']:.0%}",
+                f"{figures['over_reference']:.2f}",
+                f"{figures['over_sentence_transformers']:.2f}",
                 "" if apart is None else apart if isinstance(apart, str) else f"{apart:.1e}",
             )
         table.add_section()
@@ -82,8 +87,8 @@ def update_speed(file: Path, works: Mapping[str, tuple[Compared, str]]) -> None:
 
     works: by name, the comparison and which of its schemes counts as ours.
     """
-    there = json.loads(file.read_text()) if file.is_file() else []
-    rows = {row["work"]: row for row in there}
+    earlier = json.loads(file.read_text()) if file.is_file() else []
+    rows = {row["work"]: row for row in earlier}
     for name, (compared, ours) in works.items():
         rows[name] = {
             "work": name,

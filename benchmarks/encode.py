@@ -69,7 +69,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
     exact = Reference.load(*common, "float32", args.device)
     device = embedder.backbone.device
     rate = matmul_rate(shape, device, dtype)
-    found, floors = list[Compared](), list[dict[str, Any]]()
+    comparisons, floors = list[Compared](), list[dict[str, Any]]()
     for work in filter(DORA.__ne__, args.works):
         draw = partial(draw_items, work, args.items, args.side)
         items, role = draw()
@@ -81,16 +81,16 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         seconds, vectors = alternate(schemes, draw, args.rounds, device)
         some = items[: args.checked]
         truth = exact.encode(some, role, batch=1)
-        apart = {name: (its[: len(some)] - truth).abs().max().item() for name, its in vectors.items()}
-        found.append(Compared(f"encode_{work}", seconds, apart))
-        say(found[-1])
+        apart = {name: (embedded[: len(some)] - truth).abs().max().item() for name, embedded in vectors.items()}
+        comparisons.append(Compared(f"encode_{work}", seconds, apart))
+        say(comparisons[-1])
         operations = sum(floor(shape, items, role, embedder.build))
         cosine = (truth @ truth.T).mean().item()  # near 1, any two vectors would look equal
         floors.append({"work": f"encode_{work}", "floor_operations": operations, "rate": rate, "mean_cosine": cosine})
         if args.profile:
             console.print(f"\nours, encode_{work}")
             floors[-1]["profile"] = profile(partial(encode, embedder, draw()), operations, rate, device)
-    return found, floors
+    return comparisons, floors
 
 
 def compare_adapter(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -119,30 +119,30 @@ def compare_adapter(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for column in ("scheme", "seconds", "over the base's", "from peft's"):
         table.add_column(column, justify="left" if column == "scheme" else "right")
     rows = []
-    for name, its in seconds.items():
-        slower, apart = over(its, seconds[BASE]), (vectors[name] - vectors[PEFT]).abs().max().item()
+    for name, taken in seconds.items():
+        slower, apart = over(taken, seconds[BASE]), (vectors[name] - vectors[PEFT]).abs().max().item()
         equal = "the same bits" if torch.equal(vectors[name], vectors[PEFT]) else f"{apart:.1e}"
-        rows.append({"scheme": name, "seconds": its, "over_base": slower, "from_peft": apart})
-        table.add_row(name, f"{statistics.median(its):.3f}", f"{slower:.2f}", "" if name == BASE else equal)
+        rows.append({"scheme": name, "seconds": taken, "over_base": slower, "from_peft": apart})
+        table.add_row(name, f"{statistics.median(taken):.3f}", f"{slower:.2f}", "" if name == BASE else equal)
     console.print(table)
     return {"work": DORA, "schemes": rows}
 
 
-def show_floors(found: list[Compared], floors: list[dict[str, Any]], items: int) -> None:
+def show_floors(comparisons: list[Compared], floors: list[dict[str, Any]], items: int) -> None:
     """Items a second, and the share of the device's peak that the floor's operations make."""
     table = Table(title="the least that must be computed, over what the device can")
     for column in ("work", "scheme", "items a second", "GFLOP of the floor", "share of the peak"):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
-    for compared, its in zip(found, floors, strict=True):
+    for compared, bound in zip(comparisons, floors, strict=True):
         for name, seconds in compared.seconds.items():
             median = statistics.median(seconds)
-            share = its["floor_operations"] / median / its["rate"]
-            its[name] = {"items_per_second": items / median, "share_of_peak": share}
-            floored = f"{its['floor_operations'] / 1e9:.1f}"
+            share = bound["floor_operations"] / median / bound["rate"]
+            bound[name] = {"items_per_second": items / median, "share_of_peak": share}
+            floored = f"{bound['floor_operations'] / 1e9:.1f}"
             table.add_row(compared.work, name, f"{items / median:.1f}", floored, f"{share:.0%}")
     console.print(table)
     console.print("the peak is that of a large product; what is computed twice, or for padding, does not count")
-    cosines = ", ".join(f"{its['mean_cosine']:.2f} ({its['work']})" for its in floors)
+    cosines = ", ".join(f"{bound['mean_cosine']:.2f} ({bound['work']})" for bound in floors)
     console.print(f"mean cosine of two items of a work: {cosines}")
 
 
@@ -168,17 +168,19 @@ def main() -> None:
     console.print(f"shape {args.shape}: {proportions(shape)}")
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(shape, Path(folder), getattr(torch, args.dtype), args.device)
-        found, floors = compare(args, Path(folder)) if set(args.works) - {DORA} else ([], [])
+        comparisons, floors = compare(args, Path(folder)) if set(args.works) - {DORA} else ([], [])
         adapter = [compare_adapter(args, Path(folder))] if DORA in args.works else []
     clock = "CPU seconds" if args.device == "cpu" else "GPU seconds"
-    if found:
-        show(found, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference")
-        show_floors(found, floors, args.items)
-    described = [compared.describe() for compared in found]
+    if comparisons:
+        show(
+            comparisons, f"encoding, {args.items} items, {torch.get_num_threads()} threads", clock, "largest difference"
+        )
+        show_floors(comparisons, floors, args.items)
+    described = [compared.describe() for compared in comparisons]
     result = {"commit": COMMIT, "arguments": vars(args), "works": described, "floors": floors, "adapter": adapter}
     write_json(args.output / "encode.json", result, by="benchmark")
     if args.short:
-        update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})
+        update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in comparisons})
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def miners(top_k: int, seed: int) -> dict[str, Miner]:
 def count(clusters: Sequence[Sequence[int]], meanings: Sequence[str]) -> tuple[int, int]:
     """Ordered pairs of rows that share a cluster, and those of them that mean the same."""
     pairs = sum(len(members) * (len(members) - 1) for members in clusters)
-    said = [np.array([meanings[row] for row in members]) for members in clusters]
-    return pairs, sum(int((words[:, None] == words).sum()) - len(words) for words in said)
+    cluster_words = [np.array([meanings[row] for row in members]) for members in clusters]
+    return pairs, sum(int((words[:, None] == words).sum()) - len(words) for words in cluster_words)
 
 
 def main() -> None:
@@ -80,8 +80,8 @@ def main() -> None:
                 clusters[row["subset"]].setdefault(row["cluster"], []).append(row["row"])
                 if row["position"] and row["similarity"] is not None:
                     near[row["subset"]].append(row["similarity"])
-            for subset, its in clusters.items():
-                members = list(its.values())
+            for subset, clusters_of_subset in clusters.items():
+                members = list(clusters_of_subset.values())
                 covered = len({row for rows_of_one in members for row in rows_of_one})
                 sizes = len(members), sum(map(len, members)), covered
                 cells.setdefault(name, []).append((subset, *count(members, meanings[subset]), *sizes, near[subset]))

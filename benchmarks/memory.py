@@ -82,50 +82,51 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=112, help="of a picture, pixels")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"))
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--single", help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in ("memory.json",):
         check_file(args.output / name, "benchmark")
-    if args.one:
-        folder, *one = json.loads(args.one)
-        print(json.dumps(measure(Path(folder), *one)))
+    if args.single:
+        folder, *single = json.loads(args.single)
+        print(json.dumps(measure(Path(folder), *single)))
         return
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(SHAPES[args.shape], Path(folder))
         for work in args.works:
             for scheme in args.schemes:
                 for pairs in args.pairs[:1] if scheme == PLAIN else args.pairs:
-                    command = [sys.executable, __file__, "--one", json.dumps([folder, scheme, work, pairs, args.side])]
+                    task = json.dumps([folder, scheme, work, pairs, args.side])
+                    command = [sys.executable, __file__, "--single", task]
                     environment = {**os.environ, **MAPPED}
-                    said = subprocess.run(
+                    output = subprocess.run(
                         command, stdout=subprocess.PIPE, text=True, check=True, env=environment
                     ).stdout
-                    line = {"work": work, "scheme": scheme, "pairs": pairs, **json.loads(said.splitlines()[-1])}
-                    found.append(line)
-    show(found, args.pairs)
-    write_json(args.output / "memory.json", {"commit": COMMIT, "arguments": vars(args), "rows": found}, by="benchmark")
+                    line = {"work": work, "scheme": scheme, "pairs": pairs, **json.loads(output.splitlines()[-1])}
+                    rows.append(line)
+    show(rows, args.pairs)
+    write_json(args.output / "memory.json", {"commit": COMMIT, "arguments": vars(args), "rows": rows}, by="benchmark")
 
 
-def show(found: Sequence[dict[str, Any]], pairs: Sequence[int]) -> None:
+def show(rows: Sequence[dict[str, Any]], pairs: Sequence[int]) -> None:
     """A row a scheme, a column a number of pairs; and how ours grows where its inputs are left out."""
     table = Table(title=f"peak over the model, MiB, by pairs; commit {COMMIT}", min_width=72)
     for column in ("work", "scheme", *map(str, pairs)):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")
     growth = []
-    for work in dict.fromkeys(row["work"] for row in found):
-        its = [row for row in found if row["work"] == work]
-        for scheme in dict.fromkeys(row["scheme"] for row in its):
-            over = {row["pairs"]: row["over"] for row in its if row["scheme"] == scheme}
+    for work in dict.fromkeys(row["work"] for row in rows):
+        work_rows = [row for row in rows if row["work"] == work]
+        for scheme in dict.fromkeys(row["scheme"] for row in work_rows):
+            over = {row["pairs"]: row["over"] for row in work_rows if row["scheme"] == scheme}
             table.add_row(work, scheme, *(f"{over[count]:.0f}" if count in over else "" for count in pairs))
-        ours = [row for row in its if row["scheme"] == OURS]
+        ours = [row for row in work_rows if row["scheme"] == OURS]
         if ours:
             inputs = {row["pairs"]: row["inputs"] for row in ours}
             table.add_row(work, "  inputs of ours", *(f"{inputs[count]:.0f}" for count in pairs), style="dim")
         if len(ours) > 1:
-            one, other = (row["over"] - row["inputs"] for row in ours[-2:])
+            first, second = (row["over"] - row["inputs"] for row in ours[-2:])
             growth.append(
-                f"{work}: from {pairs[-2]} to {pairs[-1]} pairs, ours without its inputs {other / one - 1:+.1%}"
+                f"{work}: from {pairs[-2]} to {pairs[-1]} pairs, ours without its inputs {second / first - 1:+.1%}"
             )
         table.add_section()
     console.print(table)

@@ -54,15 +54,15 @@ def search_one_by_one(queries: np.ndarray, candidates: np.ndarray, count: int, t
     """The loop: one search of a flat faiss index a query."""
     index = faiss.IndexFlatIP(candidates.shape[1])
     index.add(candidates)
-    found = np.empty((len(queries), count), np.int64)
+    neighbours = np.empty((len(queries), count), np.int64)
     with progress(title, len(queries)) as advance:
         for row in range(len(queries)):
-            found[row] = index.search(queries[row : row + 1], count)[1][0]
+            neighbours[row] = index.search(queries[row : row + 1], count)[1][0]
             advance()
-    return found
+    return neighbours
 
 
-def group_by_sets(queries: np.ndarray, positive: np.ndarray, found: np.ndarray) -> list[list[int]]:
+def group_by_sets(queries: np.ndarray, positive: np.ndarray, neighbours: np.ndarray) -> list[list[int]]:
     """The loop's grouping: dictionaries and sets, both phases, no classification."""
     owners_of: dict[int, set[int]] = {}
     for row, candidate in enumerate(positive.tolist()):
@@ -70,7 +70,7 @@ def group_by_sets(queries: np.ndarray, positive: np.ndarray, found: np.ndarray) 
 
     def walk(anchor: int, taken: set[int], limit: int) -> list[int]:
         owners: list[int] = []
-        for candidate in found[anchor].tolist():
+        for candidate in neighbours[anchor].tolist():
             if candidate == positive[anchor]:
                 continue
             free = sorted(owners_of[candidate] - taken - set(owners))
@@ -95,27 +95,27 @@ def group_by_sets(queries: np.ndarray, positive: np.ndarray, found: np.ndarray) 
 
 def table(title: str, *columns: str) -> Table:
     console.print(f"\n{title}")
-    made = Table()
+    table = Table()
     for column in columns:
-        made.add_column(column, justify="left" if column == columns[0] else "right")
-    return made
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    return table
 
 
 def compare(rows: int, width: int) -> None:
     """Search, grouping and the whole, in full, with the clusters of both."""
     queries, candidates, positive = draw(rows, width, 0), draw(rows, width, 1), np.arange(rows)
-    found, ours = timed(lambda: nearest(queries, candidates, POOL))
+    neighbours, ours = timed(lambda: nearest(queries, candidates, POOL))
     clusters, grouping = timed(
-        lambda: mine_clusters(queries, candidates, positive, TOP_K, MULTIPLIER, neighbours=found)
+        lambda: mine_clusters(queries, candidates, positive, TOP_K, MULTIPLIER, neighbours=neighbours)
     )
     looped, loop = timed(lambda: search_one_by_one(queries, candidates, POOL, f"loop over {rows:,} queries"))
     theirs, sets = timed(lambda: group_by_sets(queries, positive, looped))
-    again, exactly = timed(lambda: group_by_sets(queries, positive, found))
+    again, exactly = timed(lambda: group_by_sets(queries, positive, neighbours))
     out = table(f"{rows:,} rows of {width} elements, every query searched", "seconds", "the loop", "ours", "ratio")
     for name, a, b in (("search", loop, ours), ("grouping", sets, grouping), ("whole", loop + sets, ours + grouping)):
         out.add_row(name, f"{a:.1f}", f"{b:.1f}", f"{a / b:.1f}")
     console.print(out)
-    differing = int((looped != found).any(axis=1).sum())
+    differing = int((looped != neighbours).any(axis=1).sum())
     console.print(
         f"clusters: {len(clusters):,}; identical to the loop's: {clusters == theirs}; to sets on our neighbours: "
         f"{clusters == again} ({exactly:.1f} s); queries whose neighbours float32 alone orders otherwise: {differing:,}"
@@ -127,14 +127,14 @@ def sampled(rows: int, width: int, sample: int) -> None:
     queries, candidates = draw(rows, width, 0), draw(rows, width, 1)
     some = np.linspace(0, rows - 1, sample).astype(int)
     looped, loop = timed(lambda: search_one_by_one(queries[some], candidates, POOL, f"loop over {sample} queries"))
-    found, ours = timed(lambda: nearest(queries, candidates, POOL))
+    neighbours, ours = timed(lambda: nearest(queries, candidates, POOL))
     out = table(f"{rows:,} rows of {width} elements", "search", "seconds")
     out.add_row(f"the loop, {sample} queries, measured", f"{loop:.1f}")
     out.add_row(f"the loop, {rows:,} queries, extrapolated from those", f"{loop / sample * rows:.0f}")
     out.add_row(f"ours, {rows:,} queries, measured", f"{ours:.1f}")
     out.add_row("ratio, extrapolated", f"{loop / sample * rows / ours:.1f}")
     console.print(out)
-    shared = np.mean([len(np.intersect1d(a, b)) for a, b in zip(looped, found[some], strict=True)]) / POOL
+    shared = np.mean([len(np.intersect1d(a, b)) for a, b in zip(looped, neighbours[some], strict=True)]) / POOL
     console.print(f"neighbours in common on the sample: {shared:.6f}")
 
 
@@ -152,7 +152,7 @@ def million(rows: int, width: int, sample: int, memory: float, folder: Path) -> 
     candidates, queries = np.load(path, mmap_mode="r"), draw(sample, width, rows).astype(np.float16)
     with AnonymousPeak() as peak:
         index, opening = timed(lambda: Exact(candidates, Search(memory_gib=memory)))
-        found, seconds = timed(lambda: index(queries, POOL))
+        neighbours, seconds = timed(lambda: index(queries, POOL))
     out = table(f"{rows:,} candidates of {width} elements, float16, memory-mapped", "", "")
     out.add_row("queries, sampled", f"{sample:,}")
     out.add_row("candidates looked through for NaN and zero", f"{opening:.1f} s")
@@ -163,7 +163,7 @@ def million(rows: int, width: int, sample: int, memory: float, folder: Path) -> 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     out.add_row("peak resident (getrusage), with pages of the file, GiB", f"{largest:.2f}")
     console.print(out)
-    assert found.shape == (sample, POOL)
+    assert neighbours.shape == (sample, POOL)
 
 
 class AnonymousPeak:
@@ -195,9 +195,9 @@ def growth(width: int, largest: int, output: Path) -> None:
     spent: dict[str, list[float]] = {"search": [], "grouping": []}
     for rows in sizes:
         queries, candidates, positive = draw(rows, width, 0), draw(rows, width, 1), np.arange(rows)
-        found, seconds = timed(lambda q=queries, c=candidates: nearest(q, c, POOL))
+        neighbours, seconds = timed(lambda q=queries, c=candidates: nearest(q, c, POOL))
         spent["search"].append(seconds)
-        group = partial(mine_clusters, queries, candidates, positive, TOP_K, MULTIPLIER, neighbours=found)
+        group = partial(mine_clusters, queries, candidates, positive, TOP_K, MULTIPLIER, neighbours=neighbours)
         spent["grouping"].append(timed(group)[1])
     out = table(f"growth, {width} elements", "rows", "search, s", "grouping, s")
     for rows, a, b in zip(sizes, spent["search"], spent["grouping"], strict=True):

@@ -47,8 +47,8 @@ def dora(dropout: float) -> Lora:
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained, by the path from the layers on, which is the same however the model is wrapped."""
-    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return {name[name.index("layers.") :]: found[name] for name in sorted(found)}
+    gradients = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name[name.index("layers.") :]: gradients[name] for name in sorted(gradients)}
 
 
 def start(model: nn.Module, seed: int = 1) -> None:
@@ -62,17 +62,20 @@ def start(model: nn.Module, seed: int = 1) -> None:
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the gradients, which are then cleared."""
-    found = {}
+    gradients = {}
     for name, parameter in trained(model).items():
         assert parameter.grad is not None, name
-        found[name], parameter.grad = parameter.grad.detach().clone(), None
-    return found
+        gradients[name], parameter.grad = parameter.grad.detach().clone(), None
+    return gradients
 
 
-def gradient_error(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
+def gradient_error(gradients: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
     """The largest of all parameters' relative errors, in the Euclidean norm."""
-    assert set(found) == set(truth)
-    errors = [(found[name].double() - its.double()).norm() / its.double().norm() for name, its in truth.items()]
+    assert set(gradients) == set(truth)
+    errors = [
+        (gradients[name].double() - reference.double()).norm() / reference.double().norm()
+        for name, reference in truth.items()
+    ]
     return torch.stack(errors).max().item()
 
 

@@ -87,8 +87,8 @@ class SentenceTransformers:
 
     def features(self, items: Sequence[Item], role: Role) -> dict[str, Any]:
         """Return the inputs of a batch, on the model's device."""
-        made = self.model.preprocess([self._input(item, role) for item in items], prompt=self.prompt.system.get(role))
-        return {key: self._move(value) for key, value in made.items()}
+        inputs = self.model.preprocess([self._input(item, role) for item in items], prompt=self.prompt.system.get(role))
+        return {key: self._move(value) for key, value in inputs.items()}
 
     @torch.no_grad()
     def embed(self, batches: Sequence[dict[str, Any]]) -> Tensor:

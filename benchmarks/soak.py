@@ -55,8 +55,8 @@ class Series:
         """The median in a quarter (0 to 3) of the time between `begin` and the last sample."""
         length = (self.seconds[-1] - begin) / 4
         first = begin + number * length
-        its = [value for at, value in zip(self.seconds, values, strict=True) if first <= at <= first + length]
-        return float(np.median(its))
+        window = [value for at, value in zip(self.seconds, values, strict=True) if first <= at <= first + length]
+        return float(np.median(window))
 
 
 def main() -> None:
@@ -71,15 +71,15 @@ def main() -> None:
     ranks, begin = watch(command, run / "metrics.csv")
     losses = read_losses(run / "metrics.csv")
     finite = sum(map(math.isfinite, losses))
-    found = {rank: growth(its, begin) for rank, its in ranks.items()}
-    show(found, len(losses), finite, ranks["0"].seconds[-1] - begin)
+    growths = {rank: growth(series, begin) for rank, series in ranks.items()}
+    show(growths, len(losses), finite, ranks["0"].seconds[-1] - begin)
     chart = draw(ranks, losses, begin)
     write_file(args.output / "soak.png", "benchmark", lambda file: chart.savefig(file, dpi=150))
     arguments = {"steps": args.steps, "settings": SETTINGS}
-    result = {"commit": COMMIT, "arguments": arguments, "ranks": found, "losses": finite}
+    result = {"commit": COMMIT, "arguments": arguments, "ranks": growths, "losses": finite}
     write_json(args.output / "soak.json", result, by="benchmark")
-    flat = all(its["memory"][1] <= its["memory"][0] * (1 + GROWTH) and its["files"][1] <= its["files"][0]
-               for its in found.values())  # fmt: skip
+    flat = all(grown["memory"][1] <= grown["memory"][0] * (1 + GROWTH) and grown["files"][1] <= grown["files"][0]
+               for grown in growths.values())  # fmt: skip
     sys.exit(not (flat and finite == len(losses) == args.steps))
 
 
@@ -126,18 +126,20 @@ def read_losses(file: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(lines) if row.get("loss")]
 
 
-def growth(its: Series, begin: float) -> dict[str, tuple[float, float]]:
+def growth(series: Series, begin: float) -> dict[str, tuple[float, float]]:
     """Of memory (MiB) and open files: the medians of the second and of the last quarter."""
-    columns = {"memory": its.memory, "files": [float(count) for count in its.files]}
-    return {name: (its.quarter(values, 1, begin), its.quarter(values, 3, begin)) for name, values in columns.items()}
+    columns = {"memory": series.memory, "files": [float(count) for count in series.files]}
+    return {
+        name: (series.quarter(values, 1, begin), series.quarter(values, 3, begin)) for name, values in columns.items()
+    }
 
 
-def show(found: dict[str, dict[str, tuple[float, float]]], steps: int, finite: int, seconds: float) -> None:
+def show(growths: dict[str, dict[str, tuple[float, float]]], steps: int, finite: int, seconds: float) -> None:
     table = Table(title=f"{steps} steps in {seconds / 60:.1f} min, {finite} losses finite; commit {COMMIT}")
     for column in ("rank", "held", "second quarter", "last quarter", "growth"):
         table.add_column(column, justify="left" if column in ("rank", "held") else "right")
-    for rank, its in found.items():
-        for name, (before, after) in its.items():
+    for rank, grown in growths.items():
+        for name, (before, after) in grown.items():
             unit = "memory, MiB" if name == "memory" else "open files"
             table.add_row(rank, unit, f"{before:.0f}", f"{after:.0f}", f"{after / before - 1:+.1%}")
     console.print(table)
@@ -146,10 +148,10 @@ def show(found: dict[str, dict[str, tuple[float, float]]], steps: int, finite: i
 def draw(ranks: dict[str, Series], losses: list[float], begin: float) -> Figure:
     figure = Figure(figsize=(8, 6), layout="constrained")
     memory, files, loss = figure.subplots(3, 1)
-    for rank, its in ranks.items():
-        minutes = [(at - begin) / 60 for at in its.seconds]
-        memory.plot(minutes, its.memory, label=f"rank {rank} and its worker")
-        files.plot(minutes, its.files, label=f"rank {rank} and its worker")
+    for rank, series in ranks.items():
+        minutes = [(at - begin) / 60 for at in series.seconds]
+        memory.plot(minutes, series.memory, label=f"rank {rank} and its worker")
+        files.plot(minutes, series.files, label=f"rank {rank} and its worker")
     loss.plot(np.arange(1, len(losses) + 1), losses, linewidth=0.6, color="0.4")
     memory.set(ylabel="memory, MiB", xlabel="minutes since the first step", ylim=(0, None))
     files.set(ylabel="open files", xlabel="minutes since the first step", ylim=(0, None))

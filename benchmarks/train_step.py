@@ -67,7 +67,7 @@ def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedd
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
     """Every work by every scheme, and profiles if asked for."""
     shape, device, profiles = SHAPES[args.shape], torch.device(args.device), []
-    found = []
+    comparisons = []
     for work in args.works:
         name, dropout = WORKS[work]
         embedder, reference, theirs = load(args, folder, dropout)
@@ -84,13 +84,13 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
         seconds, left = alternate(schemes, draw, args.rounds, device)
         apart: dict[str, float | str | None]
         if dropout:
-            same = all(torch.equal(its, left[KEPT][parameter]) for parameter, its in left[OURS].items())
+            same = all(torch.equal(gradient, left[KEPT][parameter]) for parameter, gradient in left[OURS].items())
             apart = {OURS: "replay bit-equal" if same else f"replay {gradient_error(left[OURS], left[KEPT]):.1e}"}
         else:
             truth = seeded(reference.plain_step, reference.backbone.full, draw())
-            apart = {scheme: gradient_error(its, truth) for scheme, its in left.items()}
-        found.append(Compared(work, seconds, apart))
-        say(found[-1])
+            apart = {scheme: gradient_error(gradients, truth) for scheme, gradients in left.items()}
+        comparisons.append(Compared(work, seconds, apart))
+        say(comparisons[-1])
         if args.profile:
             console.print(f"\nours, {work}, no graph kept")
             pairs = draw()
@@ -104,7 +104,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
             operations = sum(3 * text + vision for text, vision in least)
             rate = matmul_rate(shape, device, embedder.backbone.dtype)
             profiles.append({"work": work, **profile(partial(schemes[OURS], pairs), operations, rate, device)})
-    return found, profiles
+    return comparisons, profiles
 
 
 def main() -> None:
@@ -132,13 +132,13 @@ def main() -> None:
     result: dict[str, Any] = {"commit": COMMIT, "arguments": vars(args)}
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(shape, Path(folder), getattr(torch, args.dtype), args.device)
-        found, profiles = compare(args, Path(folder))
+        comparisons, profiles = compare(args, Path(folder))
     clock = "CPU seconds" if args.device == "cpu" else "GPU seconds"
-    show(found, f"a cached step, {args.pairs} pairs, {torch.get_num_threads()} threads", clock, "gradient error")
-    described = [compared.describe() for compared in found]
+    show(comparisons, f"a cached step, {args.pairs} pairs, {torch.get_num_threads()} threads", clock, "gradient error")
+    described = [compared.describe() for compared in comparisons]
     write_json(args.output / "train_step.json", {**result, "works": described, "profiles": profiles}, by="benchmark")
     if args.short:
-        update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in found})
+        update_speed(args.output / "speed.json", {compared.work: (compared, OURS) for compared in comparisons})
 
 
 if __name__ == "__main__":

@@ -258,10 +258,10 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
     begin.record()
-    found = work()
+    result = work()
     end.record()
     torch.cuda.synchronize(device)
-    return found, begin.elapsed_time(end) / 1e3
+    return result, begin.elapsed_time(end) / 1e3
 
 
 def alternate(

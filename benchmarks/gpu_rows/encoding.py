@@ -34,8 +34,8 @@ def embed_prepared(embedder: Embedder, parts: Sequence[Prepared]) -> Tensor:
     embedder = replace(embedder, feature_cache=FeatureCache(KEPT))  # nothing is kept from another run
     rows = []
     for part in parts:
-        made = [embedder.embed_chunk(chunk, part.pictures) for chunk in part.chunks]
-        rows.append(torch.cat(made)[part.order.to(embedder.backbone.device)])
+        vectors = [embedder.embed_chunk(chunk, part.pictures) for chunk in part.chunks]
+        rows.append(torch.cat(vectors)[part.order.to(embedder.backbone.device)])
     return torch.cat(rows)
 
 
@@ -62,8 +62,8 @@ def measure(bench: Bench, embedder: Embedder, work: str, count: int) -> None:
     add(f"{work}: the same, masked pairs of tokens counted", bench.share(done, seconds), "%")
     add(f"{work}: operations", operations.forward / 1e12, "TFLOP")
     add(f"{work}: peak over the model", peak.over / 2**20, "MiB")
-    whole = repeat(partial(encode, embedder, drawn), bench.device, setting.seconds, warm=False)
-    add(f"{work}: with the preparation", count / whole, "items/s")
+    complete = repeat(partial(encode, embedder, drawn), bench.device, setting.seconds, warm=False)
+    add(f"{work}: with the preparation", count / complete, "items/s")
 
 
 def run_rivals(bench: Bench) -> None:
@@ -87,21 +87,21 @@ def compare(bench: Bench, embedder: Embedder, theirs: Any, work: str, count: int
         OURS: partial(embed_prepared, embedder, prepared),
         REFERENCE: partial(_published, reference, inputs),
     }
-    whole: dict[str, Callable[[], Any]] = {
+    schemes: dict[str, Callable[[], Any]] = {
         OURS: partial(encode, embedder, drawn),
         REFERENCE: partial(reference.encode, items, role),
     }
     if theirs:
         theirs = replace(theirs, chunk=size)
         on_device[RIVAL] = partial(theirs.embed, [theirs.features(batch, role) for batch in batches])
-        whole[RIVAL] = partial(theirs.encode, items, role)
+        schemes[RIVAL] = partial(theirs.encode, items, role)
     vectors = {name: scheme().float() for name, scheme in on_device.items()}
     for name in list(on_device)[1:]:
         least = torch.nn.functional.cosine_similarity(vectors[OURS], vectors[name]).min().item()
         bench.recorder.add(f"{work}: least cosine of ours to {name}", least, at_least=COSINE)
     seconds = take_turns(on_device, bench.device, setting.seconds)
     _record(bench, f"{work}, on the device", seconds, count, bench.on_card(SPEEDUP))
-    _record(bench, f"{work}, with the preparation", take_turns(whole, bench.device, 0, warm=False), count, None)
+    _record(bench, f"{work}, with the preparation", take_turns(schemes, bench.device, 0, warm=False), count, None)
 
 
 def _published(reference: Reference, batches: Sequence[Inputs]) -> Tensor:

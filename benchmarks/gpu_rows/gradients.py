@@ -74,15 +74,17 @@ def _tokens(embedder: Embedder, pairs: Sequence[Pair]) -> int:
     return max(each, each * len(pairs) // CHUNKS)
 
 
-def distance(one: Gradients, other: Gradients) -> float:
+def distance(first: Gradients, second: Gradients) -> float:
     """Return the relative difference of two gradients, each as one vector."""
-    apart = sum(float((one[name].double() - its.double()).square().sum()) for name, its in other.items())
-    return math.sqrt(apart / sum(float(its.double().square().sum()) for its in other.values()))
+    apart = sum(float((first[name].double() - gradient.double()).square().sum()) for name, gradient in second.items())
+    return math.sqrt(apart / sum(float(gradient.double().square().sum()) for gradient in second.values()))
 
 
-def cosine(one: Gradients, other: Gradients) -> float:
+def cosine(first: Gradients, second: Gradients) -> float:
     """Return the cosine of two gradients, each as one vector."""
-    flat, of_other = (torch.cat([its[name].double().flatten() for name in other]) for its in (one, other))
+    flat, of_other = (
+        torch.cat([gradients[name].double().flatten() for name in second]) for gradients in (first, second)
+    )
     return torch.nn.functional.cosine_similarity(flat, of_other, dim=0).item()
 
 
@@ -96,9 +98,9 @@ def run(bench: Bench) -> None:
         cached, chunks = cached_gradient(embedder, pairs, 0, nullcontext)
     add = bench.recorder.add
     add("chunks", chunks)
-    for name, other in (("the same chunks in one graph", in_graph), ("one graph, item by item", truth)):
-        add(f"float32, against {name}: relative error of the gradient", distance(cached, other), at_most=ERROR)
-        add(f"float32, against {name}: largest of a parameter's", gradient_error(cached, other))
+    for name, reference in (("the same chunks in one graph", in_graph), ("one graph, item by item", truth)):
+        add(f"float32, against {name}: relative error of the gradient", distance(cached, reference), at_most=ERROR)
+        add(f"float32, against {name}: largest of a parameter's", gradient_error(cached, reference))
 
     around = partial(mixed, bench.device)
     own = reduce_gradients(embedder, pairs, around)

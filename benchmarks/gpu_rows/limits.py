@@ -57,17 +57,19 @@ def fastest_chunk(bench: Bench, trainee: Trainee) -> None:
     """Record the time of a step by the tokens of its chunks."""
     setting = bench.setting
     pairs = even_pairs(setting.growth[0], setting.side)
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for tokens in setting.tokens:
         free_memory()
         try:
             _, batch = trainee.batch(pairs, tokens)
-            found[tokens] = repeat(partial(trainee.ours, batch, 0), bench.device, setting.seconds)
+            seconds[tokens] = repeat(partial(trainee.ours, batch, 0), bench.device, setting.seconds)
         except torch.cuda.OutOfMemoryError as error:
             bench.recorder.fail(error, f"chunks of {tokens:,} tokens: out of memory")
             continue
-        bench.recorder.add(f"chunks of {tokens:,} tokens ({len(batch.chunks)})", len(pairs) / found[tokens], "pairs/s")
-    best = min(found, key=found.__getitem__)
+        bench.recorder.add(
+            f"chunks of {tokens:,} tokens ({len(batch.chunks)})", len(pairs) / seconds[tokens], "pairs/s"
+        )
+    best = min(seconds, key=seconds.__getitem__)
     bench.recorder.add("the chunk that runs fastest", best, "tokens")
     bench.recorder.note(f"the library's own is {trainee.embedder.budget:,} tokens")
 

@@ -19,12 +19,12 @@ def product_rate(device: torch.device, size: int, dtype: torch.dtype, seconds: f
 
     Zeros or ones would be faster: a card that flips fewer bits takes less power, and keeps a higher clock.
     """
-    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty(size, size, device=device, dtype=dtype)
 
     def work() -> None:
         for _ in range(TOGETHER):
-            torch.mm(one, other, out=out)
+            torch.mm(left, right, out=out)
 
     return TOGETHER * 2 * size**3 / repeat(work, device, seconds)
 

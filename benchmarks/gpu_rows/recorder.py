@@ -117,12 +117,12 @@ class Recorder:
         self._append({"row": self.row, "note": text, "at": round(self.elapsed, 2)})
         print(f"  {text}", flush=True)
 
-    def fail(self, error: BaseException, what: str = "failed") -> None:
+    def fail(self, error: BaseException, outcome: str = "failed") -> None:
         """Record an error: its first line, and its traceback in `errors.txt`."""
         with (self.folder / ERRORS).open("a") as file:
-            file.write(f"row {self.row}: {what}\n{''.join(traceback.format_exception(error))}\n")
+            file.write(f"row {self.row}: {outcome}\n{''.join(traceback.format_exception(error))}\n")
         first = next((line for line in str(error).splitlines() if line.strip()), "")
-        self.note(f"{what}: {f'{type(error).__name__}: {first}'[:300]} (traceback in errors.txt)")
+        self.note(f"{outcome}: {f'{type(error).__name__}: {first}'[:300]} (traceback in errors.txt)")
 
     def write_report(self) -> str:
         """Write the table as far as it is known to `report.md`; returns it."""

@@ -63,9 +63,9 @@ def run(bench: Bench) -> None:
 
 def _products(bench: Bench, queries: int, candidates: int) -> float:
     """Return the queries a second of one block's products and largest scores, for all candidates, on the device."""
-    one = torch.randn(queries, bench.setting.dim, device=bench.device)
-    other = torch.randn(candidates, bench.setting.dim, device=bench.device)
+    left = torch.randn(queries, bench.setting.dim, device=bench.device)
+    right = torch.randn(candidates, bench.setting.dim, device=bench.device)
     kept = min(COUNT + SPARE, candidates)
     with exact_float32():
-        seconds = repeat(lambda: (one @ other.T).topk(kept, dim=1), bench.device, bench.setting.seconds)
+        seconds = repeat(lambda: (left @ right.T).topk(kept, dim=1), bench.device, bench.setting.seconds)
     return queries / (seconds * bench.setting.searched / candidates)

@@ -102,19 +102,19 @@ def compare(
         f"{OURS}, graphs as chosen": partial(trainee.ours, batch, kept),
         REFERENCE: published,
     }
-    there = dict(schemes)
+    remaining = dict(schemes)
     for scheme, step in schemes.items():
         try:
             peak = measure_peak(step, bench.device)
         except torch.cuda.OutOfMemoryError as error:
             bench.recorder.fail(error, f"{name}, {scheme}: out of memory")
-            del there[scheme]
+            del remaining[scheme]
             continue
         add(f"{name}, {scheme}: peak", peak.most / 2**30, "GiB")
         if scheme != REFERENCE:
             graphs = kept if "chosen" in scheme else 0
             record_prediction(bench, f"{name}, {scheme}", forecast.peak(len(pairs), graphs), peak)
-    seconds = {scheme: sorted(taken)[len(taken) // 2] for scheme, taken in _timed(bench, there).items()}
+    seconds = {scheme: sorted(taken)[len(taken) // 2] for scheme, taken in _timed(bench, remaining).items()}
     operations = count_operations(bench.setting.shape, [batch])
     for scheme, taken in seconds.items():
         add(f"{name}, {scheme}", taken, "s")

@@ -30,8 +30,8 @@ def few_items(side: int) -> list[Item]:
     drawn = Drawn(2)
     pictures = [drawn.picture(side), drawn.picture(side), drawn.picture(side // 2)]
     texts = [drawn.text(1, 3), drawn.text(20, 40), drawn.text(60, 60)]
-    both = [Item.create(text, picture) for text, picture in zip(texts, (pictures[0], *pictures[:2]), strict=True)]
-    return [*map(Item.create, texts), Item.create(texts[0] + " " + texts[1]), *both, Item.create("", pictures[2])]
+    pairs = [Item.create(text, picture) for text, picture in zip(texts, (pictures[0], *pictures[:2]), strict=True)]
+    return [*map(Item.create, texts), Item.create(texts[0] + " " + texts[1]), *pairs, Item.create("", pictures[2])]
 
 
 @torch.no_grad()
@@ -57,9 +57,9 @@ def attending(embedder: Embedder, attention: str) -> Iterator[None]:
         full.set_attn_implementation(before)
 
 
-def cosine(one: Tensor, other: Tensor) -> float:
+def cosine(first: Tensor, second: Tensor) -> float:
     """Return the least cosine of two vectors of the same row."""
-    return torch.nn.functional.cosine_similarity(one.double(), other.double()).min().item()
+    return torch.nn.functional.cosine_similarity(first.double(), second.double()).min().item()
 
 
 def run(bench: Bench) -> None:
@@ -68,8 +68,8 @@ def run(bench: Bench) -> None:
     items = few_items(bench.setting.side)
     single = make_embedder(shape, torch.float32, bench.device)
     on_cpu = copy.deepcopy(single.backbone.full).cpu()
-    here = replace(single, backbone=replace(single.backbone, full=on_cpu, model=on_cpu.base_model))
-    truth = one_by_one(here, items)
+    on_host = replace(single, backbone=replace(single.backbone, full=on_cpu, model=on_cpu.base_model))
+    truth = one_by_one(on_host, items)
     add("mean cosine of two items (near 1, all would look equal)", (truth @ truth.T).mean().item())
     half = make_embedder(shape, torch.bfloat16, bench.device)
     for into, source in zip(half.backbone.full.parameters(), single.backbone.full.parameters(), strict=True):

@@ -85,5 +85,5 @@ def prepare(embedder: Embedder, work: str, drawn: tuple[Sequence[Item], Role], w
     size, limit = TOGETHER[work], ChunkLimit(embedder.budget)
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     embedder.prepare([(items[0], role)], limit)  # makes what is cached, before the fork
-    made = in_processes(lambda part: embedder.prepare([(item, role) for item in part], limit), parts, workers)
-    return [part.pin_memory() for part in made] if embedder.backbone.device.type == "cuda" else made
+    prepared = in_processes(lambda part: embedder.prepare([(item, role) for item in part], limit), parts, workers)
+    return [part.pin_memory() for part in prepared] if embedder.backbone.device.type == "cuda" else prepared

@@ -17,7 +17,6 @@ from gen2embed.config.values import plain
 from gen2embed.utils.content import shown
 from gen2embed.utils.errors import UserError, did_you_mean
 from gen2embed.utils.files import refusal
-from gen2embed.utils.workers import why_ended
 
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
@@ -42,7 +41,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     if isinstance(error, HydraException | OmegaConfBaseException):
         texts = (" ".join(str(cause).split()) for cause in _chain(error))
         return next(filter(None, texts), type(error).__name__)
-    return next((reason for cause in _chain(error) if (reason := refusal(cause) or why_ended(cause))), None)
+    return next(filter(None, map(_system_reason, _chain(error))), None)
 
 
 def _no_such_setting(missing: str, overrides: Iterable[str]) -> str:
@@ -61,6 +60,13 @@ def _reason(cause: BaseException) -> str | None:
         names = ", ".join(sorted(cause.options))
         return f"{group}={choice} is unknown; choose one of {names}" + did_you_mean(choice, cause.options)
     return explain_setting(cause)
+
+
+def _system_reason(cause: BaseException) -> str | None:
+    """Return the message for what the system refused or ended."""
+    from gen2embed.utils.workers import why_ended  # noqa: PLC0415  # torch, for which --help does not wait
+
+    return refusal(cause) or why_ended(cause)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,21 +18,21 @@ from functools import cache
 from typing import Any
 
 from hydra.utils import get_object
-from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from gen2embed.config.presets import conf_dir
 from gen2embed.config.renamed import TARGETS
 from gen2embed.utils.errors import UserError
 
 OURS, USERS = "gen2embed.", "gen2embed_"
-KINDS: dict[str, tuple[type, ...]] = {
-    "lightning.": (Trainer, Callback, Logger, Profiler, Strategy),
-    "torch.optim.": (Optimizer, LRScheduler),
+KINDS = {  # the classes of which a target may be, by the library
+    "lightning.": (
+        "lightning.Trainer",
+        "lightning.Callback",
+        "lightning.pytorch.loggers.Logger",
+        "lightning.pytorch.profilers.Profiler",
+        "lightning.pytorch.strategies.Strategy",
+    ),
+    "torch.optim.": ("torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"),
 }
 SCHEDULES = "transformers.optimization"  # its functions get_...
 PREFIXES = (OURS, USERS, *KINDS, f"{SCHEDULES}.")
@@ -78,8 +78,8 @@ def _is_of_its_module(name: str, target: Any) -> bool:
     if name.startswith(USERS) or module == SCHEDULES:
         defined = inspect.isclass(target) or (inspect.isfunction(target) and target.__qualname__ == own)
         return defined and target.__module__ == module and (name.startswith(USERS) or own.startswith("get_"))
-    kinds = next((classes for prefix, classes in KINDS.items() if name.startswith(prefix)), ())
-    return inspect.isclass(target) and issubclass(target, kinds)
+    kinds = next((names for prefix, names in KINDS.items() if name.startswith(prefix)), ())
+    return inspect.isclass(target) and issubclass(target, tuple(map(get_object, kinds)))
 
 
 def calls_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:
