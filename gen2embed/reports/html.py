@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ WRITER = "report"  # of pages, in the record
 PAGE = "report.html"  # of a run
 
 
-def check_page(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
+def check_page(path: str | Path) -> Path:
     """Return the path of a page once it is known that it may be written; raises as `outputs.check_file` does."""
-    return check_file(path, WRITER, inputs, of_run(Path(path), PAGE))
+    return check_file(path, WRITER, own=of_run(Path(path), PAGE))
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
