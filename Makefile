@@ -33,7 +33,7 @@ demo: setup ## zero-shot by every prompt, then fine-tuned, on the embedded world
 	$(RUN) -m examples.demo outputs/demo
 
 test: setup ## the default tests: offline, on a CPU, minutes
-	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup ## the tests marked slow, but for those of test-faults
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m slow --ignore tests/faults
@@ -45,7 +45,7 @@ test-lowest: ## the default tests in .venv-lowest, with the lowest transformers,
 	@$(MAKE) --no-print-directory test VENV=.venv-lowest CONSTRAINTS="constraints-lowest.txt constraints.txt"
 
 coverage: setup ## the default tests, and which lines they run: half as long again
-	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup --cov
+	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m "not slow and not gpu" --numprocesses auto --dist loadgroup --no-loadscope-reorder --cov
 
 lint: setup ## ruff: rules and format
 	$(RUN) -m ruff check .
