@@ -24,7 +24,7 @@ import interpreter
 import numpy as np
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
+from commands import skip_mode
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
@@ -196,9 +196,7 @@ def run_script(capfd, monkeypatch, tmp_path):
     def run(script: str, *args: str, cwd: Path = tmp_path) -> Outcome:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *args])
-        if not any(word in arg for arg in args for word in ("hydra", "experiment", "--config")):
-            # Hydra composes everything once more to find out: a tenth of a second
-            monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+        skip_mode(args, monkeypatch.setattr)
         GlobalHydra.instance().clear()
         capfd.readouterr()
         code = 0

@@ -25,6 +25,15 @@ CHOICES = [
     for file in sorted((conf_dir() / group).glob("*.yaml"))
     if group != "experiment" or EXPERIMENTS[file.stem] == entry
 ]
+FIRST = {(entry, choice.partition("=")[0]): choice for entry, choice in reversed(CHOICES)}
+
+
+def composed_by_training(entry, choice):
+    """Whether train.py reads the same file, and this is not the first of its group, which every entry point reads."""
+    group = choice.partition("=")[0]
+    return entry != "train" and group in GROUPS["train"] and group != "experiment" and FIRST[entry, group] != choice
+
+
 values.register_resolvers()
 
 
@@ -40,7 +49,10 @@ def test_groups_are_complete():
     assert len(CHOICES) > 80
 
 
-@pytest.mark.parametrize(("entry", "choice"), CHOICES)
+@pytest.mark.parametrize(
+    ("entry", "choice"),
+    [pytest.param(*pair, marks=pytest.mark.slow if composed_by_training(*pair) else []) for pair in CHOICES],
+)
 def test_every_choice_composes_and_instantiates(entry, choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = {"model=base": ["model.path=some/model"], "data=pairs": ["data.path=my.csv"],

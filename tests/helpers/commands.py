@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 
 import torch
+from hydra._internal.hydra import Hydra
 from interpreter import send
 
 HIGH = 500  # descriptors from here on are nobody's
@@ -60,6 +61,15 @@ def renew(executable):
     torch.set_num_threads(1)  # renews the pool of threads, which a fork breaks and other threads race for
     sys.executable = executable
     multiprocessing.set_executable(executable)
+
+
+def skip_mode(args, patch):
+    """Have Hydra not compose everything once more, a tenth of a second, only to learn what `hydra.mode` is: None.
+
+    patch: sets an attribute of an object.
+    """
+    if not any(word in arg for arg in args for word in ("hydra", "experiment", "--config")):
+        patch(Hydra, "get_mode", lambda *_, **__: None)
 
 
 def interpret(*args):

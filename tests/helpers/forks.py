@@ -38,12 +38,12 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-from commands import attend, end, renew
+from commands import attend, end, renew, skip_mode
 from faults import armed
 from interpreter import receive, send
 
 from gen2embed import Embedder
-from gen2embed.config.presets import PACKAGE
+from gen2embed.config.presets import PACKAGE, compose_shipped
 from gen2embed.training import sync
 from gen2embed.training.datamodule import PairDataModule
 from gen2embed.training.module import ContrastiveModule
@@ -108,6 +108,7 @@ def start(run, rank, port, executable):
 def become(run, rank, port, executable):
     """Run as a rank, in its own process."""
     renew(executable)
+    skip_mode(run["args"], setattr)
     os.chdir(run["folder"])
     os.environ |= run.get("environment", {})
     with Path(f"{run['log']}.{rank}").open("a") as log:
@@ -204,6 +205,8 @@ def reap(*_):
 def serve(listening, until, executable):
     """Answer all who connect, each in a fork, until there is something to read at `until`."""
     import_what_a_model_needs()
+    for entry in ENTRIES:
+        compose_shipped(entry)  # which a run asks for, too, and which is kept
     assert threading.active_count() == 1  # a fork would have the locks of the others, and nobody to release them
     gc.collect()
     gc.freeze()  # what is imported: a collection in a fork need not go through it, nor copy its pages

@@ -138,7 +138,7 @@ def error(found, expected):
     return float(max((found[name] - expected[name]).abs().max() for name in expected) / scale)
 
 
-def trained(pairs, dtype, ranks=1, sync=None, rank=0, steps=20):
+def trained(pairs, dtype, ranks=1, sync=None, rank=0, steps=10):
     """What `steps` of AdamW on the batches of a plan leave, as one long vector."""
     module = make_module(attached(LORA, dtype), sync, learn_temperature=True)
     plan = ClusterBatchSampler([list(range(row, row + 4)) for row in range(0, len(pairs), 4)], len(pairs), 8, 3, ranks)

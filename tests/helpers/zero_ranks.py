@@ -29,12 +29,12 @@ from gen2embed.training.zero import Zero
 from gen2embed.types import Pair
 from gen2embed.world.data import World
 
-STAGES = (1, 2, 3)
+STAGES, MISTAKEN = (1, 2, 3), 3  # the stage in which mistakes are made, too
 SEED = 7
 DORA = Lora((*TARGETS, "qkv"), r=4, dropout=0.0, dora=True, vision=True)  # qkv: idle without pictures
 DROPOUT = Lora((*TARGETS, "qkv"), r=4, dropout=0.3, vision=True)
 FULL = Full(vision=True)
-STEPS, KEPT = 3, 2  # of the run that is continued, and after how many
+STEPS, KEPT = 2, 1  # of the run that is continued, and after how many
 
 
 class OnCpu(Zero):
@@ -148,7 +148,7 @@ def fit(stage, embedder, loss, batches, optimizer, *, scheduler=None, clip=None,
 
 
 def exact(stage, world, rank):
-    """All cases, deliberate mistakes among them, at the same weights; the last step alone moves them."""
+    """All cases, and in stage 3 deliberate mistakes, at the same weights; the last step alone moves them."""
     embedder, collate = fresh(DORA, stage)
     batches = {name: collate(parts[rank]) for name, parts in cases(world).items()}
 
@@ -157,8 +157,8 @@ def exact(stage, world, rank):
         yield
 
     mixed = batches["texts here, pictures there"]
-    sequence = [batches["identical positives"], mixed, mixed, mixed, batches["no picture anywhere"]]
-    wrong = {2: {"factor": 1.0}, 3: {"reduce_gradients": nothing}}
+    wrong = {2: {"factor": 1.0}, 3: {"reduce_gradients": nothing}} if stage == MISTAKEN else {}
+    sequence = [batches["identical positives"], mixed, *[mixed] * len(wrong), batches["no picture anywhere"]]
     last = lambda step: float(step == len(sequence) - 1)  # noqa: E731
     return fit(
         stage, embedder, learning(), sequence, partial(torch.optim.SGD, lr=1.0), scheduler=last, clip=1.0, wrong=wrong

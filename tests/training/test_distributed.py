@@ -124,7 +124,7 @@ def test_the_mistakes_are_wrong_and_do_not_show(two_ranks, world):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
-def test_twenty_steps_on_two_ranks_are_those_on_one(two_ranks, world, dtype, bound):
+def test_ten_steps_on_two_ranks_are_those_on_one(two_ranks, world, dtype, bound):
     """The largest difference of a weight; some move by hundredths, and AdamW enlarges what float32 rounds."""
     alone = trained(replace(world, subsets=("shape", "t2i")).pairs(), dtype)
     together = [ranks[f"trained, {dtype}"] for ranks in two_ranks]
@@ -445,7 +445,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 # --- DeepSpeed: the strategies deepspeed_zero1, 2 and 3 -------------------------------------------------------------
 
 ZERO = ["strategy=deepspeed_zero3", "trainer.devices=2"]
-SEQUENCE = ["identical positives", *["texts here, pictures there"] * 3, "no picture anywhere"]  # of `zero_ranks.exact`
+MIXED = "texts here, pictures there"
 
 
 def start_zero(forked, world, folder, work, *runs):
@@ -543,21 +543,24 @@ STAGES = pytest.mark.parametrize("stage", zero_ranks.STAGES)
 @STAGES
 def test_zero_gives_the_whole_batch(zero, expected, stage):
     """Several chunks a rank, not as many on each; a learned temperature; float32 against float64."""
+    mistakes = [MIXED] * 2 if stage == zero_ranks.MISTAKEN else []
+    names = ["identical positives", MIXED, *mistakes, "no picture anywhere"]  # of `zero_ranks.exact`
     for found in (ranks[stage, "exact"] for ranks in zero[0]):
         errors = []
-        for step, name in zip(found["steps"], SEQUENCE, strict=True):
+        for step, name in zip(found["steps"], names, strict=True):
             loss, gradients = expected[name]
             assert step["loss"] == pytest.approx(loss, abs=1e-5)
             errors.append(off(step["gradients"], gradients).item())
             assert abs(gradients["loss.log_scale"]) > 0.1
-        for index in (0, 1, 4):
-            its = expected[SEQUENCE[index]][1]
+        for index in (0, 1, -1):
+            gradients = expected[names[index]][1]
             assert errors[index] < 2e-5
-            assert found["steps"][index]["norm"] == pytest.approx(norm(its).item(), rel=1e-4)
-            difference = found["steps"][index]["gradients"]["loss.log_scale"] - its["loss.log_scale"]
+            assert found["steps"][index]["norm"] == pytest.approx(norm(gradients).item(), rel=1e-4)
+            difference = found["steps"][index]["gradients"]["loss.log_scale"] - gradients["loss.log_scale"]
             assert abs(difference) < 1e-4
-        assert errors[2] == pytest.approx(0.5, abs=0.01)  # not multiplied by the number of ranks
-        assert errors[3] > 0.5  # reduced after every chunk
+        if mistakes:
+            assert errors[2] == pytest.approx(0.5, abs=0.01)  # not multiplied by the number of ranks
+            assert errors[3] > 0.5  # reduced after every chunk
 
 
 @STAGES
