@@ -84,13 +84,20 @@ class Item:
     def create(
         cls, text: str = "", image: str | Path | Image.Image | None = None, instruction: str | None = None
     ) -> Item:
-        """One text and at most one picture. The picture stands at the first image marker, else before the text.
+        """Return an item of one text and at most one picture.
 
-        Raises `UserError` if there is neither, and for values of other types.
+        Args:
+            text: The text; empty for a picture alone.
+            image: The picture, by path or as a PIL image. It stands at the first `IMAGE_MARKER` of the text, else
+                before the text.
+            instruction: Replaces the prompt's system text.
+
+        Raises:
+            UserError: There is neither a text nor a picture, or a value is of another type.
         """
         if not isinstance(text, str | None) or not isinstance(image, str | Path | Image.Image | None):
             kinds = f"{type(text).__name__} and {type(image).__name__}"
-            raise UserError(f"an item is of a text, and a path or a PIL picture; got {kinds}")
+            raise UserError(f"an item is made of a text, and of a path or a PIL picture; got {kinds}")
         if image is None or image == "":
             if not text:
                 raise UserError("an item needs a text or a picture; this one has neither")
@@ -114,7 +121,7 @@ class Item:
 
     @cached_property
     def key(self) -> str:
-        """Equal for two items exactly when they are embedded alike."""
+        """A digest that is equal for two items exactly if they get the same vector."""
         parts = [f"t{part}" if isinstance(part, str) else f"p{part.key}" for part in self.parts]
         text = repr((parts, self.instruction))
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

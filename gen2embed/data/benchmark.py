@@ -1,4 +1,4 @@
-"""A benchmark in memory, whatever its files look like."""
+"""A benchmark that was read, independent of the format of its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gen2embed.utils.errors import UserError
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a score sheet says of the model.
+    """Facts of the scored model, for a score sheet.
 
     Args:
         name: The folder or hub id of the checkpoint.

@@ -36,7 +36,7 @@ class Positives:
         contrasted = [any(_identity(item) != _identity(pair.positive) for item in pair.negatives) for pair in pairs]
         return cls(numbers, np.array(contrasted, bool))
 
-    def lone(self, rows: Iterable[int]) -> int | None:
+    def only_candidate(self, rows: Iterable[int]) -> int | None:
         """Return the number of the only candidate that a batch of `rows` has; None if it has several."""
         rows = list(rows)
         first = self.numbers[rows[0]]
@@ -44,9 +44,9 @@ class Positives:
             return None
         return int(first)
 
-    def alone(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
-        """Return the rows of each subset of `pairs` that has one candidate alone."""
-        return {name: rows for name, rows in rows_by_subset(pairs).items() if self.lone(rows) is not None}
+    def lone_subsets(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
+        """Return the rows of each subset in which all pairs have the same positive and no negative of their own."""
+        return {name: rows for name, rows in rows_by_subset(pairs).items() if self.only_candidate(rows) is not None}
 
     def spread(self, clusters: Sequence[Cluster], rng: np.random.Generator) -> list[Cluster]:
         """Return the clusters in an order in which those of equal first positives are evenly spaced.
@@ -64,13 +64,13 @@ class Positives:
 
     def mend(self, batches: Sequence[Parts]) -> None:
         """Exchange clusters of equal size so that no batch has a single candidate, as far as other batches allow it."""
-        lone = [(batch, number) for batch in batches if (number := self.lone(_rows(batch))) is not None]
+        lone = [(batch, number) for batch in batches if (number := self.only_candidate(_rows(batch))) is not None]
         donors: dict[int, deque[Parts]] = {}
         for batch, number in lone:
-            if self.lone(_rows(batch)) is None:  # it was a donor in the meantime
+            if self.only_candidate(_rows(batch)) is None:  # it was a donor in the meantime
                 continue
             if number not in donors:
-                donors[number] = deque(donor for donor in batches if self.lone(_rows(donor)) != number)
+                donors[number] = deque(donor for donor in batches if self.only_candidate(_rows(donor)) != number)
             left = donors[number]
             while left and not self._exchange(batch, left[0], number):
                 left.popleft()
@@ -82,7 +82,7 @@ class Positives:
             (part, at)
             for part, clusters in enumerate(donor)
             for at, cluster in enumerate(clusters)
-            if self.lone(cluster) != number
+            if self.only_candidate(cluster) != number
         ]
         if len(spare) < 2:  # one must stay
             return False

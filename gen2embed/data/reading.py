@@ -21,7 +21,7 @@ from gen2embed.utils.content import LFS_REMEDY, is_lfs_pointer, wrong_with
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
 
-Refused = dict[int, str]  # rows that are left out, by their number: what is wrong with them
+Refused = dict[int, str]  # the numbers of rows that are left out, and why
 JSON_BLANKS = " \t\r\n"
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}  # of other files than ours
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.packaged_modules.cache.cache import Cache  # what datasets reads without the hub
+from datasets.packaged_modules.cache.cache import Cache  # used without the hub
 
 from gen2embed.data.reading import SEPARATORS, Refused, Table, checked_value, read, refuse
 from gen2embed.data.row_files import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible

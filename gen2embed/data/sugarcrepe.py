@@ -19,6 +19,7 @@ from typing import Any
 
 from gen2embed.data.benchmark import Benchmark, choose
 from gen2embed.data.locate import locate_pictures, picture_roots
+from gen2embed.data.numbering import number_distinct
 from gen2embed.data.row_files import visible
 from gen2embed.data.rows import known_names, make_item
 from gen2embed.data.text_files import parse_json, read_text
@@ -126,16 +127,14 @@ def _task(
     chance: float,
 ) -> RankingTask:
     """Return a task in which every query ranks a right caption above a wrong one."""
-    numbers: dict[str, int] = {}  # of distinct captions
-    choices = tuple(
-        (numbers.setdefault(right, len(numbers)), numbers.setdefault(wrong, len(numbers)))
-        for _, right, wrong in comparisons
-    )
+    captions = [caption for _, right, wrong in comparisons for caption in (right, wrong)]
+    numbers, first = number_distinct(captions)
+    choices = tuple(map(tuple, numbers.reshape(-1, 2).tolist()))
     return RankingTask(
         name=name,
         group=group,
         queries=tuple(query for query, _, _ in comparisons),
-        candidates=tuple(map(_caption, numbers)),
+        candidates=tuple(_caption(captions[index]) for index in first),
         choices=choices,
         relevance=((1.0, 0.0),) * len(choices),
         query_role=query_role,

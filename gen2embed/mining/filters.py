@@ -60,9 +60,9 @@ class Filters:
 
 
 class FalseNegativeMask:
-    """Which rows must not meet in a cluster: those of which one's positive is a known positive of the other's query.
+    """Which rows must not meet in a cluster: two rows, if the positive of one is a known positive of the other's query.
 
-    So rows that share a positive do not meet, nor do rows of one query. `Filters` add to it.
+    So rows with the same positive do not meet, nor do rows of one query. `Filters` add further rows.
     """
 
     def __init__(self, subset: Subset, filters: Filters) -> None:

@@ -25,13 +25,13 @@ from gen2embed.types import Advance, no_progress
 
 
 class Grouping:
-    """The clusters of a subset as they come about: `start` them one by one, then `finish`.
+    """Builds the clusters of a subset: `start` them one by one, then `finish`.
 
     Args:
         subset: The rows.
         top_k: K. A full cluster has K + 1 rows, or as many as there are distinct positives.
         filters: Which rows may not meet, beyond the known positives.
-        advance: Called as rows come into clusters, and at the end with those that are in none.
+        advance: Called with the number of rows that join clusters, and at the end with those that are in none.
         skipped: Candidates whose owners each anchor does not take.
         min_similarity: How similar, at least, an owner's positive is to the anchor's query.
 

@@ -111,7 +111,7 @@ def _check_sizes(rows_of: Mapping[str, Sequence[int]], miner: Miner) -> None:
 
 
 def _warn_of_lone_positives(pairs: Sequence[Pair]) -> None:
-    for name, rows in Positives.from_pairs(pairs).alone(pairs).items():
+    for name, rows in Positives.from_pairs(pairs).lone_subsets(pairs).items():
         log.warning(
             "every pair of subset %s has the same positive (%d rows): its clusters hold no negative", name, len(rows)
         )

@@ -79,7 +79,7 @@ def find_neighbours(
     count = min(count, len(candidates))
     approximate = search.approximate_above is not None and len(candidates) > search.approximate_above
     results = _results(search, len(queries), count, decided_by, peers)
-    # 1. what is there
+    # 1. the shards that are missing
     own = peers.share(results.shards)
     missing = [shard for shard in own if not results.has(shard)]
     advance(_size(own) - _size(missing))

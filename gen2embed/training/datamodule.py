@@ -112,7 +112,7 @@ def warn_about_positives(plan: ClusterBatchSampler, pairs: Sequence[Pair]) -> No
     if positives is None:
         return
     trained = {pair.subset for pair in pairs if plan.weights is None or plan.weights[pair.subset] > 0}
-    for name, its in positives.alone(pairs).items():
+    for name, its in positives.lone_subsets(pairs).items():
         if name not in trained:
             continue
         if plan.mixed and len(trained) > 1:
@@ -123,7 +123,7 @@ def warn_about_positives(plan: ClusterBatchSampler, pairs: Sequence[Pair]) -> No
         said = name, len(its), pairs[its[0]].positive, outcome
         log.warning("every pair of subset %s has the same positive (%d rows: %s): %s", *said)
     batches = plan.epoch(0)
-    alone = sum(positives.lone(chain.from_iterable(batch)) is not None for batch in batches)
+    alone = sum(positives.only_candidate(chain.from_iterable(batch)) is not None for batch in batches)
     if alone:
         log.warning(
             "%d of %d batches of an epoch hold one positive alone: no query has a negative there, and they train "

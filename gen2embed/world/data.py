@@ -31,7 +31,7 @@ from gen2embed.utils.log import log
 from gen2embed.world.drawn import Saver, eval_columns, train_columns
 from gen2embed.world.tasks import TASKS
 
-VERSION = 1  # of what is drawn and written; another one is another folder
+VERSION = 1  # of the drawings and files, which is in the name of their folder
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def test_what_cannot_be_mended_stays():
     plan = ClusterBatchSampler([], 32, 8, 0, positives=positives([0] * 32))
     assert plan.epoch(0) == ClusterBatchSampler([], 32, 8, 0).epoch(0)
     own = ClusterBatchSampler([], 32, 8, 0, positives=positives([0] * 32, contrasted=[1, 2]))
-    assert sum(own.positives.lone(batch) is None for batch in flat(own.epoch(0))) == 2
+    assert sum(own.positives.only_candidate(batch) is None for batch in flat(own.epoch(0))) == 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

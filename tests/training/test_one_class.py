@@ -41,6 +41,6 @@ def test_training_on_few_classes(run_script, tmp_path, classes, wasted):
 
 def test_a_miner_of_one_class(tiny, caplog):
     pairs = [Pair(Item.create(f"review {row}"), Item.create("spam"), "reviews", row) for row in range(6)]
-    assert Positives.from_pairs(pairs).alone(pairs) == {"reviews": list(range(6))}
+    assert Positives.from_pairs(pairs).lone_subsets(pairs) == {"reviews": list(range(6))}
     mine_pairs(tiny, Engine(store=None), pairs, Random(top_k=2), [])
     assert [message for message in caplog.messages if "subset reviews has the same positive (6 rows)" in message]
