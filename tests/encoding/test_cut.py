@@ -46,7 +46,7 @@ def test_the_count_is_of_distinct_items(workers, packing, caplog):
     ]
     assert encoded.truncated == TruncationCount(3, 5, LENGTH, tuple(wanted))
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert all(said in warning.getMessage() for said in ("3 of 5", "role query", "model.max_length=64", wanted[0]))
+    assert all(part in warning.getMessage() for part in ("3 of 5", "role query", "model.max_length=64", wanted[0]))
 
 
 def test_nothing_is_said_of_what_fits(short, caplog):
@@ -70,9 +70,9 @@ def test_what_the_store_holds_counts_as_well(short, tmp_path, caplog, shard):
 
 def test_the_manifest_has_the_count(short):
     encoded = [Engine().encode(short, ITEMS, "query"), Engine().encode(short, ITEMS[:1], "candidate")]
-    said = results.timing(encoded, 1.0)["items_cut"]
-    assert (said["count"], said["of"], said["max_length"], len(said["first"])) == (3, 6, LENGTH, 3)
-    assert json.loads(json.dumps(said)) == said
+    described = results.timing(encoded, 1.0)["items_cut"]
+    assert (described["count"], described["of"], described["max_length"], len(described["first"])) == (3, 6, LENGTH, 3)
+    assert json.loads(json.dumps(described)) == described
 
 
 def test_the_python_api_warns_once(short, caplog):

@@ -24,7 +24,7 @@ def load_golden(prompt, **options):
 def encode_rows(embedder, rows):
     out = torch.zeros(len(rows), 64)
     for role in ("query", "candidate"):
-        index = [i for i, (_, its) in enumerate(rows) if its == role]
+        index = [i for i, (_, golden_role) in enumerate(rows) if golden_role == role]
         out[index] = embedder.encode([rows[i][0] for i in index], role=role)
     return out
 
@@ -90,9 +90,9 @@ def test_vectors_are_unit_and_differ(embedder):
 
 @pytest.mark.parametrize("tokens", [1, 120, 10_000])
 def test_batches_and_order(embedder, tokens):
-    one = torch.cat([embedder.encode(value) for value in INPUTS])
-    torch.testing.assert_close(embedder.encode(INPUTS, batch_tokens=tokens), one, atol=1e-5, rtol=0)
-    torch.testing.assert_close(embedder.encode(INPUTS[::-1], batch_tokens=tokens), one.flip(0), atol=1e-5, rtol=0)
+    alone = torch.cat([embedder.encode(value) for value in INPUTS])
+    torch.testing.assert_close(embedder.encode(INPUTS, batch_tokens=tokens), alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embedder.encode(INPUTS[::-1], batch_tokens=tokens), alone.flip(0), atol=1e-5, rtol=0)
 
 
 def test_padding_side(embedder, monkeypatch):
@@ -136,12 +136,12 @@ def test_only_text_is_cut(embedder, image, limit):
     short = replace(embedder, build=replace(embedder.build, max_length=limit))
     words = " ".join(f"red circle {number}" for number in range(200))
     item, tail = as_item({"text": words, "image": image}), as_item({"text": "", "image": noise(1)} if image else "red")
-    ids, whole = short.build.token_ids(item, "query"), embedder.build.token_ids(tail, "query")
+    ids, untruncated = short.build.token_ids(item, "query"), embedder.build.token_ids(tail, "query")
     assert limit - 2 <= len(ids) <= limit
     suffix = len(embedder.backbone.tokenizer("in one word.<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
-    assert ids[-suffix:] == whole[-suffix:]
+    assert ids[-suffix:] == untruncated[-suffix:]
     pad = embedder.backbone.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert ids.count(pad) == whole.count(pad) == (9 if image else 0)
+    assert ids.count(pad) == untruncated.count(pad) == (9 if image else 0)
     text = embedder.backbone.tokenizer.decode(ids)
     assert "red circle 0 red circle 1" in text
     assert "red circle 150" not in text
@@ -170,8 +170,8 @@ def test_special_tokens_in_text_stay_text(tiny, texts, with_picture):
     special = set(tokenizer.convert_tokens_to_ids(SPECIAL))
     image = noise(1) if with_picture else None
     plain, typed = (
-        [token for token in tiny.build.token_ids(Item.create(said, image), "query") if token in special]
-        for said in ("x", text)
+        [token for token in tiny.build.token_ids(Item.create(value, image), "query") if token in special]
+        for value in ("x", text)
     )
     assert plain == typed
     assert tiny.encode({"text": text, "image": image}).shape == (1, 128)
@@ -191,8 +191,8 @@ def test_literal_image_token_batches_with_pictures(golden):
 
 def test_several_pictures_in_one_item(tiny):
     parts = (*as_item({"image": noise(1)}).parts, " and ", *as_item({"image": noise(2)}).parts)
-    both, swapped = tiny.encode([Item(parts), Item(parts[::-1])])
-    assert (both - swapped).norm() > 1e-3
+    in_order, swapped = tiny.encode([Item(parts), Item(parts[::-1])])
+    assert (in_order - swapped).norm() > 1e-3
 
 
 @pytest.mark.parametrize(

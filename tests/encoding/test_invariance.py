@@ -48,14 +48,14 @@ def scored(tiny, world):
 def test_scores(scored, options, order, tolerance):
     """Every score is the same, and every similarity within a tolerance, of 1."""
     score, (expected, rows) = scored
-    scores, found = score(Engine(**options), order)
+    scores, reordered = score(Engine(**options), order)
     assert scores == expected if order == 1 else scores["tasks"] == expected["tasks"]
     assert len(rows) == 4 * SIZE["queries"]
-    for one, other in zip(rows, found, strict=True):
-        similarities, others = np.array(one.pop("top_similarities")), np.array(other.pop("top_similarities"))
+    for first, second in zip(rows, reordered, strict=True):
+        similarities, others = np.array(first.pop("top_similarities")), np.array(second.pop("top_similarities"))
         assert np.abs(similarities - others).max() <= tolerance
-        assert one == other
-        one["top_similarities"] = similarities.tolist()
+        assert first == second
+        first["top_similarities"] = similarities.tolist()
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
@@ -64,10 +64,10 @@ def test_gradients_do_not_depend_on_chunks_and_the_order_of_rows(world, chunk):
     pairs = varied_pairs(world)
     order = np.random.default_rng(0).permutation(len(pairs))
     straight, mixed = (make_module(attached(LORA), mask_known=True) for _ in range(2))
-    expected, found = cached(straight, pairs), cached(mixed, [pairs[row] for row in order], chunk)
-    assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-10)
+    expected, gradients = cached(straight, pairs), cached(mixed, [pairs[row] for row in order], chunk)
+    assert gradients["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-10)
     assert expected["gradients"]
-    assert error(found, expected) < 1e-10
+    assert error(gradients, expected) < 1e-10
 
 
 def test_batches_do_not_depend_on_the_workers_that_prepare_them(world, tiny):
@@ -78,10 +78,10 @@ def test_batches_do_not_depend_on_the_workers_that_prepare_them(world, tiny):
         share = RankBatchSampler(ClusterBatchSampler([], len(pairs), 4, 0), 0, first)
         loader = iter(PairDataModule(pairs, share, collating(tiny, None), Prefetch(workers)).train_dataloader())
         batches.append([None] * first + [next(loader) for _ in range(6 - first)])
-    for made in batches[1:]:
-        for one, other in zip(batches[0], made, strict=True):
-            if other is not None:
-                assert one.rows == other.rows
-                assert torch.equal(one.order, other.order)
-                for ours, theirs in zip(one.chunks, other.chunks, strict=True):
+    for batch in batches[1:]:
+        for direct, loaded in zip(batches[0], batch, strict=True):
+            if loaded is not None:
+                assert direct.rows == loaded.rows
+                assert torch.equal(direct.order, loaded.order)
+                for ours, theirs in zip(direct.chunks, loaded.chunks, strict=True):
                     assert all(torch.equal(ours.inputs[name], theirs.inputs[name]) for name in ours.inputs)

@@ -44,11 +44,11 @@ def test_write_and_read(tmp_path):
 
 
 def test_another_prompt_is_refused_by_name(tmp_path):
-    here, there = ({"model": "m", "prompt": {"system": {"query": text}}} for text in ("Name it.", "Say it."))
-    EmbeddingStore(tmp_path, there).write(["a"], np.ones((1, 2)))
+    named, spoken = ({"model": "m", "prompt": {"system": {"query": text}}} for text in ("Name it.", "Say it."))
+    EmbeddingStore(tmp_path, spoken).write(["a"], np.ones((1, 2)))
     message = r"are not reused: prompt.system.query is 'Say it.' there and 'Name it.' here"
     with pytest.raises(UserError, match=message):
-        EmbeddingStore(tmp_path, here)
+        EmbeddingStore(tmp_path, named)
 
 
 def test_prompts_of_real_embedders_do_not_mix(tmp_path, caplog):
@@ -76,9 +76,9 @@ def test_prompts_of_real_embedders_do_not_mix(tmp_path, caplog):
     ],
 )
 def test_everything_that_decides_is_in_the_fingerprint(tiny, change, key):
-    other = Embedder.from_pretrained(TINY, **{"resolution": "original", "device": "cpu", **change})
-    assert digest(other.fingerprint) != digest(tiny.fingerprint)
-    assert [line.split(" is ")[0] for line in differences(tiny.fingerprint, other.fingerprint)] == [key]
+    changed = Embedder.from_pretrained(TINY, **{"resolution": "original", "device": "cpu", **change})
+    assert digest(changed.fingerprint) != digest(tiny.fingerprint)
+    assert [line.split(" is ")[0] for line in differences(tiny.fingerprint, changed.fingerprint)] == [key]
 
 
 def test_weights_are_in_the_fingerprint(tiny, tmp_path):
@@ -95,13 +95,13 @@ def test_weights_are_in_the_fingerprint(tiny, tmp_path):
 
 def test_a_stopped_run_goes_on(tmp_path):
     engine = Engine(batch_tokens=4, store=tmp_path, shard_size=8)
-    stopped, resumed, whole = (Counting({"model": 1}, fail_after) for fail_after in (20, None, None))
+    stopped, resumed, complete = (Counting({"model": 1}, fail_after) for fail_after in (20, None, None))
     with pytest.raises(KeyboardInterrupt):
         engine.encode(stopped, ITEMS, "query")
     assert stopped.embedded == 20
     encoded = engine.encode(resumed, ITEMS, "query")
     assert (encoded.reused, encoded.computed, resumed.embedded) == (16, 14, 14)  # two whole shards were kept
-    assert torch.equal(encoded.vectors, Engine(4).encode(whole, ITEMS, "query").vectors)
+    assert torch.equal(encoded.vectors, Engine(4).encode(complete, ITEMS, "query").vectors)
 
 
 def test_a_half_written_shard_counts_as_missing(tmp_path):

@@ -31,12 +31,12 @@ def load_golden(prompt, **options):
 @pytest.mark.parametrize("prompt", ["hierarchical", "none"])
 def test_golden_adapter(golden, prompt, merged):
     embedder = load_golden(prompt, merge_adapter=merged)
-    found = torch.zeros(30, 64)
+    vectors = torch.zeros(30, 64)
     for role in ("query", "candidate"):
-        rows = [index for index, (_, its) in enumerate(golden["rows"]) if its == role]
-        found[rows] = embedder.encode([golden["rows"][index][0] for index in rows], role)
-    torch.testing.assert_close(found, golden["adapted"][prompt], atol=1e-5, rtol=0)
-    assert (found - golden["vectors"][prompt]).abs().max() > 1e-2
+        rows = [index for index, (_, golden_role) in enumerate(golden["rows"]) if golden_role == role]
+        vectors[rows] = embedder.encode([golden["rows"][index][0] for index in rows], role)
+    torch.testing.assert_close(vectors, golden["adapted"][prompt], atol=1e-5, rtol=0)
+    assert (vectors - golden["vectors"][prompt]).abs().max() > 1e-2
     assert any("lora" in name for name, _ in embedder.backbone.full.named_parameters()) != merged
     assert embedder.fingerprint["adapter"].endswith("merged") == merged
 

@@ -32,9 +32,9 @@ from gen2embed.types import ImagePart
 
 def unit(rows, width=128, seed=0, outlier=8):
     """Random unit vectors, one element of which is often large, as language models have it."""
-    made = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
-    made[:, 3] *= outlier
-    return torch.nn.functional.normalize(made, dim=-1)
+    vectors = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    vectors[:, 3] *= outlier
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 # --- smaller vectors ------------------------------------------------------------------------------------------------
@@ -73,11 +73,11 @@ def test_similarity_is_near_the_cosine(dim, precision):
     queries, candidates = (unit(n, seed=n, outlier=1 if precision == "binary" else 8) for n in (6, BLOCK + 9))
     cosines = compress(queries, dim, "float32") @ compress(candidates, dim, "float32").T
     expected = cosines.asin() * 2 / torch.pi if precision == "binary" else cosines
-    found = similarity(compress(queries, dim, precision), compress(candidates, dim, precision))
-    assert found.dtype == torch.float32
+    scores = similarity(compress(queries, dim, precision), compress(candidates, dim, precision))
+    assert scores.dtype == torch.float32
     deviation = {"float32": 1e-7, "int8": 0.002, "binary": dim**-0.5}[precision]
-    assert (found - expected).abs().max() < 5 * deviation
-    assert (found - expected).mean().abs() < 0.1 * deviation
+    assert (scores - expected).abs().max() < 5 * deviation
+    assert (scores - expected).mean().abs() < 0.1 * deviation
     own = similarity(*[compress(candidates[:5], dim, precision)] * 2).diagonal()
     torch.testing.assert_close(own, torch.ones(5), atol=1e-6, rtol=0)
 
@@ -110,9 +110,9 @@ def test_sizes_and_precisions_that_cannot_be_had(tiny):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_encode_at_a_size_and_precision(tiny, precision):
-    whole = tiny.encode(INPUTS, "candidate")
+    full = tiny.encode(INPUTS, "candidate")
     codes = tiny.encode(INPUTS, "candidate", truncate_dim=64, precision=precision)
-    assert torch.equal(codes, compress(whole, 64, precision))
+    assert torch.equal(codes, compress(full, 64, precision))
     assert codes.element_size() * codes.shape[1] == size_in_bytes(64, precision)
     assert tiny.encode([], truncate_dim=64, precision=precision).shape == (0, codes.shape[1])
     assert torch.equal(tiny.similarity(codes, codes), similarity(codes, codes))
@@ -194,32 +194,33 @@ def test_scores_by_size_and_precision_against_loops(benchmark, capsys):
         return torch.tensor(vector / np.linalg.norm(vector), dtype=torch.float32)[None]
 
     result = evaluate(Normed(), Engine(4), benchmark, resamples=10, compression=Compression([16, 8]))
-    found = {(entry["dim"], entry["precision"]): entry for entry in result.scores["compression"]}
-    assert list(found) == [(dim, precision) for dim in (16, 8) for precision in PRECISIONS]
+    by_setting = {(entry["dim"], entry["precision"]): entry for entry in result.scores["compression"]}
+    assert list(by_setting) == [(dim, precision) for dim in (16, 8) for precision in PRECISIONS]
     plain = [result.scores["tasks"][name] for name in ("a", "b", "c")]
-    assert found[16, "float32"]["precision@1"] == pytest.approx(np.mean([its["precision@1"] for its in plain]))
-    assert found[16, "float32"]["pessimistic"] == pytest.approx(np.mean([its["pessimistic"] for its in plain]))
+    assert by_setting[16, "float32"]["precision@1"] == pytest.approx(np.mean([task["precision@1"] for task in plain]))
+    assert by_setting[16, "float32"]["pessimistic"] == pytest.approx(np.mean([task["pessimistic"] for task in plain]))
     assert result.scores["overall"] is None  # "three" was not run
-    for (dim, precision), entry in found.items():
+    for (dim, precision), entry in by_setting.items():
         right = {}
-        for its in benchmark.tasks:
-            for query, choices in zip(its.queries, its.choices, strict=True):
+        for ranking in benchmark.tasks:
+            for query, choices in zip(ranking.queries, ranking.choices, strict=True):
                 codes = [
-                    compress(spelled(item), dim, precision) for item in (query, *(its.candidates[i] for i in choices))
+                    compress(spelled(item), dim, precision)
+                    for item in (query, *(ranking.candidates[i] for i in choices))
                 ]
-                scores = [round(float(similarity(codes[0], other)), 5) for other in codes[1:]]
-                right.setdefault(its.name, []).append(scores.index(max(scores)) == 0)
+                scores = [round(float(similarity(codes[0], code)), 5) for code in codes[1:]]
+                right.setdefault(ranking.name, []).append(scores.index(max(scores)) == 0)
         means = {name: np.mean(values) for name, values in right.items()}
         assert entry["precision@1"] == pytest.approx(np.mean(list(means.values())))
         assert entry["groups"] == pytest.approx({"one": (means["a"] + means["b"]) / 2, "two": means["c"]})
         assert entry["bytes"] == {"float32": 4 * dim, "int8": dim, "binary": dim / 8}[precision]
         assert entry["pessimistic"] <= entry["precision@1"]
-    assert found[8, "binary"]["pessimistic"] < found[8, "binary"]["precision@1"]  # ties of few bits are shown
-    assert len({round(entry["precision@1"], 6) for entry in found.values()}) > 3
+    assert by_setting[8, "binary"]["pessimistic"] < by_setting[8, "binary"]["precision@1"]  # ties of few bits are shown
+    assert len({round(entry["precision@1"], 6) for entry in by_setting.values()}) > 3
     print_table(compression_table(result.scores))
     shown = capsys.readouterr().out
     assert "binary" in shown
-    assert f"{100 * found[8, 'binary']['pessimistic']:.1f}" in shown
+    assert f"{100 * by_setting[8, 'binary']['pessimistic']:.1f}" in shown
 
 
 class Normed(Given):
@@ -257,9 +258,9 @@ def test_eval_leaves_scores_by_size(run_script, world, tmp_path):
 
 
 def cut_jpeg():
-    whole, part = io.BytesIO(), io.BytesIO()
-    noise(1, (200, 200)).save(whole, "JPEG")
-    part.write(whole.getvalue()[:3000])
+    full, part = io.BytesIO(), io.BytesIO()
+    noise(1, (200, 200)).save(full, "JPEG")
+    part.write(full.getvalue()[:3000])
     return Image.open(part)
 
 
@@ -300,8 +301,8 @@ def test_a_broken_picture_in_memory_is_named_before_any_is_embedded(tiny, tmp_pa
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B"])
 def test_every_other_mode_is_embedded(tiny, mode):
     picture = noise(1).convert("L") if mode.startswith("I;16") else noise(1)
-    made = Image.new(mode, (28, 28), 7) if mode.startswith("I;16") else picture.convert(mode if mode != "PA" else "P")
-    assert tiny.encode({"image": made}).isfinite().all()
+    stored = Image.new(mode, (28, 28), 7) if mode.startswith("I;16") else picture.convert(mode if mode != "PA" else "P")
+    assert tiny.encode({"image": stored}).isfinite().all()
 
 
 def test_the_first_frame_of_what_moves_and_what_was_opened(tiny, tmp_path):

@@ -55,15 +55,15 @@ def load(folder, **options):
 
 
 def test_batches_do_not_change_a_vector(embedder, monkeypatch):
-    one = torch.cat([embedder.encode(value) for value in INPUTS])
-    torch.testing.assert_close(one.norm(dim=-1), torch.ones(len(INPUTS)))
-    apart = (one[:, None] - one).norm(dim=-1) + torch.eye(len(INPUTS))
+    alone = torch.cat([embedder.encode(value) for value in INPUTS])
+    torch.testing.assert_close(alone.norm(dim=-1), torch.ones(len(INPUTS)))
+    apart = (alone[:, None] - alone).norm(dim=-1) + torch.eye(len(INPUTS))
     assert apart.min() > 0.05
     for tokens in (150, 10_000):
-        torch.testing.assert_close(embedder.encode(INPUTS[::-1], batch_tokens=tokens).flip(0), one, atol=2e-6, rtol=0)
+        torch.testing.assert_close(embedder.encode(INPUTS[::-1], batch_tokens=tokens).flip(0), alone, atol=2e-6, rtol=0)
     monkeypatch.setattr(embedder.backbone.tokenizer, "padding_side", "left")
     assert embedder.build([as_item(value) for value in INPUTS[:2]], "query")["attention_mask"][0, 0] == 0
-    torch.testing.assert_close(embedder.encode(INPUTS), one, atol=2e-6, rtol=0)
+    torch.testing.assert_close(embedder.encode(INPUTS), alone, atol=2e-6, rtol=0)
 
 
 def test_packed_rows_are_the_items_alone(embedder):
@@ -83,17 +83,17 @@ def test_packed_rows_are_the_items_alone(embedder):
             torch.testing.assert_close(torch.cat(rows)[prepared.order].detach(), alone, atol=2e-6, rtol=0)
 
 
-def varlen(module, query, key, value, attention_mask, scaling=None, is_causal=None, **told):
+def varlen(module, query, key, value, attention_mask, scaling=None, is_causal=None, **lengths):
     """What FlashAttention makes of a row of several samples (1, heads, tokens, elements), in plain words."""
     assert attention_mask is None
-    assert torch.equal(told["cu_seq_lens_q"], told["cu_seq_lens_k"])
+    assert torch.equal(lengths["cu_seq_lens_q"], lengths["cu_seq_lens_k"])
     key, value = (side.repeat_interleave(query.shape[1] // side.shape[1], dim=1) for side in (key, value))
     causal = module.is_causal if is_causal is None else is_causal
     parts = []
-    for start, end in pairwise(told["cu_seq_lens_q"].tolist()):
-        assert end - start <= told["max_length_q"]
-        its = [side[:, :, start:end] for side in (query, key, value)]
-        parts.append(torch.nn.functional.scaled_dot_product_attention(*its, is_causal=causal, scale=scaling))
+    for start, end in pairwise(lengths["cu_seq_lens_q"].tolist()):
+        assert end - start <= lengths["max_length_q"]
+        sides = [side[:, :, start:end] for side in (query, key, value)]
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*sides, is_causal=causal, scale=scaling))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
@@ -134,9 +134,9 @@ def test_rows_are_padded_where_tokens_do_not_see_all_before_them(embedder, monke
 
 def test_items_with_one_and_two_pictures_share_a_batch(embedder):
     two = Item((*as_item({"image": noise(1)}).parts, " and ", *as_item({"image": noise(2, (100, 30))}).parts))
-    one = as_item({"image": noise(3), "text": "one"})
-    together = embedder.embed([one, two], "query").detach()
-    alone = torch.cat([embedder.encode(one), embedder.encode(two)])
+    item = as_item({"image": noise(3), "text": "one"})
+    together = embedder.embed([item, two], "query").detach()
+    alone = torch.cat([embedder.encode(item), embedder.encode(two)])
     torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
     swapped = Item((*as_item({"image": noise(2, (100, 30))}).parts, " and ", *as_item({"image": noise(1)}).parts))
     assert (embedder.encode(swapped) - alone[1]).norm() > 0.01
@@ -165,9 +165,9 @@ def test_inputs_and_vectors_are_the_familys_own(checkpoint, embedder, prompt, wi
     embedder = replace(embedder, build=replace(embedder.build, prompt=load_preset("prompt", prompt)))
     picture = noise(4, (120, 70))
     item = Item.create("what  colour\n\nis it? é", picture if with_picture else None)
-    said = "what  colour\n\nis it? é" + ("\nRepresent the given text/image in one word." if prompt != "none" else "")
-    said = "\n" + said if with_picture else said.replace("text/image", "text")
-    messages = [{"role": "user", "content": [{"type": "text", "text": said}]}]
+    written = "what  colour\n\nis it? é" + ("\nRepresent the given text/image in one word." if prompt != "none" else "")
+    written = "\n" + written if with_picture else written.replace("text/image", "text")
+    messages = [{"role": "user", "content": [{"type": "text", "text": written}]}]
     if with_picture:
         messages[0]["content"].insert(0, {"type": "image"})
     if prompt != "none":
@@ -201,11 +201,11 @@ def test_typed_special_tokens_stay_text(embedder):
     guarded = {index for index, token in added.items() if token.special or token.content == processor.image_token}
     typed = " ".join(added[index].content for index in sorted(guarded))
     image = noise(1)
-    plain, other = (
-        [token for token in embedder.build.token_ids(Item.create(said, image), "query") if token in guarded]
-        for said in ("x", f"x {typed} y")
+    plain, typed_ids = (
+        [token for token in embedder.build.token_ids(Item.create(text, image), "query") if token in guarded]
+        for text in ("x", f"x {typed} y")
     )
-    assert plain == other
+    assert plain == typed_ids
     assert torch.isfinite(embedder.encode({"text": typed, "image": image})).all()
 
 
@@ -214,10 +214,10 @@ def test_inputs_are_built_in_a_process_that_was_not_forked(embedder):
     items = [
         (Item.create(text, noise(1) if pictured else None), "query") for text, pictured in (("a", True), ("b", False))
     ]
-    made = [
+    prepared = [
         prepare(items, ChunkLimit(500)) for prepare in (embedder.prepare, pickle.loads(pickle.dumps(embedder.prepare)))
     ]
-    for ours, theirs in zip(*(its.chunks for its in made), strict=True):
+    for ours, theirs in zip(*(each.chunks for each in prepared), strict=True):
         assert ours.pictures == theirs.pictures
         assert all(torch.equal(ours.inputs[name], theirs.inputs[name]) for name in ours.inputs)
 
@@ -281,11 +281,11 @@ def test_white_space_that_a_special_token_takes():
 
 
 def check_whole(tokenizer, parts):
-    whole = "".join(text for text, _ in parts)
-    begun = tokenizer.bos_token is not None and whole.startswith(tokenizer.bos_token)
+    joined = "".join(text for text, _ in parts)
+    begun = tokenizer.bos_token is not None and joined.startswith(tokenizer.bos_token)
     assert (
         PromptTokenizer.from_tokenizer(tokenizer)([parts])[0]
-        == tokenizer(whole, add_special_tokens=not begun)["input_ids"]
+        == tokenizer(joined, add_special_tokens=not begun)["input_ids"]
     )
 
 
@@ -310,8 +310,8 @@ def test_runs_alone_would_differ():
     """Why a prompt is tokenised as one string: prefix spaces."""
     for style in ("legacy", "metaspace"):
         tokenizer = TOKENIZERS[style]
-        first, second, whole = (tokenizer.encode(text, add_special_tokens=False) for text in ("a ", "dog", "a dog"))
-        assert first + second != whole
+        first, second, joined = (tokenizer.encode(text, add_special_tokens=False) for text in ("a ", "dog", "a dog"))
+        assert first + second != joined
 
 
 def test_reference_of_llava_next(tmp_path):
@@ -320,9 +320,9 @@ def test_reference_of_llava_next(tmp_path):
     embedder = load(tmp_path, convention="reference")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     system = embedder.build.prompt.system["query"]
-    said = f"[INST] {system}\na dog\nRepresent the given text in one word. [/INST]"
-    assert embedder.build.token_ids(Item.create("a dog"), "query") == tokenizer(said)["input_ids"]
-    assert tokenizer(said)["input_ids"][0] == tokenizer.bos_token_id
+    rendered = f"[INST] {system}\na dog\nRepresent the given text in one word. [/INST]"
+    assert embedder.build.token_ids(Item.create("a dog"), "query") == tokenizer(rendered)["input_ids"]
+    assert tokenizer(rendered)["input_ids"][0] == tokenizer.bos_token_id
     bare = load(tmp_path, convention="reference", prompt="none")
     inputs = bare.build([Item.create("<|image_1|>\nwhat?", noise(1))], "candidate")
     image = "<image>" * inputs["input_ids"][0].tolist().count(tokenizer.convert_tokens_to_ids("<image>"))
@@ -343,11 +343,11 @@ def published(processor, model, value):
             instruction += "."
     content = ([{"type": "image"}] if image else []) + ([{"type": "text", "text": text}] if text else [])
     system = {"role": "system", "content": [{"type": "text", "text": instruction or "Represent the user's input."}]}
-    said = processor.tokenizer.apply_chat_template(
+    rendered = processor.tokenizer.apply_chat_template(
         [system, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
     images = [image.resize(budgeted(*image.size))] if image else None
-    inputs = processor(text=[said], images=images, do_resize=False, padding=True, return_tensors="pt")
+    inputs = processor(text=[rendered], images=images, do_resize=False, padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = model(**inputs).last_hidden_state
     return inputs["input_ids"][0].tolist(), torch.nn.functional.normalize(hidden[:, -1], dim=-1)

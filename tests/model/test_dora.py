@@ -49,7 +49,7 @@ def test_inference_has_pefts_bits_and_computes_each_norm_once(folder, monkeypatc
     assert len(norms) == 0  # loading compared the adapter with its base, and had them
     assert layers > 2
     with torch.no_grad():
-        next(its for name, its in embedder.backbone.full.named_parameters() if "lora_B" in name).mul_(2)
+        next(parameter for name, parameter in embedder.backbone.full.named_parameters() if "lora_B" in name).mul_(2)
     embedder.encode(INPUTS)
     assert len(norms) == 1
     assert not eyes
@@ -67,7 +67,7 @@ def replace_data(parameter):
 
 
 def load_another(full):
-    state = {name: 3 * its for name, its in peft.get_peft_model_state_dict(full).items() if "lora_" in name}
+    state = {name: 3 * tensor for name, tensor in peft.get_peft_model_state_dict(full).items() if "lora_" in name}
     peft.set_peft_model_state_dict(full, state)
 
 
@@ -106,10 +106,10 @@ def test_norms_follow_training(folder, world):
 
 
 def test_norms_follow_the_precision(folder):
-    embedder, other = load(adapter=folder), plain(load(adapter=folder))
+    embedder, uncached = load(adapter=folder), plain(load(adapter=folder))
     before = embedder.encode(INPUTS)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        after, expected = embedder.encode(INPUTS), other.encode(INPUTS)
+        after, expected = embedder.encode(INPUTS), uncached.encode(INPUTS)
     assert not torch.equal(after, before)
     assert torch.equal(after, expected)
     assert torch.equal(embedder.encode(INPUTS), before)
@@ -188,7 +188,7 @@ def test_a_vision_tower_too():
 
 def test_a_pass_with_a_graph_after_one_in_inference_mode(folder):
     embedder = load(adapter=folder)  # which looks at its vectors in inference mode
-    magnitude = next(its for name, its in embedder.backbone.full.named_parameters() if "magnitude" in name)
+    magnitude = next(parameter for name, parameter in embedder.backbone.full.named_parameters() if "magnitude" in name)
     magnitude.requires_grad_(True)
     embedder.embed([Item.create("a dog")], "query")[0, 0].backward()
     assert magnitude.grad.abs().max() > 0

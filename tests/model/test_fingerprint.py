@@ -12,7 +12,7 @@ import shutil
 import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -104,13 +104,13 @@ LISTED = {  # files of which a checkpoint may have others for other versions of 
 
 def versioned(name: str, change: Callable[[dict], object]) -> Callable[[Path], object]:
     """A file for this version of transformers in place of the usual one."""
-    other, (listing, key) = name.replace(".json", ".4.0.0.json"), LISTED[name]
+    versioned, (listing, key) = name.replace(".json", ".4.0.0.json"), LISTED[name]
 
     def write(folder: Path) -> None:
         value = json.loads((folder / name).read_text())
-        extended(listing, **{key: [other]})(folder)
+        extended(listing, **{key: [versioned]})(folder)
         change(value)
-        (folder / other).write_text(json.dumps(value))
+        (folder / versioned).write_text(json.dumps(value))
 
     return write
 
@@ -239,20 +239,26 @@ class Own(Qwen2Tokenizer):
 """
 
 
+def remote_modules() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]
+
+
 @pytest.fixture
-def trusted(tmp_path, monkeypatch) -> Path:
+def trusted(tmp_path, monkeypatch) -> Iterator[Path]:
     """A checkpoint whose tokenizer is its own code, in two files."""
     modules = tmp_path / "modules"
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "transformers_modules").is_dir()])
-    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+    for name in remote_modules():
         monkeypatch.delitem(sys.modules, name)  # of another cache, which other tests have used
     folder = tmp_path / "own"
     shutil.copytree(TINY, folder)
     extended("tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]})(folder)
     written("own.py", OWN)(folder)
     written("own_words.py", 'REPLACED = "nothing at all"\n')(folder)
-    return folder
+    yield folder
+    for name in remote_modules():
+        del sys.modules[name]  # of this cache, in which later tests find nothing
 
 
 def test_code_counts_where_it_is_trusted(trusted):
@@ -403,7 +409,7 @@ def test_backend_attention_and_pooling(tiny, plain, monkeypatch):
     assert "torchvision" in backend.fingerprint["libraries"]
     assert load(TINY, attn_implementation="eager").fingerprint["attention"] != plain[0]["attention"]
     assert plain[0]["pooling"] == "last_token"  # as stores, clusters and checkpoints of earlier versions have it
-    digests = [fingerprints.digest_value(replace(tiny, pooling=Own(of)).fingerprint) for of in (1, 2)]
+    digests = [fingerprints.digest_value(replace(tiny, pooling=Own(setting)).fingerprint) for setting in (1, 2)]
     assert len({*digests, fingerprints.digest_value(plain[0])}) == 3
 
 
@@ -448,8 +454,8 @@ def test_each_setting_of_an_image_slot(tmp_path):
 def test_versions_of_libraries(tiny, plain, monkeypatch, library, version, counts):
     installed = importlib.metadata.version
     major, minor = map(int, installed(library).split(".")[:2])
-    other = version.format(major=major, minor=minor, next=minor + 1, later=major + 1)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: other if name == library else installed(name))
+    newer = version.format(major=major, minor=minor, next=minor + 1, later=major + 1)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: newer if name == library else installed(name))
     fingerprints._version.cache_clear()
     try:
         assert (tiny.fingerprint != plain[0]) == counts

@@ -86,10 +86,10 @@ def test_an_adapter_is_known_by_what_its_settings_decide(adapter):
 
 
 def test_weights_that_transformers_does_not_open_decide_nothing(base):
-    whole = deciding_files(base)
+    files = deciding_files(base)
     for name in ("pytorch_model.bin", "model.fp16.safetensors", "consolidated.safetensors", "training_args.bin"):
         (base / name).write_bytes(b"other weights")
-    assert deciding_files(base) == whole
+    assert deciding_files(base) == files
     assert weight_files(base) == [base / "model.safetensors"]
     (base / "model.safetensors").unlink()
     assert weight_files(base) == [base / "pytorch_model.bin"]

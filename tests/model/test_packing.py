@@ -119,8 +119,8 @@ def test_items_embedded_together_are_those_alone(options):
     embedder = load(**options)
     assert embedder.packs == options.get("packing", True)
     for engine in (Engine(), Engine(100), Engine(workers=2)):
-        found = engine.encode(embedder, ITEMS, "query").vectors
-        torch.testing.assert_close(found, one_by_one(embedder), atol=2e-6, rtol=0)
+        vectors = engine.encode(embedder, ITEMS, "query").vectors
+        torch.testing.assert_close(vectors, one_by_one(embedder), atol=2e-6, rtol=0)
 
 
 def test_a_picture_is_seen_once(tiny, monkeypatch):
@@ -172,11 +172,11 @@ class Short:
 def test_with_too_little_memory_it_goes_on_with_less_at_a_time(tiny, tmp_path, caplog):
     engine = Engine(batch_tokens=250, store=tmp_path, shard_size=3)
     short = Short(tiny, 100)
-    found = engine.encode(short, ITEMS, "query")
-    torch.testing.assert_close(found.vectors, one_by_one(tiny), atol=2e-6, rtol=0)
+    encoded = engine.encode(short, ITEMS, "query")
+    torch.testing.assert_close(encoded.vectors, one_by_one(tiny), atol=2e-6, rtol=0)
     assert short.rows == len(ITEMS)  # nothing was embedded twice
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [f"memory did not suffice; going on with engine.batch_tokens={tokens}" for tokens in (125, 62)]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"memory did not suffice; going on with engine.batch_tokens={tokens}" for tokens in (125, 62)]
     with pytest.raises(torch.OutOfMemoryError):
         Engine(batch_tokens=1000).encode(Short(tiny, 10), ITEMS, "query")
 

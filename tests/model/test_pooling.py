@@ -107,7 +107,9 @@ def test_a_card_calls_nothing_but_a_pooling(tiny, tmp_path, call):
         Embedder.from_pretrained(tmp_path / "saved", device="cpu")
 
 
-@pytest.mark.parametrize(("pooling", "said"), [("lsat", "choose one of last"), (Mean, "dataclass"), (len, "dataclass")])
-def test_what_is_no_pooling(pooling, said):
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(
+    ("pooling", "error"), [("lsat", "choose one of last"), (Mean, "dataclass"), (len, "dataclass")]
+)
+def test_what_is_no_pooling(pooling, error):
+    with pytest.raises(UserError, match=error):
         Embedder.from_pretrained(TINY, device="cpu", pooling=pooling)

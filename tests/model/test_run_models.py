@@ -40,8 +40,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("named", "said"), CASES)
-def test_what_is_named_instead_of_a_model(run, named, said):
+@pytest.mark.parametrize(("named", "message"), CASES)
+def test_what_is_named_instead_of_a_model(run, named, message):
     path = run.parent / named
     asked = [lambda: check_path(path), lambda: Embedder.from_pretrained(path),
              lambda: Embedder.from_pretrained(run / "base", adapter=path)]  # fmt: skip
@@ -50,7 +50,7 @@ def test_what_is_named_instead_of_a_model(run, named, said):
     for ask in asked:
         with pytest.raises(UserError) as raised:
             ask()
-        assert all(part in str(raised.value) for part in said), raised.value
+        assert all(part in str(raised.value) for part in message), raised.value
         assert "Traceback" not in str(raised.value)
 
 
