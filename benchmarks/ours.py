@@ -20,7 +20,7 @@ from gen2embed.model.vision import FeatureCache
 from gen2embed.training.datamodule import Collate, TrainingBatch
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.training.shortcuts import Shortcuts, take
+from gen2embed.training.shortcuts import Shortcuts, resolve
 from gen2embed.training.sync import OneRank
 from gen2embed.types import Pair
 from gen2embed.utils.choices import Role
@@ -44,11 +44,11 @@ def make_step(
     tokens: of a chunk; None is as many as the device runs well.
     """
     embedder = replace(embedder, feature_cache=FeatureCache(0))  # keeps no picture for the next step
-    shortcuts, _ = take(Shortcuts(keep_graphs=keep), embedder, lockstep=False)
+    shortcuts, _ = resolve(Shortcuts(retain_graphs=keep), embedder, lockstep=False)
     plain = InfoNCE(TEMPERATURE, mask_identical=False)
     module = ContrastiveModule(embedder, plain, OneRank(), 0, AdamW, LambdaLR, shortcuts=shortcuts)
     module.manual_backward = Tensor.backward  # type: ignore[assignment]
-    prepare = partial(embedder.prepare, limit=ChunkLimit(tokens or embedder.budget), share=shortcuts.share)
+    prepare = partial(embedder.prepare, limit=ChunkLimit(tokens or embedder.budget), share=shortcuts.deduplicate)
     return Collate(prepare), lambda batch: module.accumulate(batch)["loss"]
 
 

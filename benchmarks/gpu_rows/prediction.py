@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from gen2embed import Embedder
 from gen2embed.model.vision import FeatureCache
 from gen2embed.training.datamodule import Collate
-from gen2embed.training.shortcuts import Sampled, Shortcuts, keep, predict_step, sample_chunks, take
+from gen2embed.training.shortcuts import Sampled, Shortcuts, graphs_to_retain, predict_step, resolve, sample_chunks
 from gen2embed.types import Pair
 from gpu_rows.recorder import free_memory
 
@@ -31,7 +31,7 @@ class Forecast:
     ) -> Forecast:
         """Look at some pairs as train.py does; the model is in training mode afterwards, as before."""
         embedder = replace(embedder, feature_cache=FeatureCache(0))
-        shortcuts, _ = take(Shortcuts(), embedder, lockstep=False)
+        shortcuts, _ = resolve(Shortcuts(), embedder, lockstep=False)
         sampled = sample_chunks(embedder, collate, pairs, shortcuts, precision)
         embedder.backbone.full.train()
         return cls(embedder, sampled)
@@ -40,7 +40,7 @@ class Forecast:
         """Return of how many chunks train.py would keep the graphs in steps of so many pairs."""
         free_memory()
         needed = predict_step(self.embedder, self.sampled, pairs)
-        return keep(None, needed, self.sampled, self.embedder.backbone.device, 1)[0]
+        return graphs_to_retain(None, needed, self.sampled, self.embedder.backbone.device, 1)[0]
 
     def peak(self, pairs: int, graphs: int) -> int:
         """Return the bytes that a step of so many pairs holds at its peak."""

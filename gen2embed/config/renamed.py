@@ -33,7 +33,12 @@ TARGETS = {  # of `_target_`
     "gen2embed.types.Shortcuts": "gen2embed.training.shortcuts.Shortcuts",
     "gen2embed.zero.Zero": "gen2embed.training.zero.Zero",
 }
-KEYS: dict[str, str] = {}  # of settings, dotted
+KEYS = {  # of settings, dotted
+    "shortcuts.keep_graphs": "shortcuts.retain_graphs",
+    "shortcuts.norms_once": "shortcuts.cache_dora_norms",
+    "shortcuts.share": "shortcuts.deduplicate",
+    "shortcuts.vision_once": "shortcuts.cache_vision",
+}
 ADDED = {  # groups that configurations with a model did not have, and what runs without them did
     "pooling": {"_target_": "gen2embed.model.pooling.LastToken"},
 }

@@ -60,19 +60,11 @@ class Lora:
             self._check_targets(backbone)
             log.info("the checkpoint's own adapter is trained further")
             return backbone
-        linear = _linear_names(backbone.full)
-        names = linear[False] | (linear[True] if self.vision else set())
-        matched = sorted(set(self.target_modules) & names)
-        if not matched:
-            raise UserError(
-                f"adapter.target_modules={list(self.target_modules)} match no module of {backbone.name}; its linear "
-                f"layers are {', '.join(sorted(names))}, and with adapter.vision=true {', '.join(sorted(linear[True]))}"
-            )
         config = peft.LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=matched,
+            target_modules=self._match(backbone),
             exclude_modules=None if self.vision else VISION,
             init_lora_weights="gaussian",
             use_dora=self.dora,
@@ -81,6 +73,23 @@ class Lora:
         full = peft.get_peft_model(backbone.full, config)
         keep_norms(full)
         return replace(backbone, full=full)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise `UserError`, with the names that there are, if no target matches."""
+        check = self._check_targets if isinstance(backbone.full, peft.PeftModel) else self._match
+        check(backbone)
+
+    def _match(self, backbone: Backbone) -> list[str]:
+        """Return the targets that a backbone without an adapter has."""
+        linear = _linear_names(backbone.full)
+        present = linear[False] | (linear[True] if self.vision else set())
+        if not (matched := sorted(set(self.target_modules) & present)):
+            raise UserError(
+                f"adapter.target_modules={list(self.target_modules)} match no module of {backbone.name}; its linear "
+                f"layers are {', '.join(sorted(present))}, and with adapter.vision=true "
+                f"{', '.join(sorted(linear[True]))}"
+            )
+        return matched
 
     def _check_targets(self, backbone: Backbone) -> None:
         """Raise `UserError` for targets that the backbone has and the checkpoint's adapter leaves out."""
@@ -112,10 +121,14 @@ class Full:
 
     vision: bool = False
 
-    def attach(self, backbone: Backbone) -> Backbone:
-        """Return the backbone with the parameters to train; raises `UserError` if it has an adapter."""
+    def check(self, backbone: Backbone) -> None:
+        """Raise `UserError` for a backbone that has an adapter."""
         if isinstance(backbone.full, peft.PeftModel):
             raise UserError("adapter=full cannot go on from an adapter; choose adapter=lora, or a whole checkpoint")
+
+    def attach(self, backbone: Backbone) -> Backbone:
+        """Return the backbone with the parameters to train; raises `UserError` if it has an adapter."""
+        self.check(backbone)
         backbone.model.requires_grad_(True)
         if not self.vision:
             for name, parameter in backbone.model.named_parameters():

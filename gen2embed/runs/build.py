@@ -1,4 +1,4 @@
-"""Build the parts of a run from its configuration: trainer, rows, benchmarks, embedder, search."""
+"""Build the parts of a run from its configuration: trainer, recipe, pairs, benchmarks, validation, embedder, search."""
 
 from __future__ import annotations
 
@@ -10,24 +10,31 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import Trainer, seed_everything
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from gen2embed.config.overrides import chosen_groups, overridden
+from gen2embed.config.values import plain
 from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.quarantine import valid_pairs
+from gen2embed.encoding.engine import Engine
 from gen2embed.model.backbone import check_path
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pretrained import find_adapter
-from gen2embed.outputs.paths import check_writable
+from gen2embed.outputs.paths import check_folder, check_writable
+from gen2embed.outputs.record import RUN
 from gen2embed.reports.evaluation.page import check_count
 from gen2embed.search.exact import Search
+from gen2embed.training.callbacks import Validate
 from gen2embed.training.checkpoint import CheckpointFiles
+from gen2embed.training.plain_loss import contrastive_loss
+from gen2embed.training.recipe import BatchSettings, Optimization, Recipe
+from gen2embed.training.strategies import sync_of
 from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
@@ -93,6 +100,65 @@ def check_sources(cfg: DictConfig) -> None:
     check_path(cfg.model.path)
     if cfg.checkpoint and find_adapter(cfg.checkpoint, cfg.checkpoint_revision) is None:
         check_path(cfg.checkpoint)
+
+
+def check_training(cfg: DictConfig, trainer: Trainer) -> None:
+    """Raise `UserError` for a strategy, a model or an output folder that training cannot use."""
+    sync_of(trainer.strategy)
+    if cfg.adapter is None:
+        return
+    if cfg.model.get("compiled"):
+        raise UserError(
+            "model.compiled=true draws other random numbers in the second pass over a chunk than in the first, so it "
+            "is not for training; leave it to mine.py and eval.py"
+        )
+    instantiate(cfg.compression, _convert_="all")
+    if trainer.is_global_zero:
+        sources = [Path(path) for path in (cfg.model.path, cfg.checkpoint) if path is not None]
+        for name in ("adapter", "best"):
+            check_folder(Path(cfg.output_dir) / name, sources, by=RUN)
+
+
+def make_recipe(cfg: DictConfig, trainer: Trainer) -> Recipe:
+    """Return how `cfg` trains.
+
+    Raises:
+        UserError: for a part that does not take its settings; none of it needs the model.
+    """
+    seed_everything(cfg.seed, workers=True, verbose=False)  # a loss may begin with random weights
+    optimization = Optimization(**instantiate(cfg.optim))
+    optimization.check(trainer.max_steps)
+    return Recipe(
+        adapter=instantiate(cfg.adapter),
+        loss=contrastive_loss(instantiate(cfg.loss)),
+        optimization=optimization,
+        shortcuts=instantiate(cfg.shortcuts),
+        batch=BatchSettings(**plain(cfg.batch)),
+        seed=cfg.seed,
+    )
+
+
+def check_compression(cfg: DictConfig, embedder: Embedder) -> None:
+    """Raise `UserError` if the vectors cannot be compressed as `cfg` says; an evaluation would find it at its end."""
+    if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
+        compression.settings(embedder.dim)
+
+
+def make_validation(cfg: DictConfig, trainer: Trainer, engine: Engine) -> Validate | None:
+    """Return the callback that scores the benchmark of `cfg.validation` during training; None without one.
+
+    Raises:
+        UserError: for wrong settings, and for several benchmarks.
+    """
+    if not cfg.validation:
+        return None
+    benchmarks = make_benchmarks(cfg, cfg.validation.benchmark, trainer)
+    if len(benchmarks) != 1:
+        raise UserError(
+            f"validation takes one benchmark, got {len(benchmarks)}; choose one with benchmark@validation.benchmark=..."
+        )
+    settings = {key: value for key, value in plain(cfg.validation).items() if key != "benchmark"}
+    return Validate(benchmarks[0], engine, Path(cfg.output_dir) / "best", **settings)
 
 
 def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer) -> list[Benchmark]:

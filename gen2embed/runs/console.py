@@ -14,14 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.adapter import matched
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pooling import LastToken
-from gen2embed.training.batches import RankBatchSampler
-from gen2embed.training.memory import StepMemory
-from gen2embed.training.shortcuts import Sampled
+from gen2embed.training.fit import Fit
 from gen2embed.types import Pair
 from gen2embed.utils.memory import readable
 from gen2embed.utils.redaction import visible
@@ -41,35 +38,30 @@ def summary_table(embedder: Embedder, benchmarks: Sequence[Benchmark], engine: E
     return _two_columns("evaluation", [*rows, ("output", str(folder))])
 
 
-def training_table(
-    embedder: Embedder,
-    share: RankBatchSampler,
-    pairs: Sequence[Pair],
-    limit: ChunkLimit,
-    loaders: str,
-    sampled: Sampled,
-    needed: StepMemory,
-    precision: str,
-    shortcuts: Mapping[str, str],
-    steps: int,
-    folder: Path,
-) -> Table:
-    """What is about to be trained, and how a batch comes about.
+def training_table(fit: Fit, precision: str, tf32: bool, steps: int, folder: Path) -> Table:
+    """Return the table of what is about to be trained, and how a batch comes about.
 
-    loaders: what they hold, in words. needed: by a rank. precision: in words. shortcuts: which are taken, and why.
+    Args:
+        fit: the training.
+        precision: of the trainer.
+        tf32: whether products are in TensorFloat-32.
+        steps: of the optimiser.
+        folder: of the run.
     """
+    embedder, sampler, pairs = fit.module.embedder, fit.data.sampler, fit.data.pairs
+    limit, sampled, memory = fit.limit, fit.sampled, fit.memory
     parameters = list(embedder.backbone.full.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in parameters) - trained
-    plan = share.plan
+    plan = sampler.plan
     held = len({row for members in plan.members for row in members})
-    own = plan.pairs // share.count
+    own = plan.pairs // sampler.count
     explicit = sum(len(pair.negatives) for pair in pairs)
     more = f", and {explicit / len(pairs):.1f} of its own each pair" if explicit else ""
     most = f" and {limit.rows} items" if limit.rows else ""
     chunks = f"about {math.ceil(sampled.chunks * own / sampled.pairs)} of at most {limit.tokens:,} tokens{most}"
     chunks += f"; the largest of {sampled.pairs} pairs has {sampled.tokens:,}"
-    parts = ", ".join(f"{name} {readable(size)}" for name, size in needed.parts.items() if size)
+    parts = ", ".join(f"{name} {readable(size)}" for name, size in memory.parts.items() if size)
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
@@ -78,12 +70,12 @@ def training_table(
         *((f"  weight, {name}", f"{weight:.3g}") for name, weight in (plan.weights or {}).items()),
         ("batch", f"{plan.pairs} pairs a step, of {'mixed subsets' if plan.mixed else 'one subset'}"),
         ("  negatives", f"{plan.pairs - 1} a query{more}"),
-        ("  ranks", f"{share.count}, with {own} pairs each"),
+        ("  ranks", f"{sampler.count}, with {own} pairs each"),
         ("  chunks", chunks),
-        ("  loaders", loaders),
-        ("  memory", f"about {readable(needed.total)} a rank, beside inputs: {parts}"),
-        ("  precision", precision),
-        *((f"  {name.replace('_', ' ')}", why) for name, why in shortcuts.items()),
+        ("  loaders", fit.loaders),
+        ("  memory", f"about {readable(memory.total)} a rank, beside inputs: {parts}"),
+        ("  precision", precision_in_words(embedder, precision, tf32)),
+        *((f"  {name.replace('_', ' ')}", why) for name, why in fit.shortcuts.items()),
         ("steps", f"{steps:,}, about {steps * plan.pairs / plan.rows:.1f} epochs"),
         ("output", str(folder)),
     ]

@@ -1,42 +1,47 @@
-"""Batches of whole clusters, a pure function of clusters, seed, epoch and ranks; and items that may run together."""
+"""Batches of whole clusters, as a pure function of clusters, seed, epoch and number of ranks."""
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from gen2embed.data.positives import Cluster, Parts, Positives
+from gen2embed.data.positives import Cluster, Positives
+from gen2embed.training.filling import fill_batches
 from gen2embed.training.weights import check_weights
 from gen2embed.utils.errors import UserError
 
 Batch = list[list[int]]  # the rows of each rank
 
-LOOK_AHEAD = 64  # clusters that are passed over for one that fits
-SPREAD = 1  # the random stream that spaces equal positives
+SPREAD = 1  # names the random stream that spaces equal positives
 
 
 @dataclass(frozen=True)
 class ClusterBatchSampler:
     """Endless batches of rows, each in parts of equal size, one for each rank.
 
-    1. Clusters, and the rows that no cluster holds, come in turn, in an order that is shuffled for every pass: none
-       comes again before all others came. An epoch is one pass, or of each subset what `weights` say.
-    2. They fill the parts of one batch after the other. A cluster goes into one part whole, or waits for the next.
-    3. What is left of a part that no cluster fits, and of the last batch, is filled with clusters that come again, and
-       with single rows where none of them fits.
-    4. Batches whose candidates would all be one item, which train nothing, exchange clusters with others.
+    1. Clusters, and single rows that are in no cluster, come in an order that is shuffled for every pass: none comes
+       again before all others came. An epoch is one pass, or as much of each subset's passes as `weights` say.
+    2. They fill the parts of one batch after the other (`filling`). A cluster goes into one part whole, or waits for
+       the next.
+    3. Room that no cluster fits into, and the rest of the last batch, is filled with clusters that come again, and with
+       single rows where none of them fits.
+    4. A batch whose candidates would all be one item, which trains nothing, exchanges clusters with others.
 
-    pairs: rows a batch. ranks: parts a batch.
-    subsets: the subset of each row; None knows of none, and mixes them.
-    mixed: a batch may hold several subsets. Otherwise it is of one, and a subset of fewer rows makes smaller batches.
-    weights: the share of an epoch that each subset has; None leaves them as large as they are.
-    positives: which rows have equal positives; None knows of none.
-    distinct: keep rows of equal positives in different batches, as far as there are others.
+    Args:
+        members: the rows of each cluster.
+        rows: number of rows of the training data.
+        pairs: rows of a batch.
+        seed: of the order.
+        ranks: parts of a batch.
+        subsets: the subset of each row; None mixes all rows.
+        mixed: whether a batch may hold several subsets. If not, a subset of fewer rows makes smaller batches.
+        weights: of each subset, in proportion to its rows of an epoch; None takes each row once.
+        positives: which rows have equal positives; None treats all as different.
+        distinct: keep rows of equal positives in different batches, as far as there are others.
     """
 
     members: Sequence[Cluster]
@@ -51,6 +56,7 @@ class ClusterBatchSampler:
     distinct: bool = False
 
     def __post_init__(self) -> None:
+        """Raise `UserError` for sizes and weights that make no such batches."""
         check_sizes(self.rows, self.pairs, ranks=self.ranks)
         if (largest := max(map(len, self.members), default=1)) > self.pairs // self.ranks:
             raise UserError(
@@ -59,9 +65,9 @@ class ClusterBatchSampler:
             )
         if self.weights is not None:
             check_weights(self.weights, self.subsets or ())
-        if self.mixed and sum(self._distinct.values()) < self.pairs:
+        if self.mixed and sum(self._sizes.values()) < self.pairs:
             raise UserError(f"batch.pairs={self.pairs} is more than the subsets with a weight have rows; lower it")
-        for name, rows in self._distinct.items():
+        for name, rows in self._sizes.items():
             if not self.mixed and rows < max(2, self.ranks):
                 raise UserError(
                     f"the subset {name} has too few rows for a batch of its own on {self.ranks} ranks: {rows}; set "
@@ -69,24 +75,25 @@ class ClusterBatchSampler:
                 )
 
     def after(self, batches: int) -> Iterator[Batch]:
-        """All batches but the first so many."""
+        """Yield all batches but the first `batches`, without end."""
         for epoch in itertools.count():
-            made = self.epoch(epoch)
-            yield from made[batches:]
-            batches = max(0, batches - len(made))
+            planned = self.epoch(epoch)
+            yield from planned[batches:]
+            batches = max(0, batches - len(planned))
 
     def epoch(self, epoch: int) -> list[Batch]:
+        """Return the batches of an epoch, in order."""
         rng = np.random.default_rng((self.seed, epoch))
         turns = {name: self._turn(name, epoch) for name in self._groups}
         if self.mixed:
-            clusters = [cluster for its in turns.values() for cluster in its]
+            clusters = list(itertools.chain.from_iterable(turns.values()))
             clusters = [clusters[index] for index in rng.permutation(len(clusters))]
-            everything = [cluster for its in self._groups.values() for cluster in its]
-            return self._filled(clusters, everything, self.pairs, epoch)
+            spare = list(itertools.chain.from_iterable(self._groups.values()))
+            return self._fill(clusters, spare, self.pairs, epoch)
         batches = [
             batch
-            for name, its in turns.items()
-            for batch in self._filled(its, self._groups[name], min(self.pairs, self._distinct[name]), epoch)
+            for name, clusters in turns.items()
+            for batch in self._fill(clusters, self._groups[name], min(self.pairs, self._sizes[name]), epoch)
         ]
         return [batches[index] for index in rng.permutation(len(batches))]
 
@@ -95,110 +102,60 @@ class ClusterBatchSampler:
         """The numbers of rows that batches have."""
         if self.mixed:
             return {self.pairs}
-        return {min(self.pairs, rows) // self.ranks * self.ranks for rows in self._distinct.values()}
+        return {min(self.pairs, rows) // self.ranks * self.ranks for rows in self._sizes.values()}
 
     @cached_property
     def _groups(self) -> dict[str, list[Cluster]]:
-        """The clusters, and rows that none holds, of each subset that has a weight; all together without subsets."""
-        held = {row for cluster in self.members for row in cluster}
+        """The clusters, and rows in no cluster, of each subset that has a weight; all in one group without subsets."""
+        clustered = {row for cluster in self.members for row in cluster}
         groups: dict[str, list[Cluster]] = {}
-        for cluster in [*self.members, *([row] for row in range(self.rows) if row not in held)]:
+        for cluster in [*self.members, *([row] for row in range(self.rows) if row not in clustered)]:
             name = self.subsets[cluster[0]] if self.subsets else ""
             if self.weights is None or self.weights[name] > 0:
                 groups.setdefault(name, []).append(cluster)
         return groups
 
     @cached_property
-    def _distinct(self) -> dict[str, int]:
-        """Rows of each group."""
-        return {name: len({row for cluster in its for row in cluster}) for name, its in self._groups.items()}
+    def _sizes(self) -> dict[str, int]:
+        """The number of different rows of each group."""
+        return {name: len({row for cluster in group for row in cluster}) for name, group in self._groups.items()}
 
     def _turn(self, name: str, epoch: int) -> list[Cluster]:
-        """What an epoch takes of a group: so many of the endless passes, from where the last epoch stopped."""
+        """Return the clusters of a group that an epoch takes, from where the last epoch stopped in the group's passes.
+
+        Passes are shuffled one by one and follow each other without end. Of 5 clusters, 3 an epoch, epoch 0 takes
+        places 0 to 2 of pass 0, and epoch 1 takes places 3 and 4 of pass 0 and place 0 of pass 1.
+        """
         clusters = self._groups[name]
         count = len(clusters)
         if self.weights is not None:
-            rows = sum(len(cluster) for its in self._groups.values() for cluster in its)
+            rows = sum(len(cluster) for group in self._groups.values() for cluster in group)
             share = self.weights[name] / sum(self.weights[group] for group in self._groups)
             count = max(1, round(rows * share / np.mean([len(cluster) for cluster in clusters])))
         passes = range(epoch * count // len(clusters), ((epoch + 1) * count - 1) // len(clusters) + 1)
         orders = [
-            np.random.default_rng([self.seed, turn, *name.encode()]).permutation(len(clusters)) for turn in passes
+            np.random.default_rng([self.seed, number, *name.encode()]).permutation(len(clusters)) for number in passes
         ]
         first = epoch * count - passes[0] * len(clusters)
         return [clusters[index] for index in np.concatenate(orders)[first : first + count]]
 
-    def _filled(self, clusters: Sequence[Cluster], spare: Sequence[Cluster], pairs: int, epoch: int) -> list[Batch]:
-        """Batches of the clusters, of about `pairs` rows. spare: what completes them, with at least so many rows."""
-        size = pairs // self.ranks
-        apart = self.positives if self.distinct else None
-        if apart:
-            clusters = apart.spread(clusters, np.random.default_rng([self.seed, epoch, SPREAD]))
-        # of a subset that is smaller than a batch, a part may be smaller than a cluster
-        waiting = deque(cluster[at : at + size] for cluster in clusters for at in range(0, len(cluster), size))
-        again = itertools.cycle([*clusters, *spare])
-        batches: list[Parts] = []
-        while waiting:
-            taken = _Taken(apart)
-            batches.append([_take(waiting, size, taken) for _ in range(self.ranks)])
-            if apart and waiting:  # what is left can only repeat a positive
-                for part in batches[-1]:
-                    part.extend(_take(waiting, size - _count(part), taken, repeat=True))
-            for part in batches[-1]:
-                if room := size - _count(part):
-                    part.extend(_take(deque(itertools.islice(again, LOOK_AHEAD)), room, taken, repeat=True))
-                while (room := size - _count(part)) > 0:
-                    if rows := [row for row in next(again) if row not in taken.rows][:room]:
-                        part.append(rows)
-                        taken.add(rows)
-        if self.positives:
-            self.positives.mend(batches)
+    def _fill(self, clusters: Sequence[Cluster], spare: Sequence[Cluster], pairs: int, epoch: int) -> list[Batch]:
+        """Return batches of the clusters, of about `pairs` rows, as rows of each rank."""
+        spread_by = np.random.default_rng([self.seed, epoch, SPREAD]) if self.distinct else None
+        batches = fill_batches(clusters, spare, pairs // self.ranks, self.ranks, self.positives, spread_by)
         return [[list(itertools.chain.from_iterable(part)) for part in batch] for batch in batches]
-
-
-class _Taken:
-    """The rows of a batch, and the numbers of their positives where those are kept apart."""
-
-    def __init__(self, apart: Positives | None) -> None:
-        self.apart, self.rows, self.numbers = apart, set[int](), set[int]()
-
-    def add(self, cluster: Cluster) -> None:
-        self.rows.update(cluster)
-        if self.apart:
-            self.numbers.update(self.apart.numbers[list(cluster)].tolist())
-
-    def takes(self, cluster: Cluster, *, repeat: bool) -> bool:
-        """Whether a cluster has no row that is taken, and, unless it may repeat them, no positive that is."""
-        fresh = repeat or not self.apart or self.numbers.isdisjoint(self.apart.numbers[list(cluster)].tolist())
-        return fresh and self.rows.isdisjoint(cluster)
-
-
-def _take(waiting: deque[Cluster], room: int, taken: _Taken, *, repeat: bool = False) -> list[Cluster]:
-    """Take the next clusters that fit into `room` rows and that the batch takes."""
-    part: list[Cluster] = []
-    passed: list[Cluster] = []
-    ahead = max(LOOK_AHEAD, 4 * room) if taken.apart and not repeat else LOOK_AHEAD
-    while waiting and room and len(passed) < ahead:
-        cluster = waiting.popleft()
-        if len(cluster) <= room and taken.takes(cluster, repeat=repeat):
-            part.append(cluster)
-            taken.add(cluster)
-            room -= len(cluster)
-        else:
-            passed.append(cluster)
-    waiting.extendleft(reversed(passed))
-    return part
-
-
-def _count(part: Sequence[Cluster]) -> int:
-    return sum(map(len, part))
 
 
 @dataclass(frozen=True)
 class RankBatchSampler:
-    """A rank's batches: its part of each batch of the plan, from the `first` on; all ranks have as many.
+    """A rank's batches: its part of each batch of a plan. All ranks have the same number of batches.
 
-    ranks: that share a batch; None is as many as the plan was made for. Others divide the same batches anew.
+    Args:
+        plan: of the batches of all ranks.
+        rank: whose parts are served.
+        first: number of batches to leave out at the beginning.
+        ranks: number of ranks that share a batch; None is the number that the plan was made for. Another number divides
+            the same batches anew.
     """
 
     plan: ClusterBatchSampler
@@ -217,7 +174,7 @@ class RankBatchSampler:
 
     @property
     def count(self) -> int:
-        """How many ranks share a batch."""
+        """The number of ranks that share a batch."""
         return self.ranks or self.plan.ranks
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -231,20 +188,22 @@ class RankBatchSampler:
         return rows[rank * size : (rank + 1) * size]
 
 
-def check_sizes(
-    rows: int, pairs: int, cluster: int = 1, ranks: int = 1, chunk: int | None = None, chunk_tokens: int | None = None
-) -> None:
-    """Raise `UserError` unless batches of `pairs` out of `rows`, in clusters, on ranks and in chunks, are possible."""
-    for name, size in (("chunk", chunk), ("chunk_tokens", chunk_tokens)):
-        if size is not None and size < 1:
-            raise UserError(f"batch.{name} is at least 1, or null; got {size}")
+def check_sizes(rows: int, pairs: int, cluster: int = 1, ranks: int = 1) -> None:
+    """Raise `UserError` unless batches of whole clusters can be divided equally among the ranks.
+
+    Args:
+        rows: of the training data.
+        pairs: of a batch.
+        cluster: rows of a full cluster.
+        ranks: that share a batch.
+    """
     if not 2 <= pairs <= rows:
         raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")
     unit = cluster * ranks
     if pairs % unit:
         fits = [str(size) for size in (pairs // unit * unit, (pairs // unit + 1) * unit) if size]
-        whole = f"into whole clusters of {cluster} pairs " if cluster > 1 else ""
+        clusters = f"into whole clusters of {cluster} pairs " if cluster > 1 else ""
         among = f"on {ranks} ranks" if ranks > 1 else ""
         raise UserError(
-            f"batch.pairs={pairs} cannot be split {whole}{among}".rstrip() + f"; set it to {' or '.join(fits)}"
+            f"batch.pairs={pairs} cannot be split {clusters}{among}".rstrip() + f"; set it to {' or '.join(fits)}"
         )

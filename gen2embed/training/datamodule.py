@@ -1,4 +1,4 @@
-"""Training batches: a rank's share of a plan, turned into model inputs by the loader's workers."""
+"""Training batches: a rank's part of a plan, turned into model inputs by the loader's workers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 from gen2embed.utils.workers import Prefetch, bytes_of, make_loader, unwrap, value_or_error
 
-SAMPLED = 16  # pairs of the first batch, and as many with pictures, whose size is looked at before training
+SAMPLED = 16  # pairs of the first batch, and as many with pictures, whose size is measured before training
 
 
 @dataclass
 class TrainingBatch(Prepared):
     """A batch of n pairs, with e explicit negatives, in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
 
-    positives, negatives: a number of each, equal for the same items, on every rank.
-    known: the numbers of all positives of each query; of fewer than k, the last is repeated.
-    rows: where each pair comes from, for messages.
+    Args:
+        positives: item number of each positive. Equal items have equal numbers, on every rank.
+        negatives: item number of each explicit negative.
+        known: item numbers of the known positives of each query; where there are fewer than k, the last is repeated.
+        rows: where each pair comes from, for messages.
     """
 
     positives: Int[Tensor, " n"]
@@ -48,15 +50,17 @@ class TrainingBatch(Prepared):
 class Collate:
     """Makes a `TrainingBatch` of pairs.
 
-    prepare: chunks of items, each in its role.
-    known: of queries with several positives, by their key: the numbers of those (`several_positives`).
+    Args:
+        prepare: makes chunks of items, each in its role.
+        known: item numbers of all positives of a query, by its key, for queries that have several
+            (`several_positives`).
     """
 
     prepare: Prepare
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[Pair]) -> TrainingBatch:
-        """Raises `UserError` for what cannot be prepared."""
+        """Return the batch; raises `UserError` for an item that cannot be prepared."""
         negatives = [item for pair in pairs for item in pair.negatives]
         items: list[tuple[Item, Role]] = [(pair.query, "query") for pair in pairs]
         items += [(item, "candidate") for item in (*(pair.positive for pair in pairs), *negatives)]
@@ -73,9 +77,10 @@ class Collate:
         return max(map(len, self.known.values()), default=1)
 
     def _known(self, pair: Pair) -> list[int]:
-        its = list(self.known.get(pair.query.key, ())) if self.known else []
-        its = its or [number(pair.positive)]
-        return its + its[-1:] * (self._most - len(its))
+        """Return the numbers of the query's positives, the last repeated up to the length of the longest list."""
+        numbers = list(self.known.get(pair.query.key, ())) if self.known else []
+        numbers = numbers or [number(pair.positive)]
+        return numbers + numbers[-1:] * (self._most - len(numbers))
 
 
 def attempt(collate: Collate, pairs: Sequence[Pair]) -> TrainingBatch | UserError:
@@ -88,31 +93,31 @@ def attempt(collate: Collate, pairs: Sequence[Pair]) -> TrainingBatch | UserErro
 
 
 def _names(error: UserError, pair: Pair) -> bool:
-    """Whether an error is of one of a pair's items or pictures, whose names stand in it."""
-    named = (*map(str, pair.pictures), *map(str, (pair.query, pair.positive, *pair.negatives)))
-    return any(name in str(error) for name in named)
+    """Return whether an error's message names one of a pair's items or pictures."""
+    names = (*map(str, pair.pictures), *map(str, (pair.query, pair.positive, *pair.negatives)))
+    return any(name in str(error) for name in names)
 
 
 def number(item: Item) -> int:
-    """64 bits of the item's key, which is a digest in hexadecimal."""
+    """Return the item's number: 64 bits of its key, which is a digest in hexadecimal."""
     return int.from_bytes(bytes.fromhex(item.key[:16]), signed=True)
 
 
 def several_positives(pairs: Iterable[Pair]) -> dict[str, list[int]]:
-    """The numbers of the positives of each query that has several, by the query's key."""
-    found: dict[str, dict[int, None]] = {}
+    """Return the item numbers of the positives of each query that has several, by the query's key."""
+    positives: dict[str, dict[int, None]] = {}  # a dict keeps the order of the rows, which a set would not
     for pair in pairs:
-        found.setdefault(pair.query.key, {})[number(pair.positive)] = None
-    return {key: list(numbers) for key, numbers in found.items() if len(numbers) > 1}
+        positives.setdefault(pair.query.key, {})[number(pair.positive)] = None
+    return {key: list(numbers) for key, numbers in positives.items() if len(numbers) > 1}
 
 
 def warn_about_positives(plan: ClusterBatchSampler, pairs: Sequence[Pair]) -> None:
-    """Warn of subsets that have one positive alone, and of batches in which no query has a negative."""
+    """Warn of subsets whose pairs all have the same positive, and of batches in which no query has a negative."""
     positives = plan.positives
     if positives is None:
         return
     trained = {pair.subset for pair in pairs if plan.weights is None or plan.weights[pair.subset] > 0}
-    for name, its in positives.lone_subsets(pairs).items():
+    for name, rows in positives.lone_subsets(pairs).items():
         if name not in trained:
             continue
         if plan.mixed and len(trained) > 1:
@@ -120,8 +125,8 @@ def warn_about_positives(plan: ClusterBatchSampler, pairs: Sequence[Pair]) -> No
         else:
             more = "" if plan.mixed else ", or set batch.mixed=true"
             outcome = f"its batches train nothing; leave it out of data.subsets, or add other positives{more}"
-        said = name, len(its), pairs[its[0]].positive, outcome
-        log.warning("every pair of subset %s has the same positive (%d rows: %s): %s", *said)
+        details = name, len(rows), pairs[rows[0]].positive, outcome
+        log.warning("every pair of subset %s has the same positive (%d rows: %s): %s", *details)
     batches = plan.epoch(0)
     alone = sum(positives.only_candidate(chain.from_iterable(batch)) is not None for batch in batches)
     if alone:
@@ -133,13 +138,14 @@ def warn_about_positives(plan: ClusterBatchSampler, pairs: Sequence[Pair]) -> No
         )
 
 
-def largest_batch(pairs: Sequence[Pair], share: RankBatchSampler, collate: Collate) -> int:
+def largest_batch(pairs: Sequence[Pair], sampler: RankBatchSampler, collate: Collate) -> int:
     """Return about how many bytes the largest batch of a rank has in the first epoch.
 
-    Every picture counts as much as the largest of a sample, which has some of each subset, and all else as in its mean.
+    It is extrapolated from a sample with pictures of each subset: a picture counts as the sample's largest, and
+    everything else as the sample's mean.
     """
     counts = np.array([len(pair.pictures) for pair in pairs])
-    batches = [share.part(batch, rank) for batch in share.plan.epoch(0) for rank in range(share.count)]
+    batches = [sampler.part(batch, rank) for batch in sampler.plan.epoch(0) for rank in range(sampler.count)]
     most = max(int(counts[rows].sum()) for rows in batches)
     pictured: dict[str, Pair] = {}
     for pair, count in zip(pairs, counts, strict=True):
@@ -157,25 +163,29 @@ def largest_batch(pairs: Sequence[Pair], share: RankBatchSampler, collate: Colla
 
 
 class PairDataModule(LightningDataModule):
-    """Serves a rank's batches for ever; the trainer's `max_steps` ends it.
+    """Serves a rank's batches without end; the trainer's `max_steps` ends the training.
 
-    ahead: how many batches worker processes prepare ahead.
-
-    A batch is a step of the optimiser, so a resumed run goes on with the batch after its steps, whatever its workers
+    A batch is a step of the optimiser, so a resumed run continues with the batch after its steps, whatever its workers
     had prepared.
+
+    Args:
+        pairs: the training rows.
+        sampler: this rank's batches of rows.
+        collate: makes a batch of its pairs.
+        ahead: how many batches worker processes prepare ahead; None prepares each when it is needed.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], share: RankBatchSampler, collate: Collate, ahead: Prefetch | None = None
+        self, pairs: Sequence[Pair], sampler: RankBatchSampler, collate: Collate, ahead: Prefetch | None = None
     ) -> None:
         super().__init__()
-        self.pairs, self.share, self.collate, self.ahead = pairs, share, collate, ahead or Prefetch(0)
+        self.pairs, self.sampler, self.collate, self.ahead = pairs, sampler, collate, ahead or Prefetch(0)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return make_loader(
             self.pairs,  # type: ignore[arg-type]
             self.ahead,
-            batch_sampler=self.share,
+            batch_sampler=self.sampler,
             collate_fn=partial(attempt, self.collate),
         )
 
@@ -184,4 +194,4 @@ class PairDataModule(LightningDataModule):
         return {"batches": self.trainer.global_step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.share = replace(self.share, first=state_dict["batches"])
+        self.sampler = replace(self.sampler, first=state_dict["batches"])

@@ -1,17 +1,17 @@
 """Gradient caching: the gradient of one large batch, in the memory of one small chunk.
 
-A contrastive loss couples all embeddings of a batch, but it depends on the parameters through the embeddings alone. So
+A contrastive loss couples all embeddings of a batch, but it depends on the model through the embeddings alone. So
 (Gao et al., 2021, arXiv 2101.06983):
 
-    1. embed every chunk without a graph, and remember the random state that each began with;
-    2. compute the loss on all embeddings, and its gradient with respect to them;
-    3. embed every chunk again, now with a graph and under the same random state, and back-propagate its rows of that
+    1. Embed every chunk without a graph, and remember the random state that each began with.
+    2. Compute the loss of all embeddings, and its gradient with respect to them.
+    3. Embed every chunk again, now with a graph and under the same random state, and back-propagate its rows of that
        gradient.
 
-The sum of what step 3 accumulates is the gradient of the whole batch, exactly: the second pass is the first one again,
-dropout included. A learned temperature, on which the loss depends by itself, is treated as one more embedding.
+The sum of what step 3 accumulates is the gradient of the whole batch, exactly: the second pass repeats the first one,
+dropout included. Parameters of the loss itself, such as a learned temperature, have their gradient from step 2.
 
-Where there is memory for the graphs of some chunks, step 1 keeps them, and step 3 has them at once.
+Where memory has room for the graphs of some chunks, step 1 retains them, and step 3 need not embed these again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Parameter
 
 Chunk = TypeVar("Chunk")
 RandomState = tuple[Tensor, dict[int, Tensor]]
@@ -31,65 +32,76 @@ RandomState = tuple[Tensor, dict[int, Tensor]]
 def backward_cached(
     chunks: Sequence[Chunk],
     embed: Callable[[Chunk], Float[Tensor, "b d"]],
-    loss: Callable[..., Float[Tensor, ""]],
+    loss: Callable[[Float[Tensor, "r d"]], Float[Tensor, ""]],
     backward: Callable[[Tensor], object] = Tensor.backward,
-    learned: Callable[[], Tensor] | None = None,
-    kept: int = 0,
+    learned: Sequence[Parameter] = (),
+    backward_learned: Callable[[Tensor], object] = Tensor.backward,
+    retained: int = 0,
 ) -> Float[Tensor, ""]:
-    """Accumulate the gradient of `loss(all embeddings)` into the parameters behind `embed`; returns the loss.
+    """Accumulate the gradient of `loss(all embeddings)` into the parameters behind `embed`, and into `learned`.
 
-    chunks: what `embed` takes, in the order in which `loss` expects their rows.
-    backward: how a scalar is back-propagated (Lightning's `manual_backward`).
-    learned: what else the loss takes, as its second argument, and depends on parameters; None for nothing.
-    kept: chunks whose graphs are kept, the first ones; the gradient is the same to the bit.
+    Args:
+        chunks: what `embed` takes, in the order in which `loss` expects their rows.
+        embed: returns the embeddings of a chunk.
+        loss: takes the embeddings of all chunks.
+        backward: back-propagates a scalar, such as Lightning's `manual_backward`.
+        learned: the parameters of the loss.
+        backward_learned: back-propagates a scalar into them.
+        retained: number of chunks whose graphs are retained, the first ones; the gradient is the same to the bit.
+
+    Returns:
+        The loss, without a graph.
     """
-    # 1. embeddings, but for `kept` chunks without a graph
+    # 1. Embeddings, without a graph but for the retained chunks
     states: list[RandomState] = []
     embedded: list[Tensor] = []
-    for at, chunk in enumerate(chunks):
+    for index, chunk in enumerate(chunks):
         states.append(random_state())
-        with torch.set_grad_enabled(at < kept):
+        with torch.set_grad_enabled(index < retained):
             embedded.append(embed(chunk))
+
+    # 2. The loss, and its gradient with respect to the embeddings and its own parameters
     with torch.no_grad():
-        inputs = [torch.cat(embedded), *([learned()] if learned else [])]
+        vectors = torch.cat(embedded)
+    vectors.requires_grad_()
+    with torch.autocast(vectors.device.type, enabled=False):
+        value = loss(vectors)
+    gradient, *learned_gradients = torch.autograd.grad(value, [vectors, *learned], allow_unused=True)
+    assert gradient is not None
 
-    # 2. the loss, and its gradient with respect to the embeddings
-    for tensor in inputs:
-        tensor.requires_grad_()
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        value = loss(*inputs)
-    gradient, *others = torch.autograd.grad(value, inputs)
-
-    # 3. each chunk with a graph, those without one again
-    rows = gradient.split([len(part) for part in embedded])
+    # 3. Each chunk with a graph, embedded again unless it was retained
+    chunk_gradients = gradient.split([len(rows) for rows in embedded])
     with unchanged_random_state():
-        for at, (chunk, state, row) in enumerate(zip(chunks, states, rows, strict=True)):
-            if at >= kept:
+        for index, (chunk, state, rows) in enumerate(zip(chunks, states, chunk_gradients, strict=True)):
+            if index >= retained:
                 set_random_state(state)
-                embedded[at] = embed(chunk)
-            backward((embedded[at] * row).sum())
-            embedded[at] = row  # lets go of the graph
-    if learned:
-        backward(learned() * others[0])
+                embedded[index] = embed(chunk)
+            # d(sum of v * g) / dv = g, so this scalar continues the chain rule from the embeddings into the model
+            backward((embedded[index] * rows).sum())
+            embedded[index] = rows  # frees the graph
+    for parameter, own in zip(learned, learned_gradients, strict=True):
+        if own is not None:
+            backward_learned((parameter * own).sum())
     return value.detach()
 
 
 def random_state() -> RandomState:
-    """The generators' states: of the CPU, and of each CUDA device in use."""
+    """Return the states of the generators: of the CPU, and of each CUDA device in use."""
     devices: Iterable[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     return torch.get_rng_state(), {device: torch.cuda.get_rng_state(device) for device in devices}
 
 
 def set_random_state(state: RandomState) -> None:
+    """Set the generators to what `random_state` returned."""
     cpu, cuda = state
     torch.set_rng_state(cpu)
-    for device, its in cuda.items():
-        torch.cuda.set_rng_state(its, device)
+    for device, device_state in cuda.items():
+        torch.cuda.set_rng_state(device_state, device)
 
 
 @contextmanager
 def unchanged_random_state() -> Iterator[None]:
-    """Afterwards the generators stand where they stood before, as after one plain pass."""
+    """Restore the generators afterwards to where they stood before, as after one plain pass."""
     before = random_state()
     try:
         yield

@@ -1,4 +1,15 @@
-"""Losses on unit vectors, to be minimised. They see no model, and are the same under gradient caching and on ranks."""
+"""Contrastive losses on unit vectors: InfoNCE, and the protocol of a loss of one's own.
+
+A loss is any `torch.nn.Module` whose `forward(queries, candidates, targets)` returns a scalar to minimise:
+
+    queries     [n, d]  unit vectors of the queries of the global batch, of all ranks
+    candidates  [m, d]  unit vectors; candidate i < n is the positive of query i, the others are explicit negatives
+    targets             which candidates are the same item, as `ContrastiveTargets`
+
+It sees no model and no chunks: gradient caching and ranks give it the whole batch, so that its value and its gradient
+do not depend on them. Its parameters that require a gradient are trained, and saved in the checkpoints of the run.
+A subclass of `ContrastiveLoss` may override what training asks beyond that; for a plain module the defaults hold.
+"""
 
 from __future__ import annotations
 
@@ -20,51 +31,79 @@ BLOCK = 2**18  # similarities at a time; those of a whole batch would grow with 
 
 @dataclass(frozen=True)
 class ContrastiveTargets:
-    """Which of m candidates answer which of n queries, by numbers that are equal for the same items.
+    """Which of m candidates answer which of n queries, by item numbers: equal numbers are the same item.
 
-    candidates: of each; candidate i is the positive of query i, those after the n-th are nobody's.
-    known: of each query, what training rows pair with it, its own positive among them.
+    Args:
+        candidates: item number of each candidate; candidate i < n is the positive of query i.
+        known: item numbers of the positives that training rows pair with each query, its own among them; where there
+            are fewer than k, the last is repeated. Its own alone (k = 1) unless the loss `needs_known_positives`.
     """
 
     candidates: Int[Tensor, " m"]
     known: Int[Tensor, "n k"]
 
     def identical(self, rows: slice) -> Bool[Tensor, "b m"]:
-        """Of some queries, the candidates that are the same item as the positive."""
+        """Return which candidates are the same item as the positive of each of the b queries of `rows`."""
         return self.candidates[rows, None] == self.candidates
 
     def paired(self, rows: slice) -> Bool[Tensor, "b m"]:
-        """Of some queries, the candidates that some training row pairs with it."""
-        found = self.known[rows, :1] == self.candidates
+        """Return which candidates some training row pairs with each of the b queries of `rows`."""
+        paired = self.known[rows, :1] == self.candidates
         for column in self.known[rows, 1:].T:
-            found |= column[:, None] == self.candidates
-        return found
+            paired |= column[:, None] == self.candidates
+        return paired
+
+
+class ContrastiveLoss(nn.Module):
+    """A loss with all that training asks of one; each member has a default.
+
+    Attributes:
+        needs_known_positives: whether `targets.known` must hold all positives of a query in the training data, and not
+            its own alone.
+    """
+
+    needs_known_positives: bool = False
+
+    def forward(
+        self, queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], targets: ContrastiveTargets
+    ) -> Float[Tensor, ""]:
+        """Return the loss of the n queries."""
+        raise NotImplementedError
+
+    def masked(self, similarity: Float[Tensor, "b m"], targets: ContrastiveTargets, rows: slice) -> Bool[Tensor, "b m"]:
+        """Return which candidates the loss does not take as negatives of the b queries of `rows`; by default none.
+
+        The metric `without_negatives` counts the queries to which this leaves no negative.
+        """
+        return torch.zeros_like(similarity, dtype=torch.bool)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return scalars to log after each step, by name; by default none."""
+        return {}
 
 
 def blocks(queries: int, candidates: int) -> Iterator[slice]:
-    """All queries, as many at a time as make a block of similarities."""
+    """Yield slices of all queries, each of as many as make a block of similarities."""
     size = max(1, BLOCK // candidates)
     for start in range(0, queries, size):
         yield slice(start, min(start + size, queries))
 
 
-class InfoNCE(nn.Module):
-    """InfoNCE over the candidates of a batch: each query against its own positive and everyone else's.
+class InfoNCE(ContrastiveLoss):
+    """InfoNCE over the candidates of a batch: each query against its own positive and all other candidates.
 
         loss = mean over i of  -log( exp(q_i . c_i / T) / sum over j of exp(q_i . c_j / T) )
 
-    temperature: T; the paper's is 0.02 (arXiv 2508.00955, section 4).
-    learn_temperature: train log(1 / T) from there, and bound 1 / T by 100, as CLIP does (arXiv 2103.00020).
-
-    What is left out of the sum over j, as it is no negative of query i:
-
-    mask_identical: candidates that are the same item as its positive. False is the paper's plain loss.
-    mask_known: candidates that some training row pairs with the same query.
-    mask_margin: candidates that the model finds more similar to it than its positive by so much, as in Qwen3 Embedding
-        (arXiv 2506.05176, section 3), where it is 0.1; None masks none.
-
-    dims: the loss is the mean of that of the first d elements, as unit vectors, for each d, so that vectors can be cut
-        (Matryoshka representations, arXiv 2205.13147); None takes the whole vectors alone.
+    Args:
+        temperature: T; the paper's is 0.02 (arXiv 2508.00955, section 4).
+        mask_identical: leave candidates that are the same item as the positive of query i out of the sum over j, since
+            they are no negatives. False is the paper's plain loss.
+        mask_known: likewise candidates that some training row pairs with query i.
+        mask_margin: likewise candidates whose similarity to query i is above that of its positive by this much, as in
+            Qwen3 Embedding (arXiv 2506.05176, section 3), where it is 0.1; None masks none.
+        dims: the loss is the mean of the losses of the first d elements, as unit vectors, for each d, so that vectors
+            can be cut (Matryoshka representations, arXiv 2205.13147); None takes whole vectors alone.
+        learn_temperature: train log(1 / T) from there, and bound 1 / T by 100, as CLIP does (arXiv 2103.00020).
     """
 
     def __init__(
@@ -85,90 +124,95 @@ class InfoNCE(nn.Module):
         self.log_scale = nn.Parameter(log_scale) if learn_temperature else None
         self.temperature, self.dims = temperature, dims
         self.mask_identical, self.mask_known, self.mask_margin = mask_identical, mask_known, mask_margin
+        self.needs_known_positives = mask_known
 
     def scale(self) -> Float[Tensor, ""]:
-        """1 / T: what the loss depends on beside embeddings."""
+        """Return 1 / T, with its gradient if it is learned."""
         if self.log_scale is None:
             return torch.tensor(1 / self.temperature, dtype=torch.float64)
         return self.log_scale.exp().clamp(max=LARGEST_SCALE).squeeze()
 
-    def forward(
-        self,
-        queries: Float[Tensor, "n d"],
-        candidates: Float[Tensor, "m d"],
-        answers: ContrastiveTargets,
-        scale: Float[Tensor, ""] | None = None,
-    ) -> Float[Tensor, ""]:
-        """The loss of n queries. Candidate i is the positive of query i; those after the n-th are nobody's.
+    def metrics(self) -> dict[str, Tensor]:
+        """Return a learned temperature."""
+        return {} if self.log_scale is None else {"temperature": 1 / self.scale().detach()}
 
-        scale: 1 / T; None is `scale()`.
+    def forward(
+        self, queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], targets: ContrastiveTargets
+    ) -> Float[Tensor, ""]:
+        """Return the mean loss of the n queries, over `dims` if there are several.
+
+        Raises:
+            UserError: if `dims` go beyond the vectors.
         """
-        scale = self.scale() if scale is None else scale
-        width = queries.shape[1]
+        scale, width = self.scale(), queries.shape[1]
         if self.dims and max(self.dims) > width:
             raise UserError(f"loss.dims={list(self.dims)} go beyond the model's vectors of {width} elements")
         dims, sums = self.dims or (width,), []
         for dim in dims:
             sides = (queries, candidates) if dim == width else (unit(side[:, :dim]) for side in (queries, candidates))
-            of_block = partial(checkpoint, self._summed, *sides, use_reentrant=False, preserve_rng_state=False)
-            sums += [of_block(answers, scale, rows) for rows in blocks(len(queries), len(candidates))]
+            # similarities are computed again in the backward pass, so that those of one block exist at a time
+            block_sum = partial(checkpoint, self._sum, *sides, use_reentrant=False, preserve_rng_state=False)
+            sums += [block_sum(targets, scale, rows) for rows in blocks(len(queries), len(candidates))]
         return torch.stack(sums).sum() / (len(dims) * len(queries))
 
-    def _summed(
+    def _sum(
         self,
         queries: Float[Tensor, "n d"],
         candidates: Float[Tensor, "m d"],
-        answers: ContrastiveTargets,
+        targets: ContrastiveTargets,
         scale: Float[Tensor, ""],
         rows: slice,
     ) -> Float[Tensor, ""]:
-        """Of some queries, the sum of their losses."""
+        """Return the sum of the losses of the queries of `rows`."""
         similarity = torch.einsum("nd,md->nm", queries[rows], candidates)
-        own = torch.arange(rows.start, rows.stop, device=similarity.device)
-        out = self.left_out(similarity, answers, rows)
-        return nn.functional.cross_entropy((similarity * scale).masked_fill(out, -torch.inf), own, reduction="sum")
+        positives = torch.arange(rows.start, rows.stop, device=similarity.device)
+        masked = self.masked(similarity, targets, rows)
+        logits = (similarity * scale).masked_fill(masked, -torch.inf)
+        return nn.functional.cross_entropy(logits, positives, reduction="sum")
 
-    def left_out(
-        self, similarity: Float[Tensor, "b m"], answers: ContrastiveTargets, rows: slice
-    ) -> Bool[Tensor, "b m"]:
-        """Return which candidates are no negatives of some queries, by the masks; never a query's own positive."""
-        own = torch.arange(rows.start, rows.stop, device=similarity.device)[:, None]
-        out = torch.zeros_like(similarity, dtype=torch.bool)
+    def masked(self, similarity: Float[Tensor, "b m"], targets: ContrastiveTargets, rows: slice) -> Bool[Tensor, "b m"]:
+        """Return which candidates the three masks leave out; never a query's own positive."""
+        positives = torch.arange(rows.start, rows.stop, device=similarity.device)[:, None]
+        masked = torch.zeros_like(similarity, dtype=torch.bool)
         if self.mask_identical:
-            out |= answers.identical(rows)
+            masked |= targets.identical(rows)
         if self.mask_known:
-            out |= answers.paired(rows)
+            masked |= targets.paired(rows)
         if self.mask_margin is not None:
-            out |= similarity > similarity.gather(1, own) + self.mask_margin
-        return out.scatter_(1, own, False)
+            masked |= similarity > similarity.gather(1, positives) + self.mask_margin
+        return masked.scatter_(1, positives, False)
 
 
 @torch.no_grad()
 def describe(
-    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], answers: ContrastiveTargets, loss: InfoNCE
+    queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], targets: ContrastiveTargets, loss: ContrastiveLoss
 ) -> dict[str, Float[Tensor, ""]]:
-    """How a batch stands, where what is known of the query, its own positive included, is right, all else wrong.
+    """Return metrics of a batch. A candidate is right if a training row that is known pairs it with the query.
 
-    accuracy: share of queries whose most similar candidate is right. positive_similarity: mean over own positives.
-    negative_similarity: mean over all that is wrong. without_negatives: queries to which the loss leaves no candidate
-    but ones that equal the positive, so that they train nothing.
+    Returns:
+        accuracy: share of queries whose most similar candidate is right.
+        positive_similarity: mean over queries and their own positives.
+        negative_similarity: mean over queries and all candidates that are not right.
+        without_negatives: number of queries to which the loss leaves no candidate but ones that equal the positive,
+            so that they train nothing.
     """
     sums = queries.new_zeros(5)
     for rows in blocks(len(queries), len(candidates)):
         similarity = queries[rows] @ candidates.T
-        right = answers.paired(rows)
+        right = targets.paired(rows)
         hits = right.gather(1, similarity.argmax(dim=1, keepdim=True))
-        own, wrong = similarity.diagonal(rows.start), similarity.masked_fill(right, 0)
-        alone = (loss.left_out(similarity, answers, rows) | answers.identical(rows)).all(dim=1)
-        sums += torch.stack([hits.sum(), own.sum(), wrong.sum(), (~right).sum(), alone.sum()])
-    accuracy, positive = sums[:2] / len(queries)
+        positive, negative = similarity.diagonal(rows.start), similarity.masked_fill(right, 0)
+        alone = (loss.masked(similarity, targets, rows) | targets.identical(rows)).all(dim=1)
+        sums += torch.stack([hits.sum(), positive.sum(), negative.sum(), (~right).sum(), alone.sum()])
+    accuracy, positive_mean = sums[:2] / len(queries)
     return {
         "accuracy": accuracy,
-        "positive_similarity": positive,
+        "positive_similarity": positive_mean,
         "negative_similarity": sums[2] / sums[3],
         "without_negatives": sums[4],
     }
 
 
 def unit(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Return the vectors at length one."""
     return nn.functional.normalize(vectors, dim=-1)

@@ -1,13 +1,14 @@
 """The LightningModule: one manually optimised, gradient-cached, contrastive step on any number of ranks.
 
-    1. Embed every chunk of this rank's pairs (`gradcache`, step 1), what a frozen vision tower makes of pictures once.
-    2. Gather the embeddings of all ranks, of which the own ones carry a gradient (`sync`).
-    3. Compute the loss of the whole batch, and its gradient with respect to the own embeddings (`gradcache`, step 2).
+    1. Embed every chunk of this rank's pairs (`gradcache`, step 1); a frozen vision tower sees each picture once.
+    2. Gather the embeddings of all ranks, of which this rank's own carry a gradient (`sync`).
+    3. Compute the loss of the global batch, and its gradient with respect to this rank's embeddings (`gradcache`,
+       step 2).
     4. Embed every chunk again, and back-propagate its part of that gradient (`gradcache`, step 3).
-    5. Reduce the gradients of all ranks, once: they are those of the whole batch (`sync`).
-    6. Clip their norm, step the optimiser, and step the schedule; a norm that is not finite ends the run.
+    5. Add up the gradients of all ranks, once: the sum is the gradient of the global batch (`sync`).
+    6. Clip its norm, step the optimiser, and step the schedule; a norm that is not finite ends the run.
 
-Random numbers depend on seed, step and rank alone, so a step is the same in a run that was interrupted.
+Random numbers depend on seed, step and rank alone, so that an interrupted run repeats a step to the bit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from gen2embed.model.dora import norms_once
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import TrainingBatch
 from gen2embed.training.gradcache import backward_cached
-from gen2embed.training.losses import ContrastiveTargets, InfoNCE, describe
+from gen2embed.training.losses import ContrastiveLoss, ContrastiveTargets, describe
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import Sync
 from gen2embed.utils.errors import UserError
@@ -44,19 +45,25 @@ SHOWN = ("loss", "accuracy")  # beside the progress bar
 
 
 class ContrastiveModule(LightningModule):
-    """Trains what of the embedder's backbone requires a gradient, and what the loss learns.
+    """Trains the parameters of the embedder's backbone and of the loss that require a gradient.
 
-    optimizer: takes the parameters. scheduler: takes the optimizer and `num_training_steps`; steps once a batch.
-    gradient_clip: largest norm of the gradient; None does not clip.
-    sync: how the ranks train together; what is logged is of the global batch, the same on every rank.
-    seed: of the ranks' random streams.
-    shortcuts: those to take (`shortcuts.take`).
+    What it logs is of the global batch, the same on every rank.
+
+    Args:
+        embedder: with its adapter attached.
+        loss: of the global batch.
+        sync: how the ranks train together.
+        seed: of the ranks' random streams.
+        optimizer: takes the parameters.
+        scheduler: takes the optimiser and `num_training_steps`; it steps once a batch.
+        gradient_clip: largest norm of the gradient; None does not clip.
+        shortcuts: those to take (`shortcuts.resolve`).
     """
 
     def __init__(
         self,
         embedder: Embedder,
-        loss: InfoNCE,
+        loss: ContrastiveLoss,
         sync: Sync,
         seed: int,
         optimizer: Callable[..., Optimizer],
@@ -77,7 +84,11 @@ class ContrastiveModule(LightningModule):
     def transfer_batch_to_device(
         self, batch: TrainingBatch | UserError, device: torch.device, dataloader_idx: int
     ) -> TrainingBatch:
-        """All but the chunks, of which one at a time is on the device. What a loader's worker met is raised here."""
+        """Return the batch with all but its chunks on the device; each chunk moves there when it is embedded.
+
+        Raises:
+            UserError: if a loader's worker returned one in place of a batch.
+        """
         batch = unwrap(batch)
         moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
         return replace(batch, **moved)  # type: ignore[arg-type]
@@ -95,12 +106,11 @@ class ContrastiveModule(LightningModule):
         metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
         norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
         if not torch.isfinite(norm):
-            rows = self._named(batch.rows)
+            rows = self._names(batch.rows)
             raise UserError(f"the gradient's norm is {norm.item()} at step {self.global_step - 1}, of {rows}; {REMEDY}")
         scheduler.step()  # type: ignore[union-attr]
         metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
-        if self.loss.log_scale is not None:
-            metrics["temperature"] = 1 / self.loss.scale().detach()
+        metrics |= self.loss.metrics()
         for name, value in {**metrics, "step": float(self.global_step)}.items():
             self.log(name, value, prog_bar=name in SHOWN, batch_size=len(batch))
 
@@ -122,73 +132,86 @@ class ContrastiveModule(LightningModule):
             self.cut.warn("inputs of training")
 
     def accumulate(self, batch: TrainingBatch) -> dict[str, Float[Tensor, ""]]:
-        """Accumulate the gradient of the global batch, of which `batch` is this rank's share: steps 1 to 5.
+        """Accumulate the gradient of the global batch: steps 1 to 5.
 
-        Returns its loss and what `describe` tells.
-        Raises `UserError`, with the rows that it comes from, if the loss is not finite.
+        Args:
+            batch: this rank's part of it.
+
+        Returns:
+            The loss of the global batch, and the metrics of `describe`.
+
+        Raises:
+            UserError: if the loss is not finite, with the rows that it comes from.
         """
         embedder, shortcuts = self.embedder, self.shortcuts
         batch = self.sync.pad_chunks(batch, partial(embedder.prepare, limit=ChunkLimit(embedder.budget)))
         pairs, metrics = len(batch), dict[str, Tensor]()
         positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
-        answers = ContrastiveTargets(torch.cat([positives, negatives]), known)
+        targets = ContrastiveTargets(torch.cat([positives, negatives]), known)
 
-        def loss(own: Float[Tensor, "r d"], scale: Tensor | None = None) -> Float[Tensor, ""]:
-            sides = own[batch.order].split([pairs, pairs, len(batch.negatives)])
-            queries, *candidates = (self.sync.gather(side) for side in sides)
-            both = queries, torch.cat(candidates)
-            metrics.update(describe(*both, answers, self.loss))
-            value = self.loss(*both, answers, scale)
+        def loss(vectors: Float[Tensor, "r d"]) -> Float[Tensor, ""]:
+            """Return the loss of the global batch: steps 2 and 3."""
+            sides = vectors[batch.order].split([pairs, pairs, len(batch.negatives)])
+            queries, *candidate_sides = (self.sync.gather(side) for side in sides)
+            candidates = torch.cat(candidate_sides)
+            metrics.update(describe(queries, candidates, targets, self.loss))
+            value = self.loss(queries, candidates, targets)
             if not torch.isfinite(value):
-                self._complain(batch, own, value)
+                self._raise_not_finite(batch, vectors, value)
             return value
 
-        learned = None if self.loss.log_scale is None else lambda: self.sync.scale_for_sum(self.loss.scale())
-        once = norms_once(self.model) if shortcuts.norms_once else nullcontext()
-        with self.sync.reduce_gradients(self.trained), once:
+        def backward(scalar: Float[Tensor, ""]) -> None:
+            self.manual_backward(scalar * self.sync.factor)
+
+        norms = norms_once(self.model) if shortcuts.cache_dora_norms else nullcontext()
+        with self.sync.reduce_gradients(self.trained), norms:
             features = None
-            if shortcuts.vision_once:
+            if shortcuts.cache_vision:
                 features = embedder.vision_features(batch.pictures)
-                batch.pictures.clear()  # whoever holds the batch need not hold its pixels any longer
+                batch.pictures.clear()  # Lightning holds the batch until the step ends, and would hold the pixels
             value = backward_cached(
                 batch.chunks,
                 lambda chunk: embedder.embed_chunk(chunk, batch.pictures, features),
                 loss,
-                lambda scalar: self.manual_backward(scalar * self.sync.factor),
-                learned,
-                shortcuts.keep_graphs or 0,
+                backward,
+                [parameter for parameter in self.loss.parameters() if parameter.requires_grad],
+                # every rank has the whole gradient of these, and the ranks' gradients are added up
+                lambda scalar: backward(self.sync.scale_for_sum(scalar)),
+                shortcuts.retain_graphs or 0,
             )
         return {"loss": value, **metrics}
 
-    def _complain(self, batch: TrainingBatch, own: Float[Tensor, "r d"], value: Tensor) -> None:
-        """Raise `UserError`: which rows of any rank made the loss what it is."""
-        broken = ~torch.isfinite(own.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
-        bad = self._named([row for row, its in zip(batch.rows, broken.tolist(), strict=True) if its])
-        every = self._named(batch.rows)
-        said = f"the embeddings of {bad} are not finite" if bad else f"all embeddings are finite, of {every}"
-        raise UserError(f"the loss is {value.item()} at step {self.global_step}: {said}; {REMEDY}")
+    def _raise_not_finite(self, batch: TrainingBatch, vectors: Float[Tensor, "r d"], loss: Tensor) -> None:
+        """Raise `UserError` with the rows of any rank whose embeddings are not finite; every rank calls this."""
+        broken = ~torch.isfinite(vectors.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
+        bad_rows = self._names([row for row, bad in zip(batch.rows, broken.tolist(), strict=True) if bad])
+        all_rows = self._names(batch.rows)
+        where = (
+            f"the embeddings of {bad_rows} are not finite" if bad_rows else f"all embeddings are finite, of {all_rows}"
+        )
+        raise UserError(f"the loss is {loss.item()} at step {self.global_step}: {where}; {REMEDY}")
 
-    def _named(self, own: list[str]) -> str:
-        """Rows of all ranks, for a message; every rank calls this."""
-        rows = self.sync.gather_texts(own)
+    def _names(self, rows: list[str]) -> str:
+        """Return the rows of all ranks, for a message; every rank calls this."""
+        rows = self.sync.gather_texts(rows)
         return ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained alone: the base is where it was loaded from."""
+        """Keep only trained weights: the base can be loaded from where it was."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._trained_names()}
         checkpoint["inputs_cut"] = self.cut.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise `UserError` unless the checkpoint has what is trained here, and nothing else."""
+        """Raise `UserError` unless the checkpoint has exactly the weights that are trained."""
         self.cut = TruncationCount.read(checkpoint.get("inputs_cut"))
         if "state_dict" not in checkpoint:  # the strategy has loaded it
             return
-        there, here = set(checkpoint["state_dict"]), set(self._trained_names())
-        if there != here:
+        saved, trained = set(checkpoint["state_dict"]), set(self._trained_names())
+        if saved != trained:
             raise UserError(
-                f"the checkpoint does not fit: {len(here - there)} trained weights are missing in it and "
-                f"{len(there - here)} are left over, such as {min(there ^ here)}; choose another output_dir, or "
+                f"the checkpoint does not fit: {len(trained - saved)} trained weights are missing in it and "
+                f"{len(saved - trained)} are left over, such as {min(saved ^ trained)}; choose another output_dir, or "
                 "resume=never to start over"
             )
 
@@ -202,9 +225,14 @@ class ContrastiveModule(LightningModule):
 
 
 def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
-    """Convert weights as the trainer will when it begins; returns what it runs a step in, such as autocast."""
+    """Convert the weights as the trainer will when it begins; returns the context that it runs a step in.
+
+    Args:
+        trainer: whose precision counts.
+        model: whose weights are converted in place.
+    """
     plugin = trainer.precision_plugin
-    if plugin.precision == "bf16-mixed":  # of DeepSpeed, too, whose engine would enter it
+    if plugin.precision == "bf16-mixed":  # for DeepSpeed as well, whose engine would enter autocast by itself
         kind = trainer.strategy.root_device.type
         return partial(torch.autocast, kind, dtype=torch.bfloat16, cache_enabled=False)
     if plugin.precision != "32-true":  # which leaves weights as they were loaded
@@ -213,7 +241,7 @@ def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractC
 
 
 def _follow(scheduler: LambdaLR) -> None:
-    """Set the rate of the step that comes next, which a checkpoint has from the schedule of its own number of steps."""
+    """Set the rate of the next step by this schedule; a checkpoint has it by the one of its own number of steps."""
     rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     scheduler._last_lr = [base * rate(scheduler.last_epoch) for base, rate in rates]
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):

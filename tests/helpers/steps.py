@@ -21,7 +21,7 @@ from gen2embed.training.sync import OneRank
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = Lora(TARGETS, r=4, dropout=0.0)
-EVERY = Shortcuts(keep_graphs=2)
+EVERY = Shortcuts(retain_graphs=2)
 LOSSES = {
     "plain": {"mask_identical": False},
     "identical": {},
@@ -98,7 +98,7 @@ def collating(embedder, chunk, known=None, share=False):
 def cached(module, pairs, chunk=3, known=None):
     """What a rank has after it accumulated its share: loss and metrics, and gradients by name."""
     known = several_positives(pairs) if known is None else known
-    collate = collating(module.embedder, chunk, known, module.shortcuts.share)
+    collate = collating(module.embedder, chunk, known, module.shortcuts.deduplicate)
     torch.manual_seed(1)
     metrics = module.accumulate(collate(pairs))
     return {**metrics, "gradients": gradients(module)}

@@ -35,7 +35,7 @@ from gen2embed.model.vision import FeatureCache
 from gen2embed.training.datamodule import Collate
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.training.shortcuts import Shortcuts, predict_step, sample_chunks, take
+from gen2embed.training.shortcuts import Shortcuts, predict_step, resolve, sample_chunks
 from gen2embed.training.sync import OneRank
 from gen2embed.types import Pair
 
@@ -79,10 +79,10 @@ def draw_pairs() -> list[Pair]:
 def main(size: str) -> None:
     LIBC.mallopt(-3, 2**16)  # M_MMAP_THRESHOLD: what is freed goes back at once
     embedder, pairs = load(size), draw_pairs()
-    shortcuts, _ = take(Shortcuts(keep_graphs=0), embedder, lockstep=False)
+    shortcuts, _ = resolve(Shortcuts(retain_graphs=0), embedder, lockstep=False)
     module = ContrastiveModule(embedder, InfoNCE(), OneRank(), 0, None, None, shortcuts=shortcuts)  # type: ignore[arg-type]
     module.manual_backward = Tensor.backward  # type: ignore[assignment]
-    collate = Collate(partial(embedder.prepare, limit=ChunkLimit(4096, CHUNK), share=shortcuts.share))
+    collate = Collate(partial(embedder.prepare, limit=ChunkLimit(4096, CHUNK), share=shortcuts.deduplicate))
     optimizer = torch.optim.AdamW(module.trained, lr=1e-4, fused=True)
     types = {str(parameter.dtype) for parameter in module.trained}
 

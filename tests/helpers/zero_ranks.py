@@ -24,7 +24,7 @@ from gen2embed.model.adapter import Full, Lora
 from gen2embed.training.checkpoint import step_of, steps
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
-from gen2embed.training.shortcuts import Shortcuts, take
+from gen2embed.training.shortcuts import Shortcuts, resolve
 from gen2embed.training.zero import Zero
 from gen2embed.types import Pair
 from gen2embed.world.data import World
@@ -77,8 +77,8 @@ def fresh(adapter, stage):
     embedder = attached(adapter)
     embedder.backbone.full.float()
     embedder = replace(embedder, packing=stage < 3)
-    taken, _ = take(Shortcuts(), embedder, lockstep=stage == 3)
-    return embedder, collating(embedder, 3, share=taken.share)
+    taken, _ = resolve(Shortcuts(), embedder, lockstep=stage == 3)
+    return embedder, collating(embedder, 3, share=taken.deduplicate)
 
 
 class Stream(IterableDataset):
@@ -137,7 +137,7 @@ def fit(stage, embedder, loss, batches, optimizer, *, scheduler=None, clip=None,
     )
     constant = lambda made, num_training_steps: torch.optim.lr_scheduler.LambdaLR(made, scheduler or (lambda _: 1.0))  # noqa: E731
     sync = trainer.strategy.sync()
-    taken, _ = take(Shortcuts(keep_graphs=2), embedder, lockstep=sync.lockstep)
+    taken, _ = resolve(Shortcuts(retain_graphs=2), embedder, lockstep=sync.lockstep)
     module = ContrastiveModule(embedder, loss, sync, SEED, optimizer, constant, clip, taken)
     found = Found(module, wrong)
     trainer.callbacks.append(found)

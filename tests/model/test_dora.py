@@ -119,7 +119,7 @@ def train_two_steps(embedder, pairs):
     """With the norms of the step, and with a look at the vectors between the steps."""
     for name, parameter in embedder.backbone.full.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    module = make_module(embedder, shortcuts=Shortcuts(share=False, vision_once=False))
+    module = make_module(embedder, shortcuts=Shortcuts(deduplicate=False, cache_vision=False))
     optimizer = torch.optim.SGD(module.trained, lr=1.0)
     for _ in range(2):
         module.train()
@@ -165,7 +165,9 @@ def test_a_validation_between_steps_has_its_own_norms(world):
     """The step that follows is not the validation's either: the same as without one."""
     left = []
     for looks in (False, True):
-        module = make_module(attached(replace(DORA, dropout=0.0), torch.float32), shortcuts=Shortcuts(share=False))
+        module = make_module(
+            attached(replace(DORA, dropout=0.0), torch.float32), shortcuts=Shortcuts(deduplicate=False)
+        )
         assert isinstance(module, ContrastiveModule)
         optimizer = torch.optim.SGD(module.trained, lr=0.5)
         for _ in range(2):

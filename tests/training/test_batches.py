@@ -10,6 +10,7 @@ from gen2embed import UserError
 from gen2embed.data.positives import Positives
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler, check_sizes
 from gen2embed.training.datamodule import warn_about_positives
+from gen2embed.training.recipe import BatchSettings
 from gen2embed.training.weights import tempered
 from gen2embed.types import Item, Pair
 
@@ -317,10 +318,21 @@ def test_a_subset_too_small_for_a_batch():
         ),
         ((100, 1), "batch.pairs=1 must be between 2 and the number of training rows, 100"),
         ((100, 200, 8), "batch.pairs=200 must be between 2 and the number of training rows, 100"),
-        ((100, 16, 1, 1, 0), "batch.chunk is at least 1, or null; got 0"),
-        ((100, 16, 1, 1, 2, -1), "batch.chunk_tokens is at least 1, or null; got -1"),
     ],
 )
 def test_bad_sizes(arguments, message):
     with pytest.raises(UserError, match=message):
         check_sizes(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk": 0}, "batch.chunk is at least 1, or null; got 0"),
+        ({"chunk_tokens": -1}, "batch.chunk_tokens is at least 1, or null; got -1"),
+        ({"workers": -1}, "batch.workers is at least 0; got -1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        BatchSettings(pairs=16, **settings)

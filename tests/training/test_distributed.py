@@ -321,7 +321,7 @@ def under_torchrun(monkeypatch, processes):
         (["trainer.devices=2"], r"training cannot use DDPStrategy; choose strategy=ddp for several devices"),
         (["callbacks.steps.every_n_steps=0"], r"callbacks.steps.every_n_steps is at least 1, or null for none; got 0"),
         (["batch.chunk_tokens=0"], r"batch.chunk_tokens is at least 1, or null; got 0"),
-        (["shortcuts.keep_graphs=-1"], r"shortcuts.keep_graphs is a number of chunks, or null; got -1"),
+        (["shortcuts.retain_graphs=-1"], r"shortcuts.retain_graphs is a number of chunks, or null; got -1"),
     ],
 )
 def test_bad_ranks(run_script, world, args, message):

@@ -13,7 +13,7 @@ from gen2embed.model.adapter import Full, Lora
 from gen2embed.training import gradcache
 from gen2embed.training.gradcache import backward_cached
 from gen2embed.training.losses import ContrastiveTargets, InfoNCE
-from gen2embed.training.shortcuts import NO_SHORTCUTS, take
+from gen2embed.training.shortcuts import NO_SHORTCUTS, resolve
 from gen2embed.types import Pair
 
 ROWS = 10
@@ -120,7 +120,7 @@ def pairs(world):
 
 def taken(wanted, module):
     """Those that the module may take."""
-    return take(wanted, module.embedder, lockstep=False)[0]
+    return resolve(wanted, module.embedder, lockstep=False)[0]
 
 
 ADAPTERS = {
@@ -134,8 +134,8 @@ ADAPTERS = {
 
 SHORTCUTS = {
     "none": NO_SHORTCUTS,
-    **{name: replace(NO_SHORTCUTS, **{name: True}) for name in ("share", "vision_once", "norms_once")},
-    "keep_graphs": replace(NO_SHORTCUTS, keep_graphs=2),
+    **{name: replace(NO_SHORTCUTS, **{name: True}) for name in ("deduplicate", "cache_vision", "cache_dora_norms")},
+    "retain_graphs": replace(NO_SHORTCUTS, retain_graphs=2),
     "every": EVERY,
 }
 
@@ -238,7 +238,7 @@ class HostSynchronisations(TorchDispatchMode):
 
 def synchronisations(pairs, size):
     """In a step, and of how many chunks it is."""
-    module = make_module(attached(LORA), shortcuts=replace(EVERY, keep_graphs=0))
+    module = make_module(attached(LORA), shortcuts=replace(EVERY, retain_graphs=0))
     batch = collating(module.embedder, size, share=True)(pairs)
     with HostSynchronisations() as counted:
         module.accumulate(batch)

@@ -132,7 +132,7 @@ def test_ranks_that_lightning_starts(forks, whole, tmp_path, rank):
     """Where one is killed the other ends, and both go on to the same bits."""
     whole(2)
     (tmp_path / "dying.py").write_text(DYING.format(rank=rank))
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests/helpers'}", "OMP_NUM_THREADS": "1"}
     arguments = [*SMALL, *TWO, f"data.folder={forks.world}", "output_dir=run"]
 
     def run(script):
@@ -244,7 +244,7 @@ REFUSED = {
     "settings": (
         lambda *_: ["optim.optimizer.lr=0.02", "batch.temperature=2"],
         r"run/checkpoints/step=000004.ckpt was made with other settings: batch.temperature is None there and 2 here; "
-        r"optim.optimizer.lr is 0.003 there and 0.02 here; take the change back, choose another output_dir, or "
+        r"optim.optimizer.lr is 0.003 there and 0.02 here; undo the change, choose another output_dir, or "
         r"resume=never to start over",
     ),
     "fewer steps": (
@@ -281,7 +281,7 @@ def test_refusals_without_a_run(tmp_path):
     (tmp_path / "step=000004.ckpt").touch()
     trainer = SimpleNamespace(callbacks=[Checkpoints(tmp_path)], world_size=1, is_global_zero=True,
                               strategy=SimpleNamespace(root_device=torch.device("cpu")))  # fmt: skip
-    with pytest.raises(UserError, match=r"step=000004.ckpt cannot be gone on from: .*run.json is missing; choose ano"):
+    with pytest.raises(UserError, match=r"step=000004.ckpt: .*run.json is missing; choose ano"):
         Resume({"resume": "auto"}, trainer)
     assert Resume({"resume": "never"}, trainer).checkpoint is None
     trainer.callbacks = []

@@ -14,7 +14,7 @@ from gen2embed.config.presets import load_preset
 from gen2embed.model.adapter import Full, Lora
 from gen2embed.training import shortcuts
 from gen2embed.training.memory import ChunkMemory, StepMemory
-from gen2embed.training.shortcuts import NO_SHORTCUTS, Sampled, Shortcuts, keep, take
+from gen2embed.training.shortcuts import NO_SHORTCUTS, Sampled, Shortcuts, graphs_to_retain, resolve
 
 DORA = replace(LORA, dora=True)
 
@@ -27,32 +27,32 @@ def pairs(world):
 @pytest.mark.parametrize(
     ("adapter", "not_taken"),
     [
-        (LORA, {"norms_once": "there is no DoRA"}),
+        (LORA, {"cache_dora_norms": "there is no DoRA"}),
         (DORA, {}),
-        (replace(DORA, dropout=0.1), {"share": "there is dropout, which would be shared, too"}),
+        (replace(DORA, dropout=0.1), {"deduplicate": "there is dropout, which would be shared, too"}),
         (
             Lora((*TARGETS, "qkv"), vision=True, dropout=0.0, dora=True),
-            {"vision_once": "the vision tower is trained, or has dropout"},
+            {"cache_vision": "the vision tower is trained, or has dropout"},
         ),
-        (Full(), {"norms_once": "there is no DoRA"}),
+        (Full(), {"cache_dora_norms": "there is no DoRA"}),
     ],
 )
 def test_they_are_taken_where_they_change_nothing(adapter, not_taken):
     embedder = attached(adapter, torch.float32)
-    taken, why = take(Shortcuts(), embedder, lockstep=False)
-    names = ("share", "vision_once", "norms_once")
+    taken, why = resolve(Shortcuts(), embedder, lockstep=False)
+    names = ("deduplicate", "cache_vision", "cache_dora_norms")
     assert why == {name: f"no: {not_taken[name]}" if name in not_taken else "yes" for name in names}
     assert {name: getattr(taken, name) for name in names} == {name: name not in not_taken for name in names}
-    assert take(NO_SHORTCUTS, embedder, lockstep=False)[0] == NO_SHORTCUTS
-    together, why = take(Shortcuts(keep_graphs=3), replace(embedder, packing=False), lockstep=True)
-    assert (together.share, together.vision_once, together.keep_graphs) == (False, False, 0)
-    assert why["vision_once"] == "no: the ranks share the weights"
+    assert resolve(NO_SHORTCUTS, embedder, lockstep=False)[0] == NO_SHORTCUTS
+    together, why = resolve(Shortcuts(retain_graphs=3), replace(embedder, packing=False), lockstep=True)
+    assert (together.deduplicate, together.cache_vision, together.retain_graphs) == (False, False, 0)
+    assert why["cache_vision"] == "no: the ranks share the weights"
 
 
 def test_padded_rows_see_pictures_in_both_passes(pairs):
     embedder = replace(attached(DORA), packing=False)
-    taken, why = take(Shortcuts(keep_graphs=1), embedder, lockstep=False)
-    assert (taken.vision_once, why["vision_once"]) == (False, "no: rows are padded: packing is switched off")
+    taken, why = resolve(Shortcuts(retain_graphs=1), embedder, lockstep=False)
+    assert (taken.cache_vision, why["cache_vision"]) == (False, "no: rows are padded: packing is switched off")
     found = cached(make_module(embedder, shortcuts=taken), pairs)
     assert error(found, whole(make_module(attached(DORA)), pairs)) < 1e-10
 
@@ -65,8 +65,8 @@ def test_the_papers_targets_on_qwen2_5_vl(pairs, tmp_path, vision):
     adapter = replace(paper, dropout=0.0, vision=vision)
     modules = [make_module(attached(adapter, torch.float32, tmp_path)) for _ in range(2)]
     expected = whole(modules[0], pairs)
-    taken, _ = take(EVERY, modules[1].embedder, lockstep=False)
-    assert taken.vision_once != vision
+    taken, _ = resolve(EVERY, modules[1].embedder, lockstep=False)
+    assert taken.cache_vision != vision
     modules[1].shortcuts = taken
     found = cached(modules[1], pairs)
     assert error(found, expected) < 1e-5
@@ -81,9 +81,9 @@ def test_what_is_left_out(pairs, monkeypatch):
     passes = count(monkeypatch, type(embedder), "embed_chunk")
     seen = count(monkeypatch, type(embedder.backbone.model), "get_image_features")
     found, counts = {}, {}
-    for name, taken in (("none", NO_SHORTCUTS), ("every", EVERY), ("all graphs", replace(EVERY, keep_graphs=100))):
+    for name, taken in (("none", NO_SHORTCUTS), ("every", EVERY), ("all graphs", replace(EVERY, retain_graphs=100))):
         module = make_module(attached(replace(DORA, dropout=0.3)))
-        module.shortcuts, _ = take(taken, module.embedder, lockstep=False)
+        module.shortcuts, _ = resolve(taken, module.embedder, lockstep=False)
         for calls in (norms, passes, seen):
             calls.clear()
         found[name] = cached(module, pairs)
@@ -105,13 +105,13 @@ def test_graphs_are_kept_while_there_is_room(monkeypatch):
     needed = StepMemory(10**9, 200, 100, 30, 20, 0, 150)
     cpu = torch.device("cpu")
     monkeypatch.setattr(shortcuts, "free_bytes", lambda device: 6000)
-    assert keep(None, needed, sampled, cpu, 1) == (27, "of up to 27 chunks: there is room for 0.0 MiB")
-    assert keep(None, needed, sampled, cpu, 4)[0] == 5  # they share the machine's memory
-    assert keep(3, needed, sampled, cpu, 1) == (3, "of 3 chunks, as chosen")
+    assert graphs_to_retain(None, needed, sampled, cpu, 1) == (27, "of up to 27 chunks: there is room for 0.0 MiB")
+    assert graphs_to_retain(None, needed, sampled, cpu, 4)[0] == 5  # they share the machine's memory
+    assert graphs_to_retain(3, needed, sampled, cpu, 1) == (3, "of 3 chunks, as chosen")
     monkeypatch.setattr(shortcuts, "free_bytes", lambda device: 10)
-    assert keep(None, needed, sampled, cpu, 1)[0] == 0
-    with pytest.raises(UserError, match=r"shortcuts.keep_graphs is a number of chunks, or null; got -1"):
-        Shortcuts(keep_graphs=-1)
+    assert graphs_to_retain(None, needed, sampled, cpu, 1)[0] == 0
+    with pytest.raises(UserError, match=r"shortcuts.retain_graphs is a number of chunks, or null; got -1"):
+        Shortcuts(retain_graphs=-1)
 
 
 def test_a_run_without_them_is_the_same(world, run_script, tmp_path):
@@ -135,8 +135,8 @@ def test_a_run_without_them_is_the_same(world, run_script, tmp_path):
         for line in runs["default"].out.splitlines()
         if line.count("│") == 3
     }
-    assert said["share"] == said["vision once"] == said["norms once"] == "yes"
-    assert said["keep graphs"].startswith("of up to ")
+    assert said["deduplicate"] == said["cache vision"] == said["cache dora norms"] == "yes"
+    assert said["retain graphs"].startswith("of up to ")
     assert "no: switched off" in runs["none"].out
     weights = [load(adapter=tmp_path / name / "adapter").backbone.full.state_dict() for name in runs]
     trained = [name for name in weights[0] if "lora_B" in name]

@@ -390,38 +390,78 @@ def test_training_without_an_evaluation(run_script, world, tmp_path):
 
 
 BLOWN_UP = ["optim.optimizer.lr=inf", "optim.scheduler.num_warmup_steps=0"]
+VALIDATED = "validation=world"
+CONSTANT = "optim.scheduler._target_=transformers.optimization.get_constant_schedule"  # takes no number of steps
+
+
+def refuse_to(monkeypatch, place, work):
+    """A stage that a run must not come to."""
+
+    def reached(*_, **__):
+        raise AssertionError(f"the run came to {work}")
+
+    monkeypatch.setattr(place, reached)
+
+
+def assert_refused(outcome, message):
+    assert outcome.code == 1
+    assert re.search(message, " ".join(outcome.err.split())), outcome.err
+    assert "Traceback" not in outcome.err
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["batch.pairs=20"], r"batch.pairs=20 cannot be split into whole clusters of 8 pairs; set it to 16 or 24"),
-        (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
-        (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
-        (
-            ["batch.weights={shape: 1, t2j: 1}"],
-            r"batch.weights has no subset t2j; choose from shape, t2i \(did you mean",
-        ),
+        (["batch.weights={shape: 1, t2j: 1}"], r"batch.weights has no subset t2j; .*\(did you mean"),
         (["batch.weights={shape: 1, t2i: 1}", "batch.temperature=2"], r"batch.weights and batch.temperature both say"),
         (["batch.temperature=0"], r"batch.temperature is above 0; got 0"),
-        (["loss.dims=[256]"], r"loss.dims=\[256\] go beyond the model's vectors of 128 elements"),
-        (["validation=world", "validation.every_n_steps=0"], r"validation.every_n_steps is at least 1; got 0"),
-        (["validation=world", "validation.keep=first"], r"validation.keep is best or last; got first"),
-        (["validation=world", "validation.patience=0"], r"validation.patience is at least 1, or null .*; got 0"),
         (["batch.chunk=0"], r"batch.chunk is at least 1, or null; got 0"),
-        (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
+        (["loss.temperature=0"], r"loss.temperature is above 0; got 0"),
+        (["loss._target_=gen2embed_mine.Loss"], r"loss._target_='gen2embed_mine.Loss' names nothing"),
+        (["optim.optimizer.lr=-1"], r"optim.optimizer cannot be built: Invalid learning rate: -1"),
+        ([CONSTANT, "~optim.scheduler.num_warmup_steps"], r"optim.scheduler cannot be built: .*num_training_steps"),
+        (["optim.gradient_clip=0"], r"optim.gradient_clip is above 0, or null"),
+        (["shortcuts.retain_graphs=-1"], r"shortcuts.retain_graphs is a number of chunks"),
+        (["callbacks.checkpoints.keep=0"], r"callbacks.checkpoints.keep is at least 1; got 0"),
+        (["compression=default", "compression.precisions=[int3]"], r"compression.precisions"),
+        ([VALIDATED, "validation.every_n_steps=0"], r"validation.every_n_steps is at least 1; got 0"),
+        ([VALIDATED, "validation.keep=first"], r"validation.keep is best or last; got first"),
+        ([VALIDATED, "validation.patience=0"], r"validation.patience is at least 1, or null .*; got 0"),
+        (["validation=mmeb", "benchmark@validation.benchmark=all"], r"validation"),
         (["data.clusters=nowhere.parquet"], r"the clusters nowhere.parquet do not exist"),
         (["data.subsets=[none]"], r"the world has no subset none; choose from shape, colour"),
         (["checkpoint=nowhere"], r"the checkpoint folder nowhere does not exist"),
-        (BLOWN_UP, r"the loss is nan at step \d: the embeddings of (shape|t2i) row \d+.* are not finite"),
-        (["loss.temperature=0"], r"loss.temperature is above 0; got 0"),
+        (["mining.top_k=0"], r"mining.top_k and pool_multiplier are at least 1; got 0 and 3"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_before_the_model_is_loaded(train, args, message, monkeypatch):
+    refuse_to(monkeypatch, "gen2embed.runs.build.make_embedder", "the model")
+    assert_refused(train(*args, "engine.store=null"), message)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["loss.dims=[256]"], r"loss.dims=\[256\] go beyond the model's vectors of 128 elements"),
+        (["adapter.target_modules=[nothing]"], r"adapter.target_modules=\['nothing'\] match no module"),
+        (["compression=default", "compression.dims=[256]"], r"compression.dims"),
     ],
 )
-def test_bad_training(train, args, message):
-    outcome = train(*args, "engine.store=null")
-    assert outcome.code == 1
-    assert re.search(message, " ".join(outcome.err.split())), outcome.err
-    assert "Traceback" not in outcome.err
+def test_what_is_refused_before_mining(train, args, message, monkeypatch):
+    refuse_to(monkeypatch, "gen2embed.mining.mine.mine_pairs", "the miner")
+    assert_refused(train(*args, "engine.store=null"), message)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["mining.top_k=30", "batch.pairs=31"], r"mining.top_k=30 is larger than the data: subset shape has 24 rows"),
+        (BLOWN_UP, r"the loss is nan at step \d: the embeddings of (shape|t2i) row \d+.* are not finite"),
+    ],
+)
+def test_what_is_refused_by_the_data_and_the_steps(train, args, message):
+    assert_refused(train(*args, "engine.store=null"), message)
 
 
 def test_a_miner_that_asks_too_much(run_script, world):
