@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     build.check_sources(cfg)
     build.check_training(cfg, trainer)
     recipe = build.make_recipe(cfg, trainer)
-    start(cfg, trainer, leave=resume.checkpoint is None, continues=resume.checkpoint is not None)
+    start(cfg, trainer, write=resume.checkpoint is None, continues=resume.checkpoint is not None)
     engine, search, miner = instantiate(cfg.engine), build.make_search(cfg, trainer), instantiate(cfg.mining)
     data = instantiate(cfg.data, _convert_="all")
     pairs = build.read_pairs(data, trainer, folder)

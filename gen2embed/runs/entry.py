@@ -119,20 +119,20 @@ def _redact_hydra() -> None:
         redact_yaml(file)
 
 
-def start(cfg: DictConfig, trainer: Trainer, *, leave: bool = True, continues: bool = True) -> Path:
+def start(cfg: DictConfig, trainer: Trainer, *, write: bool = True, continues: bool = True) -> Path:
     """Make the run's folder and return it; rank 0 also writes the configuration, and begins the runs of the loggers.
 
     Args:
         cfg: The configuration.
         trainer: Tells the rank and the loggers; the other ranks log errors only.
-        leave: Whether to write the configuration now. A resumed run writes it once its checkpoint is checked.
+        write: Whether to write the configuration now. A resumed run writes it once its checkpoint is checked.
         continues: Whether a logger's run that an earlier start left open goes on.
     """
     (folder := Path(cfg.output_dir)).mkdir(parents=True, exist_ok=True)
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.ERROR)
         return folder
-    if leave:
+    if write:
         write_config(cfg)
     tracking.begin(trainer.loggers, continues=continues, multirun=_is_job())
     return folder
