@@ -67,9 +67,7 @@ def main(cfg: DictConfig) -> None:
 
         # 4. Save the adapter.
         if trainer.is_global_zero:
-            embedder = save_adapter(
-                folder / "adapter", embedder, validation, partial(build.make_embedder, cfg, trainer)
-            )
+            embedder = save_adapter(folder, embedder, validation, partial(build.make_embedder, cfg, trainer))
 
     # 5. Evaluate.
     if trainer.is_global_zero:
