@@ -35,6 +35,7 @@ from gen2embed.training.checkpoint import CheckpointFiles
 from gen2embed.training.plain_loss import contrastive_loss
 from gen2embed.training.recipe import BatchSettings, Optimization, Recipe
 from gen2embed.training.strategies import sync_of
+from gen2embed.training.zero import PERSISTENT
 from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
@@ -128,9 +129,16 @@ def make_recipe(cfg: DictConfig, trainer: Trainer) -> Recipe:
     seed_everything(cfg.seed, workers=True, verbose=False)  # a loss may begin with random weights
     optimization = Optimization(**instantiate(cfg.optim))
     optimization.check(trainer.max_steps)
+    loss = contrastive_loss(instantiate(cfg.loss))
+    largest = max((parameter.numel() for parameter in loss.parameters()), default=0)
+    if sync_of(trainer.strategy).lockstep and largest > PERSISTENT:
+        raise UserError(
+            f"strategy=deepspeed_zero3 divides a parameter of {largest:,} elements among ranks, and a loss needs its "
+            "own whole; choose strategy=deepspeed_zero2"
+        )
     return Recipe(
         adapter=instantiate(cfg.adapter),
-        loss=contrastive_loss(instantiate(cfg.loss)),
+        loss=loss,
         optimization=optimization,
         shortcuts=instantiate(cfg.shortcuts),
         batch=BatchSettings(**plain(cfg.batch)),

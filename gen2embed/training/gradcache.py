@@ -29,13 +29,18 @@ Chunk = TypeVar("Chunk")
 RandomState = tuple[Tensor, dict[int, Tensor]]
 
 
+def backward_learned(parameter: Parameter, gradient: Tensor) -> None:
+    """Accumulate a gradient into a parameter, by back-propagating through it."""
+    (parameter * gradient).sum().backward()
+
+
 def backward_cached(
     chunks: Sequence[Chunk],
     embed: Callable[[Chunk], Float[Tensor, "b d"]],
     loss: Callable[[Float[Tensor, "r d"]], Float[Tensor, ""]],
     backward: Callable[[Tensor], object] = Tensor.backward,
     learned: Sequence[Parameter] = (),
-    backward_learned: Callable[[Tensor], object] = Tensor.backward,
+    backward_learned: Callable[[Parameter, Tensor], object] = backward_learned,
     retained: int = 0,
 ) -> Float[Tensor, ""]:
     """Accumulate the gradient of `loss(all embeddings)` into the parameters behind `embed`, and into `learned`.
@@ -46,7 +51,7 @@ def backward_cached(
         loss: takes the embeddings of all chunks.
         backward: back-propagates a scalar, such as Lightning's `manual_backward`.
         learned: the parameters of the loss.
-        backward_learned: back-propagates a scalar into them.
+        backward_learned: accumulates a gradient into one of them.
         retained: number of chunks whose graphs are retained, the first ones; the gradient is the same to the bit.
 
     Returns:
@@ -81,7 +86,7 @@ def backward_cached(
             embedded[index] = rows  # frees the graph
     for parameter, own in zip(learned, learned_gradients, strict=True):
         if own is not None:
-            backward_learned((parameter * own).sum())
+            backward_learned(parameter, own)
     return value.detach()
 
 

@@ -163,6 +163,11 @@ class ContrastiveModule(LightningModule):
         def backward(scalar: Float[Tensor, ""]) -> None:
             self.manual_backward(scalar * self.sync.factor)
 
+        def backward_learned(parameter: nn.Parameter, gradient: Tensor) -> None:
+            # each rank has the whole gradient of the loss's own parameters, and the ranks' gradients are added up
+            with self.sync.gather_parameters([parameter]):
+                backward(self.sync.scale_for_sum((parameter * gradient).sum()))
+
         norms = norms_once(self.model) if shortcuts.cache_dora_norms else nullcontext()
         with self.sync.reduce_gradients(self.trained), norms:
             features = None
@@ -175,8 +180,7 @@ class ContrastiveModule(LightningModule):
                 loss,
                 backward,
                 [parameter for parameter in self.loss.parameters() if parameter.requires_grad],
-                # every rank has the whole gradient of these, and the ranks' gradients are added up
-                lambda scalar: backward(self.sync.scale_for_sum(scalar)),
+                backward_learned,
                 shortcuts.retain_graphs or 0,
             )
         return {"loss": value, **metrics}

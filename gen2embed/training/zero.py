@@ -38,6 +38,7 @@ from gen2embed.training.sync import Replicas, Sync
 from gen2embed.types import Item
 from gen2embed.utils.errors import UserError
 
+PERSISTENT = 100_000  # elements of the largest parameter that stage 3 does not divide, by DeepSpeed's default
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 
