@@ -37,6 +37,7 @@ from gen2embed.training.recipe import BatchSettings, Optimization, Recipe
 from gen2embed.training.strategies import sync_of
 from gen2embed.training.zero import PERSISTENT
 from gen2embed.types import Pair
+from gen2embed.utils.compat import leave_signals
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
 
@@ -71,8 +72,7 @@ def make_trainer(cfg: DictConfig) -> Trainer:
         )
     except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
-    # `preemption` has the handler: Lightning's would broadcast between the ranks in the middle of whatever they do
-    trainer._signal_connector.register_signal_handlers = lambda: None
+    leave_signals(trainer)
     ranks = trainer.num_devices * trainer.num_nodes
     if (started := started_together()) not in (1, ranks):
         raise UserError(

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import CSVLogger
 
 from gen2embed.outputs.paths import check_writable
+from gen2embed.utils.compat import wandb_run_id
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import named
 from gen2embed.utils.log import log
@@ -60,7 +61,7 @@ def _check_folder(folder: Path) -> None:
 
 def _check_id(logger: WandbLogger, multirun: bool) -> None:
     """Raise `UserError` if all jobs of a multirun would write to one run of W&B."""
-    chosen = {"logger.id": logger._wandb_init.get("id"), "WANDB_RUN_ID": os.environ.get("WANDB_RUN_ID")}
+    chosen = {"logger.id": wandb_run_id(logger), "WANDB_RUN_ID": os.environ.get("WANDB_RUN_ID")}
     if multirun and (keys := [key for key, value in chosen.items() if value]):
         raise UserError(
             f"{keys[0]}={chosen[keys[0]]} names one run of W&B, and each job of a multirun needs its own; unset it"

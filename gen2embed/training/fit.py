@@ -129,7 +129,7 @@ def prepare_fit(
         trained, recipe.loss, sync, recipe.seed, optim.optimizer, optim.scheduler, optim.gradient_clip, shortcuts
     )
     data = PairDataModule(pairs, sampler, collate, batch.ahead)
-    loaders = batch.ahead.described(size)
+    loaders = batch.ahead.describe(size)
     return Fit(embedder, module, data, limit, sampled, memory, loaders, {**reasons, "retain_graphs": reason})
 
 
@@ -170,6 +170,4 @@ def save_adapter(
         copy = partial(shutil.copytree, validation.folder, dirs_exist_ok=True)
         replace_folder(folder / "adapter", copy)
         return load(str(folder / "adapter"))
-    build = embedder.build
-    save_into = partial(save, embedder.backbone, build.prompt, build.resolution)
-    return replace(embedder, backbone=replace_folder(folder / "adapter", save_into))
+    return replace_folder(folder / "adapter", partial(save, embedder))

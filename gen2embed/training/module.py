@@ -36,6 +36,7 @@ from gen2embed.training.gradcache import backward_cached
 from gen2embed.training.losses import ContrastiveLoss, ContrastiveTargets, describe
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import Sync
+from gen2embed.utils.compat import set_rate_of_next_step
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.workers import unwrap
 
@@ -97,7 +98,7 @@ class ContrastiveModule(LightningModule):
         self.train()  # Lightning leaves the mode as it is, and models are loaded for inference
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LambdaLR):  # as all are that take a number of steps
-            _follow(scheduler)
+            set_rate_of_next_step(scheduler)
 
     def training_step(self, batch: TrainingBatch, _: int) -> None:
         self.sync.seed(self.seed, self.global_step)
@@ -242,11 +243,3 @@ def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractC
     if plugin.precision != "32-true":  # which leaves weights as they were loaded
         plugin.convert_module(model)
     return plugin.train_step_context
-
-
-def _follow(scheduler: LambdaLR) -> None:
-    """Set the rate of the next step by this schedule; a checkpoint has it by the one of its own number of steps."""
-    rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-    scheduler._last_lr = [base * rate(scheduler.last_epoch) for base, rate in rates]
-    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
-        group["lr"] = rate

@@ -6,19 +6,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gen2embed.model.adapter import Adapter
+from gen2embed.model.backbone import Backbone
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.losses import ContrastiveLoss
 from gen2embed.training.plain_loss import try_loss
 from gen2embed.training.shortcuts import Shortcuts
 from gen2embed.utils.errors import UserError, first_line
-from gen2embed.utils.workers import Ahead
+from gen2embed.utils.workers import Prefetch
+
+
+class Adapter(Protocol):
+    """A choice of what is trained."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise `UserError` if `attach` cannot take the backbone; this changes nothing."""
+
+    def attach(self, backbone: Backbone) -> Backbone:
+        """Return the backbone with the parameters to train, and no others, requiring a gradient."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,12 @@ class BatchSettings:
             raise UserError(f"batch.temperature is above 0; got {self.temperature:g}")
         if self.temperature is not None and self.weights is not None:
             raise UserError("batch.weights and batch.temperature both say how often subsets come; set one to null")
-        Ahead(self.workers, self.prefetch)
+        Prefetch(self.workers, self.prefetch)
 
     @property
-    def ahead(self) -> Ahead:
+    def ahead(self) -> Prefetch:
         """How many batches worker processes prepare ahead."""
-        return Ahead(self.workers, self.prefetch)
+        return Prefetch(self.workers, self.prefetch)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning import Trainer
-from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from gen2embed.training.sync import OneRank, Replicas, Sync
+from gen2embed.utils.compat import copy_to_ranks
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.log import log
 from gen2embed.utils.rank_group import ALONE, RankGroup
@@ -71,7 +71,7 @@ class Replicated(Ranks):
         return Replicas()
 
     def configure_ddp(self) -> None:
-        _sync_module_states(self.model)  # type: ignore[arg-type]
+        copy_to_ranks(self.model)  # type: ignore[arg-type]
 
 
 def sync_of(strategy: Strategy) -> Sync:

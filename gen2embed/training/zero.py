@@ -36,6 +36,7 @@ from gen2embed.training.datamodule import TrainingBatch
 from gen2embed.training.strategies import Ranks
 from gen2embed.training.sync import Replicas, Sync
 from gen2embed.types import Item
+from gen2embed.utils.compat import forget_trace
 from gen2embed.utils.errors import UserError
 
 PERSISTENT = 100_000  # elements of the largest parameter that stage 3 does not divide, by DeepSpeed's default
@@ -115,7 +116,7 @@ class Sharded(Replicas):
     def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         trained, engine = list(parameters), self.strategy.deepspeed_engine
         if self.strategy.zero_stage_3:
-            _forget_trace(engine.optimizer.parameter_offload.get_param_coordinator())
+            forget_trace(engine.optimizer.parameter_offload.get_param_coordinator())
         with engine.coalesce_grad_reduction():
             try:
                 yield
@@ -159,16 +160,6 @@ class Sharded(Replicas):
         there = list(parameters)
         with GatheredParameters(there, enabled=self.strategy.zero_stage_3 and bool(there)):
             yield
-
-
-def _forget_trace(coordinator: Any) -> None:
-    """Make DeepSpeed gather each module's weights when it runs.
-
-    It would record which modules a step runs, all chunks of it, and then look through what is left of the record
-    whenever a module has run: in time that grows with the square of the number of chunks.
-    """
-    if not coordinator.is_invalid_trace():
-        coordinator._invalidate_trace()
 
 
 def fillers() -> tuple[Item, Item]:
