@@ -6,7 +6,7 @@ An adapter's folder is a standard one that `peft` loads, with a card (`card.py`)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from gen2embed.model.backbone import Backbone
 from gen2embed.model.card import CardSettings, base_of, check_weights, read_card, write_card
 from gen2embed.model.dora import keep_norms
 from gen2embed.model.identity import adapter_identity, differing_files, file_digests, identity_of, is_local
+from gen2embed.model.weight_names import current_names
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted_text
@@ -204,7 +205,7 @@ def _fitting(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], misfit: 
     Raises:
         UserError: If a weight is missing, left over or of another shape; the message begins with `misfit`.
     """
-    names = _current_names(saved, wanted)
+    names = current_names(saved, wanted)
     if set(names.values()) != set(wanted):
         missing, left = set(wanted) - set(names.values()), set(names.values()) - set(wanted)
         raise UserError(
@@ -241,22 +242,3 @@ VISION = r".*(visual|vision).*"  # names of modules of the vision tower
 def is_vision(name: str) -> bool:
     """Return whether a module or a parameter belongs to the vision tower, by its name."""
     return re.fullmatch(VISION, name) is not None
-
-
-WRAPPERS = {"model", "language_model"}  # names around the layers that come and go with the version of transformers
-
-
-def _current_names(saved: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
-    """Return for each saved weight its own name, or that of the only weight whose path differs by wrappers alone."""
-
-    def bare(name: str) -> str:
-        return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-    by_path: dict[str, list[str]] = {}
-    for name in wanted:
-        by_path.setdefault(bare(name), []).append(name)
-    names = {}
-    for name in saved:
-        matches = by_path.get(bare(name), [])
-        names[name] = matches[0] if len(matches) == 1 else name
-    return names
