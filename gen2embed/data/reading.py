@@ -23,6 +23,12 @@ from gen2embed.utils.log import log
 
 Refused = dict[int, str]  # the numbers of rows that are left out, and why
 JSON_BLANKS = " \t\r\n"
+KINDS: dict[type, str] = {
+    str: "a text",
+    list: "a list of texts",
+    tuple: "a text or a list of texts",
+    float: "a finite number",
+}
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}  # of other files than ours
 
 
@@ -175,28 +181,37 @@ def checked_value(value: Any, kind: type, where: str, number: int, name: str, *,
     Raises:
         UserError: The value is of another kind.
     """
-    if kind is float and not isinstance(value, bool):
+    if kind is not float:
+        if json_lists and kind is not str and isinstance(value, str):
+            value = _listed(value)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (wrong := wrong_with(text)):
+                raise UserError(f"{where} row {number}: {name} {wrong}")
+    converted = _convert(value, kind)
+    if converted is None:
+        raise UserError(f"{where} row {number}: {name} is not {KINDS[kind]} but {type(value).__name__} {_got(value)}")
+    return converted
+
+
+def _convert(value: Any, kind: type) -> str | list[str] | float | None:
+    """Return a value as its column's kind; None if it is of another kind."""
+    if kind is float:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            if math.isfinite(float(value)):
+            if not isinstance(value, bool) and math.isfinite(float(value)):
                 return float(value)
-    if json_lists and kind in (list, tuple) and isinstance(value, str):
-        value = _listed(value)
-    for text in (value if isinstance(value, list) else [value]) if kind is not float else ():
-        if isinstance(text, str) and (wrong := wrong_with(text)):
-            raise UserError(f"{where} row {number}: {name} {wrong}")
-    if kind is str and isinstance(value, str | None):
-        return value or ""
-    if kind is tuple and isinstance(value, str | None):
-        return [value or ""]
-    if kind in (list, tuple) and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
+        return None
+    if isinstance(value, str | None) and kind is not list:
+        return value or "" if kind is str else [value or ""]
+    if kind is not str and isinstance(value, list) and all(isinstance(part, str | None) for part in value):
         return [part or "" for part in value]
-    names: dict[type, str] = {str: "a text", list: "a list of texts", tuple: "a text or a list of texts"}
-    wanted = names.get(kind, "a finite number")
-    inside = (isinstance(value, bytes) and not _is_text(value)) or (isinstance(value, dict) and "bytes" in value)
-    got = "of a picture: write it to a file, and give its name" if inside else _shown(value)
-    if isinstance(value, bytes) and not inside:
-        got += "; store the column as strings"
-    raise UserError(f"{where} row {number}: {name} is not {wanted} but {type(value).__name__} {got}")
+    return None
+
+
+def _got(value: Any) -> str:
+    """Return a value of a wrong kind as a message shows it, with the remedy where one is known."""
+    if (isinstance(value, bytes) and not _is_text(value)) or (isinstance(value, dict) and "bytes" in value):
+        return "of a picture: write it to a file, and give its name"
+    return _shown(value) + ("; store the column as strings" if isinstance(value, bytes) else "")
 
 
 def _listed(text: str) -> Any:
