@@ -127,19 +127,23 @@ class Engine:
         shown = self.shown and peers.rank == 0
         read_facts((picture for item in items for picture in item.pictures), shown=shown)
 
+        # 1
         keys = [f"{role}:{item.key}" for item in items]
         distinct = dict(zip(keys, items, strict=True))
         store = open_store(Path(self.store) if self.store else None, model.fingerprint, peers)
         missing = sorted((key for key in distinct if key not in store), key=lambda key: sort_key(distinct[key], key))
 
+        # 2
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
         peers.barrier()  # so that all ranks see the same shards missing, before the first is written
         own = [{key: distinct[key] for key in shard} for shard in peers.share(shards)]
 
+        # 3
         computed = sum(map(len, own))
         with progress(title, computed, shown=shown and computed >= PROGRESS_FROM) as advance:
             self._fill(store, model, own, role, advance, peers.count)
 
+        # 4
         store.await_shards(shards, peers)
         needed = store.needed_tokens(distinct)
         truncated = TruncationCount.count_needed(
