@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gen2embed.utils.errors import UserError
+
 LAST = "last_token"  # describes the default, in fingerprints of every version
 
 
@@ -50,7 +52,7 @@ class Pooling(Protocol):
     """A frozen dataclass without weights; its class and its fields are part of an embedding's fingerprint."""
 
     def __call__(self, hidden: Float[Tensor, "t d"], samples: SampleTokens) -> Float[Tensor, "n d"]:
-        """Return one vector for each sample, of any length above zero.
+        """Return one vector for each sample, which need not be a unit vector; differentiable.
 
         Args:
             hidden: The hidden states of all tokens of a pass, after the final norm.
@@ -80,5 +82,10 @@ def target_of(pooling: Pooling) -> dict[str, Any]:
 
 def pool(pooling: Pooling, hidden: Float[Tensor, "b l d"], samples: SampleTokens) -> Float[Tensor, "n d"]:
     """Return the unit vectors of samples, at least in single precision."""
-    pooled = pooling(hidden.flatten(0, 1), samples)
+    tokens = hidden.flatten(0, 1)
+    pooled = pooling(tokens, samples)
+    if pooled.shape != (wanted := (len(samples.last), tokens.shape[1])):
+        raise UserError(
+            f"{pooling} returned vectors of shape {tuple(pooled.shape)}; return {wanted}, one for each sample"
+        )
     return torch.nn.functional.normalize(pooled.to(torch.promote_types(pooled.dtype, torch.float32)), dim=-1)

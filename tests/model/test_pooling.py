@@ -70,6 +70,16 @@ def test_a_mean_is_another_vector(tiny):
     assert (replace(tiny, pooling=Mean()).encode(INPUTS) - tiny.encode(INPUTS)).abs().max() > 0.01
 
 
+def test_vectors_of_another_shape_are_refused(tiny):
+    @dataclass(frozen=True)
+    class Short:
+        def __call__(self, hidden, samples):
+            return hidden[samples.last, :8]
+
+    with pytest.raises(UserError, match=r"Short.*\(1, 8\); return \(1, 128\)"):
+        replace(tiny, pooling=Short()).encode("a")
+
+
 # --- what a checkpoint carries ---------------------------------------------------------------------------------------
 
 

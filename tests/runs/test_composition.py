@@ -134,12 +134,12 @@ def test_the_configuration_has_what_the_checkpoint_brings(lora):
 
 def test_the_configuration_has_the_pooling_of_the_checkpoint(lora, tmp_path, monkeypatch):
     assert adopted(lora)["pooling"] == {"_target_": "gen2embed.model.pooling.LastToken"}
-    (tmp_path / "gen2embed_cut.py").write_text(
-        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Cut:\n    size: int\n\n"
-        "    def __call__(self, hidden, samples):\n        return hidden[samples.last, :self.size]\n"
+    (tmp_path / "gen2embed_scaled.py").write_text(
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Scaled:\n    size: int\n\n"
+        "    def __call__(self, hidden, samples):\n        return self.size * hidden[samples.last]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = {"_target_": "gen2embed_cut.Cut", "size": 8}
+    own = {"_target_": "gen2embed_scaled.Scaled", "size": 8}
     shutil.copytree(lora, tmp_path / "lora")
     card = json.loads((lora / "gen2embed.json").read_text())
     (tmp_path / "lora/gen2embed.json").write_text(json.dumps({**card, "pooling": own}))
