@@ -67,7 +67,7 @@ def type_command(run_script, here):
 
 
 def test_the_page_has_files_and_commands():
-    assert len(FILES) == 16
+    assert len(FILES) == 18
     assert len(COMMANDS) == 7
     assert {name.split("/")[1] for name in FILES if name.endswith(".yaml")} == {
         "model", "prompt", "pooling", "mining", "benchmark", "data", "loss", "resolution", "optim",
@@ -137,13 +137,17 @@ def test_a_reader_of_ones_own_is_scored_and_leaves_its_sheet(type_command, here)
     assert not (here / "out/leaderboard.json").exists()
 
 
-def test_data_a_loss_a_resolution_and_an_optimiser(type_command, here):
+def test_a_loss_data_a_resolution_and_an_optimiser(type_command, here):
     type_command(
         "data=notes", "trainer=cpu", "benchmark.queries=2", "bootstrap=10", "trainer.max_steps=2", "output_dir=out"
     )
     cfg = OmegaConf.load(here / "out/config.yaml")
     assert cfg.data.path == "my/notes.csv"
-    assert (cfg.loss.temperature, cfg.loss.mask_margin) == (0.05, 0.1)
+    trained = torch.load(here / "out/checkpoints/step=000002.ckpt", weights_only=True)["state_dict"]
+    assert 0 < (trained["loss.module.bias"] + 10).abs() < 0.1
+    assert trained["loss.module.log_scale"] != torch.tensor(10.0).log()
+    soft = instantiate(compose_shipped("train", ["loss=soft"], [str(here / "my")]).loss)
+    assert (soft.temperature, soft.mask_margin) == (0.05, 0.1)
     assert (cfg.resolution.policy, cfg.resolution.max_pixels) == ("clip", 50176)
     assert cfg.optim.optimizer._target_ == "torch.optim.SGD"
     assert (here / "out/adapter/adapter_config.json").is_file()

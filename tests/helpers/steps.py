@@ -77,10 +77,9 @@ def attached(adapter, dtype=torch.float64, path=TINY):
     return embedder
 
 
-def make_module(embedder, sync=None, shortcuts=NO_SHORTCUTS, **loss):
-    """A module that runs a step by itself, without a trainer."""
-    dtype = embedder.backbone.dtype
-    loss = InfoNCE(**{"temperature": 0.05, **loss}).to(dtype)
+def make_module(embedder, sync=None, shortcuts=NO_SHORTCUTS, loss=None, **options):
+    """A module that runs a step by itself, without a trainer; `options` are of InfoNCE, without a loss."""
+    loss = (loss or InfoNCE(**{"temperature": 0.05, **options})).to(embedder.backbone.dtype)
     module = ContrastiveModule(embedder, loss, sync or OneRank(), 7, None, None, shortcuts=shortcuts)
     module.manual_backward = Tensor.backward
     return module.train()

@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from steps import LORA, attached, cached, error, make_module, varied_pairs, whole
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gen2embed import UserError
 from gen2embed.training import losses
 from gen2embed.training.losses import LARGEST_SCALE, ContrastiveTargets, InfoNCE, describe
+from gen2embed.training.plain_loss import contrastive_loss, try_loss
 
 KEYS = [0, 1, 2, 1, 4, 1, 0]  # of the positives
 NEGATIVES = [7, 2, 8]  # of explicit negatives; one is the positive of row 2
@@ -219,3 +222,60 @@ def test_dims_beyond_the_vectors():
     queries, candidates, _, answers = batch()
     with pytest.raises(UserError, match=r"loss.dims=\[8\] go beyond the model's vectors of 6 elements"):
         InfoNCE(dims=[8])(queries, candidates, answers)
+
+
+# --- a loss of one's own --------------------------------------------------------------------------------------------
+
+
+class Biased(nn.Module):
+    """Cross-entropy with a learned bias against explicit negatives, and nothing that `ContrastiveLoss` has."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.idle = nn.Parameter(torch.tensor([0.3])), nn.Parameter(torch.ones(2))
+
+    def forward(self, queries, candidates, targets):
+        explicit = torch.arange(len(candidates)) >= len(queries)
+        logits = queries @ candidates.T / 0.1 - self.bias * explicit
+        return nn.functional.cross_entropy(logits, torch.arange(len(queries)))
+
+
+def test_a_plain_module_is_trained_with_its_parameters(world):
+    pairs = varied_pairs(world)
+    steps = [make_module(attached(LORA), loss=contrastive_loss(Biased().double())) for _ in range(2)]
+    found, expected = cached(steps[0], pairs), whole(steps[1], pairs)
+    assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-12)
+    assert error(found, expected) < 1e-10
+    assert expected["gradients"]["loss.module.bias"].abs() > 1e-3
+    assert "loss.module.idle" not in found["gradients"]  # what the loss does not use has no gradient
+    assert found["without_negatives"] == 0
+
+
+class Two(nn.Module):
+    def forward(self, queries, candidates):
+        return (queries - candidates).square().sum()
+
+
+class Each(nn.Module):
+    def forward(self, queries, candidates, targets):
+        return (queries @ candidates.T).logsumexp(1)
+
+
+class Idle(nn.Module):
+    def forward(self, queries, candidates, targets):
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (object(), "object is not a torch.nn.Module; derive it"),
+        (Two(), r"Two has forward\(queries, candidates\); it must take \(queries, candidates, targets\)"),
+        (Each(), r"Each returned a tensor of shape \[2\]; return one scalar"),
+        (Idle(), r"Idle has no gradient for its queries and candidates; compute it from both"),
+        (InfoNCE(dims=[16]), r"loss.dims=\[16\] go beyond the model's vectors of 8 elements"),
+    ],
+)
+def test_a_loss_that_does_not_fit(module, message):
+    with pytest.raises(UserError, match=message):
+        try_loss(contrastive_loss(module), 8)

@@ -354,10 +354,14 @@ def test_shards_of_other_ranks_are_refused(tmp_path):
 
 
 def test_what_may_differ(forks, whole, killed):
-    """Workers, and what is done with the model afterwards; settings and a group that earlier versions did not have."""
+    """Workers, and what is done with the model afterwards; settings and a group that earlier versions did not have, and
+    their names of classes.
+    """
     file = killed / "checkpoints/run.json"
     run = json.loads(file.read_text())
     del run["settings"]["batch"]["distinct_positives"], run["settings"]["pooling"]
+    for group, name in (("loss", "losses.InfoNCE"), ("adapter", "encoder.adapter.Lora"), ("prompt", "prompts.Prompt")):
+        run["settings"][group]["_target_"] = f"gen2embed.{name}"
     file.write_text(json.dumps(run))
     assert forks(killed, "batch.workers=2", "bootstrap=5", "data.clusters_of_any_model=true") == [0], said(killed)
     assert_bit_identical(killed, whole())
