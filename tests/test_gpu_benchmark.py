@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gen2embed import Embedder, Item
 from gen2embed.encoding.batch import ChunkLimit
-from gen2embed.model.packing import visible
+from gen2embed.model.packing import attention_mask
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
 
@@ -214,7 +214,7 @@ def test_operations_against_those_that_run(embedder):
     finally:
         full.set_attn_implementation("sdpa")
     assert ran.get_total_flops() == counted.text + counted.dense + counted.vision
-    pairs = sum(int(visible(chunk.inputs["ends"]).sum()) for chunk in prepared.chunks)
+    pairs = sum(int(attention_mask(chunk.inputs["ends"]).sum()) for chunk in prepared.chunks)
     assert counted.attention == 4 * SMOKE.hidden * SMOKE.layers * pairs
     assert 0 < counted.attention < counted.dense
     twice = count_operations(SMOKE, [prepared, prepared])

@@ -62,7 +62,7 @@ class Prepared:
 Prepare = Callable[[Sequence[tuple[Item, Role]]], Prepared]
 
 
-def moved(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+def to_device(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
     """Return inputs on a device, floating-point ones in `dtype`; pinned memory is copied while the device computes."""
     return {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
@@ -90,7 +90,7 @@ class ChunkLimit:
 Ready = TypeVar("Ready", bound=Prepared)
 
 
-def shared(prepared: Ready) -> Ready:
+def to_shared_memory(prepared: Ready) -> Ready:
     """Move prepared items of a worker to shared memory; raises `UserError` if there is none left.
 
     The queue to the loader would do it as well, but in a thread whose error nobody sees: the loader would wait forever.

@@ -8,7 +8,7 @@ from gen2embed.utils.choices import Role
 from gen2embed.utils.log import log
 
 COLLAPSED = 0.99  # mean cosine of different items; untrained models with a prompt are well below it
-FEWEST = 8  # items from which it is said
+FEWEST = 8  # items; fewer may be alike by chance
 
 
 def warn_if_collapsed(vectors: np.ndarray, role: Role) -> bool:

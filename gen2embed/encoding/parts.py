@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gen2embed.encoding.batch import ChunkLimit, Prepared, shared, tensors_of
+from gen2embed.encoding.batch import ChunkLimit, Prepared, tensors_of, to_shared_memory
 from gen2embed.types import Item
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
@@ -104,4 +104,4 @@ class _PartDataset(Dataset[Prepared | UserError]):
         return len(self.parts)
 
     def __getitem__(self, index: int) -> Prepared | UserError:
-        return value_or_error(lambda: shared(self.prepare(self.parts[index], self.limit)))
+        return value_or_error(lambda: to_shared_memory(self.prepare(self.parts[index], self.limit)))

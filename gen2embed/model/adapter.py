@@ -225,7 +225,7 @@ def merge(backbone: Backbone) -> Backbone:
     return replace(backbone, full=full, adapter=f"{backbone.adapter}, merged")
 
 
-def matched(backbone: Backbone) -> dict[str, str]:
+def describe_targets(backbone: Backbone) -> dict[str, str]:
     """Return, in words and by tower, the modules that an adapter is on: the ends of their names and their number."""
     if not isinstance(backbone.full, peft.PeftModel):
         return {}

@@ -46,7 +46,7 @@ class Preparer:
         build: Makes token ids and picture inputs.
         packs: Whether it makes packed rows (`packing`) or padded batches.
         branches: Whether samples of a row share equal beginnings.
-        dtype: The model's; pictures travel in it. `moved` would cast them later to the same bits.
+        dtype: The model's; pictures travel in it. `to_device` would cast them later to the same bits.
     """
 
     build: InputBuilder

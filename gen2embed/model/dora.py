@@ -5,7 +5,7 @@ this norm alone, peft multiplies an identity matrix of the layer's width, 1.4 Gi
 
     inference   A layer keeps its norm as long as W, A, B, the scaling and the precision stay the same. Training mode
                 drops it, so that a validation between two steps computes the norms of the current weights.
-    training    `norms_once` keeps the norms within a step. Outside of it, a layer in training mode computes as peft.
+    training    `cached_norms` keeps the norms within a step. Outside of it, a layer in training mode computes as peft.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 State = tuple[object, ...]  # what a norm was computed from
-IN_STEP: State = ("step",)  # inside `norms_once`, where no weight changes
+IN_STEP: State = ("step",)  # inside `cached_norms`, where no weight changes
 
 
 class CachingDoraLayer(DoraLinearLayer):
@@ -83,7 +83,7 @@ def keep_norms(model: nn.Module) -> None:
 
 
 @contextmanager
-def norms_once(model: nn.Module) -> Iterator[None]:
+def cached_norms(model: nn.Module) -> Iterator[None]:
     """Make the DoRA layers of `model` keep the norms of their first pass; weights must not change meanwhile."""
     keep_norms(model)
     layers = [module for module in model.modules() if isinstance(module, CachingDoraLayer)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gen2embed.data.items import Input, as_items
 from gen2embed.encoding import compression
-from gen2embed.encoding.batch import Chunk, Inputs, moved
+from gen2embed.encoding.batch import Chunk, Inputs, to_device
 from gen2embed.encoding.engine import Engine
 from gen2embed.model import vision
 from gen2embed.model.chunks import Preparer
@@ -181,7 +181,7 @@ class Embedder:
 
     def embed_inputs(self, inputs: Inputs) -> Float[Tensor, "b d"]:
         """Return the unit vectors of a padded batch, as `build` makes it; differentiable."""
-        inputs = moved(inputs, self.backbone.device, self.backbone.dtype)
+        inputs = to_device(inputs, self.backbone.device, self.backbone.dtype)
         hidden = self.backbone.model(**inputs, use_cache=False).last_hidden_state  # (b, l, d)
         return pool(self.pooling, hidden, SampleTokens.padded(inputs["attention_mask"]))
 
@@ -199,7 +199,7 @@ class Embedder:
             return self.embed_inputs(chunk.inputs)
         own = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
         features = {**self.vision_features(own), **(features or {})}
-        inputs = moved(chunk.inputs, self.backbone.device, self.backbone.dtype)
+        inputs = to_device(chunk.inputs, self.backbone.device, self.backbone.dtype)
         hidden = self.backbone.model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],

@@ -88,20 +88,20 @@ def attention_inputs(
         dtype: The type of the model.
     """
     if attention == "flash_attention_2":
-        return lengths(ends_on_cpu, ends.device)
-    mask = visible(ends)
+        return sample_lengths(ends_on_cpu, ends.device)
+    mask = attention_mask(ends)
     if attention == "eager":  # which adds the mask to the scores
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
     return {"attention_mask": mask}
 
 
-def visible(ends: Int[Tensor, " t"]) -> Bool[Tensor, "1 1 t t"]:
+def attention_mask(ends: Int[Tensor, " t"]) -> Bool[Tensor, "1 1 t t"]:
     """Return which tokens of a packed row attend to which: the mask of the module's rule."""
     tokens = torch.arange(len(ends), device=ends.device)
     return ((tokens <= tokens[:, None]) & (tokens[:, None] < ends))[None, None]
 
 
-def lengths(ends: Int[Tensor, " t"], device: torch.device) -> dict[str, Any]:
+def sample_lengths(ends: Int[Tensor, " t"], device: torch.device) -> dict[str, Any]:
     """Return FlashAttention's arguments for the samples of a row that share nothing.
 
     Args:

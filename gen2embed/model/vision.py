@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gen2embed.encoding.batch import Inputs, moved
+from gen2embed.encoding.batch import Inputs, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,7 +89,7 @@ def _run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
     features: dict[int, Features] = {}
     for group in _groups(pictures, GPU_ELEMENTS if model.device.type == "cuda" else CPU_ELEMENTS):
         joined = {name: torch.cat([pictures[index][name] for index in group]) for name in pictures[group[0]]}
-        out = model.get_image_features(**moved(joined, model.device, model.dtype), return_dict=True)
+        out = model.get_image_features(**to_device(joined, model.device, model.dtype), return_dict=True)
         pooled = out.pooler_output
         if isinstance(pooled, Tensor):  # of all parts of all pictures
             pooled = pooled.split(len(pooled) // len(group))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gen2embed.data.benchmark import Benchmark
 from gen2embed.encoding.engine import Engine
-from gen2embed.model.adapter import matched
+from gen2embed.model.adapter import describe_targets
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pooling import LastToken
 from gen2embed.training.fit import Fit
@@ -65,7 +65,7 @@ def training_table(fit: Fit, precision: str, tf32: bool, steps: int, folder: Pat
     rows = [
         *_embedder_rows(embedder),
         ("trained", f"{trained:,} parameters; {frozen:,} are frozen"),
-        *((f"  adapter, {tower}", modules) for tower, modules in matched(embedder.backbone).items()),
+        *((f"  adapter, {tower}", modules) for tower, modules in describe_targets(embedder.backbone).items()),
         ("data", f"{plan.rows:,} pairs, {held:,} of them in {len(plan.members):,} clusters"),
         *((f"  weight, {name}", f"{weight:.3g}") for name, weight in (plan.weights or {}).items()),
         ("batch", f"{plan.pairs} pairs a step, of {'mixed subsets' if plan.mixed else 'one subset'}"),

@@ -15,7 +15,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gen2embed.encoding.batch import Prepare, Prepared, shared, tensors_of
+from gen2embed.encoding.batch import Prepare, Prepared, tensors_of, to_shared_memory
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.types import Item, Pair
 from gen2embed.utils.choices import Role
@@ -85,7 +85,7 @@ class Collate:
 
 def attempt(collate: Collate, pairs: Sequence[Pair]) -> TrainingBatch | UserError:
     """Return the batch of some pairs in shared memory, or the `UserError` that names the rows at fault."""
-    batch = value_or_error(lambda: shared(collate(pairs)))
+    batch = value_or_error(lambda: to_shared_memory(collate(pairs)))
     if isinstance(batch, UserError):
         rows = ", ".join(f"{pair.subset} row {pair.row}" for pair in pairs if _names(batch, pair))
         return UserError(f"{rows}: {batch}") if rows else batch

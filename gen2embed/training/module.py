@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.truncation import NAMED as NAMED_CUT
 from gen2embed.encoding.truncation import TruncationCount
-from gen2embed.model.dora import norms_once
+from gen2embed.model.dora import cached_norms
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import TrainingBatch
 from gen2embed.training.gradcache import backward_cached
@@ -169,7 +169,7 @@ class ContrastiveModule(LightningModule):
             with self.sync.gather_parameters([parameter]):
                 backward(self.sync.scale_for_sum((parameter * gradient).sum()))
 
-        norms = norms_once(self.model) if shortcuts.cache_dora_norms else nullcontext()
+        norms = cached_norms(self.model) if shortcuts.cache_dora_norms else nullcontext()
         with self.sync.reduce_gradients(self.trained), norms:
             features = None
             if shortcuts.cache_vision:

@@ -21,7 +21,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 
 from gen2embed.encoding.batch import Chunk
 from gen2embed.model.backbone import has_dropout
-from gen2embed.model.dora import norms_once
+from gen2embed.model.dora import cached_norms
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import Collate
 from gen2embed.training.gradcache import unchanged_random_state
@@ -130,7 +130,7 @@ def sample_chunks(
     largest: dict[bool, Chunk] = {}
     for chunk in sorted(batch.chunks, key=_tokens):
         largest[chunk.pictured] = chunk
-    norms = norms_once(full) if shortcuts.cache_dora_norms else nullcontext()
+    norms = cached_norms(full) if shortcuts.cache_dora_norms else nullcontext()
     features, feature_bytes, vision = None, 0, 0
     full.train()
     try:

@@ -5,7 +5,7 @@
 Two layers of Qwen2-VL with random weights and a small vocabulary, the paper's adapter and precision, and one chunk of
 the paper's: four items with a picture of 448 x 448 pixels. The prediction is that of the table at the start of a run.
 What is held comes from the kernel: the peak of the resident memory over the level before the step. `plain` is that of a
-step without `norms_once`. Prints all in MiB.
+step without `cached_norms`. Prints all in MiB.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main(size: str) -> None:
     predicted = (needed.total - needed.weights - needed.optimizer) / 2**20  # which comes to be after the first step
     held = step()
     types |= {str(moment.dtype) for state in optimizer.state.values() for moment in state.values()}
-    with mock.patch("gen2embed.training.module.norms_once", lambda _: nullcontext()):
+    with mock.patch("gen2embed.training.module.cached_norms", lambda _: nullcontext()):
         plain = step()
     found = {"predicted": predicted, "held": held, "measuring": measuring, "plain": plain}
     print(json.dumps({**found, "tokens": sampled.tokens, "types": sorted(types)}))

@@ -16,7 +16,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.config.presets import load_preset
-from gen2embed.model.adapter import Full, Lora, matched, save
+from gen2embed.model.adapter import Full, Lora, describe_targets, save
 from gen2embed.model.pretrained import find_adapter
 
 ADAPTER = GOLDEN / "adapter"  # DoRA, saved by peft 0.13 under transformers 4.46: `model.layers`, no `language_model`
@@ -84,9 +84,9 @@ def test_the_papers_targets_by_family(family, towers, tmp_path):
     if family != "tiny":
         make_checkpoint(family, tmp_path)
     embedder = Embedder.from_pretrained(path, resolution="original", device="cpu")
-    assert matched(embedder.backbone) == {}
+    assert describe_targets(embedder.backbone) == {}
     backbone = PAPER.attach(embedder.backbone)
-    assert matched(backbone) == towers
+    assert describe_targets(backbone) == towers
     config = backbone.full.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout, config.use_dora) == (8, 64, 0.1, True)
     assert config.init_lora_weights == "gaussian"
@@ -97,7 +97,7 @@ def test_the_vision_tower_is_frozen_unless_chosen(tmp_path):
     make_checkpoint("llava_next", tmp_path)
     for vision, towers in ((False, {"language"}), (True, {"language", "vision"})):
         backbone = Embedder.from_pretrained(tmp_path, resolution="original", device="cpu").backbone
-        assert set(matched(Lora(["q_proj", "v_proj"], vision=vision).attach(backbone))) == towers
+        assert set(describe_targets(Lora(["q_proj", "v_proj"], vision=vision).attach(backbone))) == towers
     backbone = Embedder.from_pretrained(TINY, resolution="original", device="cpu").backbone
     with pytest.raises(UserError, match=r"\['qkv'\] match no module .*, and with adapter.vision=true .*qkv"):
         Lora(["qkv"]).attach(backbone)

@@ -11,7 +11,7 @@ from steps import LORA, TARGETS, attached, cached, count, load, make_module, var
 from torch import nn
 
 from gen2embed.model.adapter import Lora
-from gen2embed.model.dora import CachingDoraLayer, keep_norms, norms_once
+from gen2embed.model.dora import CachingDoraLayer, cached_norms, keep_norms
 from gen2embed.training.module import ContrastiveModule
 from gen2embed.training.shortcuts import Shortcuts
 from gen2embed.types import Item
@@ -143,7 +143,7 @@ def test_a_norm_needs_no_identity_and_training_without_the_shortcut_is_pefts(mon
         assert torch.equal(model(x), expected)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "eye", lambda *args, eyes=eyes, **kwargs: eyes.append(args))
-            with norms_once(model):
+            with cached_norms(model):
                 assert torch.equal(model(x), expected)
             model.eval()
             assert torch.equal(model(x), expected)

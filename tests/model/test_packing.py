@@ -16,7 +16,7 @@ from gen2embed.data.items import as_item
 from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.chunks import rows_and_columns
-from gen2embed.model.packing import Sample, pack, visible
+from gen2embed.model.packing import Sample, attention_mask, pack
 from gen2embed.model.vision import FeatureCache, Features
 
 ITEMS = [as_item(value) for value in INPUTS]
@@ -50,7 +50,7 @@ def test_each_sample_is_a_branch(samples, limit, share):
         seen = [next(tokens) if index == 9 else None for index in ids.tolist()]
         assert next(tokens, None) is None
         for last in chunk.inputs["last"].tolist():
-            branch = visible(chunk.inputs["ends"])[0, 0, last].nonzero()[:, 0].tolist()
+            branch = attention_mask(chunk.inputs["ends"])[0, 0, last].nonzero()[:, 0].tolist()
             read.append((ids[branch].tolist(), positions[branch].tolist(), [seen[at] for at in branch]))
     for sample, place in zip(samples, order.tolist(), strict=True):
         expected = [sample.pictures[index] if index >= 0 else None for index in sample.visual]

@@ -23,7 +23,7 @@ def test_the_prediction_is_what_a_step_holds(measured):
 
 
 def test_a_step_that_computes_norms_in_every_pass_holds_more(measured):
-    """Without `norms_once` the prediction would be wrong: peft's identity matrices are as large as a layer is wide."""
+    """Without `cached_norms` the prediction is wrong: peft's identity matrices are as large as a layer is wide."""
     assert measured["plain"] > 1.15 * measured["predicted"]
 
 

@@ -19,7 +19,7 @@ from gen2embed import UserError
 from gen2embed.cli.checks.environment import check_shared_memory
 from gen2embed.config.messages import explain
 from gen2embed.encoding import parts
-from gen2embed.encoding.batch import Chunk, ChunkLimit, Prepared, shared, tensors_of
+from gen2embed.encoding.batch import Chunk, ChunkLimit, Prepared, tensors_of, to_shared_memory
 from gen2embed.encoding.engine import Engine
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import Collate, PairDataModule, largest_batch
@@ -205,7 +205,7 @@ class NoRoom(torch.utils.data.Dataset):
 
         torch.Tensor.share_memory_ = refuse
         try:
-            return shared(TrueSizes()([(Item.create("a"), "query")]))
+            return to_shared_memory(TrueSizes()([(Item.create("a"), "query")]))
         except UserError as error:
             return str(error)
 

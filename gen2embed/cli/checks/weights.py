@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from gen2embed.cli.checks.budget import Budget, TimeUp
 from gen2embed.cli.checks.findings import Finding, announce
-from gen2embed.model.adapter import matched
+from gen2embed.model.adapter import describe_targets
 from gen2embed.model.backbone import check_path
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pooling import LastToken
@@ -87,7 +87,7 @@ def check_loaded(embedder: Embedder, budget: Budget) -> Iterator[Finding]:
     chosen = f"prompt of convention {build.prompt.convention}, resolution {build.resolution.policy}"
     chosen += f", pooling {embedder.pooling}" if embedder.pooling != LastToken() else ""
     yield Finding("ok", f"model: {backbone.name} loads: {size}, vectors of {embedder.dim} elements; {chosen}")
-    for tower, modules in matched(backbone).items():
+    for tower, modules in describe_targets(backbone).items():
         yield Finding("ok", f"adapter: matches its base and changes its output; {tower}: {modules}")
     texts = [Item.create(text) for text in ("a red apple", "a deep blue sea")]
     pictures = [Item.create("", Image.new("RGB", SIDES, colour)) for colour in ("red", "blue")]
