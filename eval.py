@@ -9,7 +9,7 @@ from gen2embed.runs import console
 from gen2embed.runs.build import check_sources, make_benchmarks, make_embedder, make_trainer
 from gen2embed.runs.entry import entry_point, start
 from gen2embed.runs.score import evaluate_and_report
-from gen2embed.training.strategies import gathered
+from gen2embed.training.strategies import connect_ranks
 from gen2embed.utils.errors import UserError
 
 
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("benchmark=none evaluates nothing; choose another benchmark")
     check_sources(cfg)
     folder = start(cfg, trainer)
-    with gathered(trainer) as peers:
+    with connect_ranks(trainer) as peers:
         benchmarks = make_benchmarks(cfg, cfg.benchmark, trainer)
         embedder, engine = make_embedder(cfg, trainer), instantiate(cfg.engine)
         if peers.rank == 0:

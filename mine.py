@@ -15,7 +15,7 @@ from gen2embed.runs import console, results
 from gen2embed.runs.build import check_sources, make_embedder, make_search, make_trainer, read_pairs
 from gen2embed.runs.entry import entry_point, start
 from gen2embed.runs.sweeps import input_digests
-from gen2embed.training.strategies import gathered
+from gen2embed.training.strategies import connect_ranks
 from gen2embed.utils.errors import UserError
 
 
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("mining=none mines nothing; choose another miner")
     check_sources(cfg)
     folder = start(cfg, trainer)
-    with gathered(trainer) as peers:
+    with connect_ranks(trainer) as peers:
         data = instantiate(cfg.data, _convert_="all")
         pairs = read_pairs(data, trainer, folder)
         embedder, engine, search = make_embedder(cfg, trainer), instantiate(cfg.engine), make_search(cfg, trainer)

@@ -43,7 +43,7 @@ from gen2embed.utils.log import log
 
 
 def started_together() -> int:
-    """How many processes torchrun or Slurm started for this run; 1 where this one starts the others, if any."""
+    """Return how many processes torchrun or Slurm started for this run; 1 if this one starts the others, if any."""
     if TorchElasticEnvironment.detect():
         return int(os.environ["WORLD_SIZE"])
     return int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else 1

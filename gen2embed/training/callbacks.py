@@ -1,4 +1,4 @@
-"""What happens beside training: adapters are left on the way, its speed is logged, and a benchmark is scored."""
+"""Callbacks of training: save adapters on the way, log the speed, score a benchmark, and check what the ranks hold."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ from gen2embed.utils.fingerprints import differences
 from gen2embed.utils.log import log
 from gen2embed.utils.memory import peak_gib
 
-RESAMPLES = 200  # of a validation, whose interval only says whether it is at chance
+RESAMPLES = 200  # for the interval of a validation, which only shows whether the scores are at chance
 
 
 class SaveSteps(Callback):
-    """Leaves the adapter, ready to load, in `<folder>/<step>` every n steps of the optimiser; None leaves none."""
+    """Saves the adapter, ready to load, in `<folder>/<step>`.
+
+    Args:
+        folder: of the steps.
+        every_n_steps: of the optimiser; None saves none.
+    """
 
     def __init__(self, folder: Path, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None and every_n_steps < 1:
@@ -35,38 +40,39 @@ class SaveSteps(Callback):
         self.folder, self.every_n_steps = Path(folder), every_n_steps
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Raise `UserError` for a folder of somebody else that has the name of one that is to be written."""
+        """Raise `UserError` if a folder that will be written is there and is not a run's."""
         if self.every_n_steps and trainer.is_global_zero:
             for step in range(self.every_n_steps, trainer.max_steps + 1, self.every_n_steps):
                 check_folder(self.folder / str(step), by=RUN)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            leave_adapter(trainer, module, self.folder / str(trainer.global_step))
+            write_adapter(trainer, module, self.folder / str(trainer.global_step))
 
 
 class CheckRanksAgree(Callback):
-    """Before the first step, raises `UserError` on every rank if one was given something else than rank 0.
+    """Raises `UserError` on every rank, before the first step, if one has other inputs than rank 0.
 
-    given: what a rank works on, in plain values.
+    Args:
+        inputs: the model, the rows and the clusters of this rank, in plain values.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = given
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        self.inputs = inputs
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, ContrastiveModule)
-        everyone = [json.loads(text) for text in module.sync.gather_texts([json.dumps(self.given)])]
-        for rank, given in enumerate(everyone):
-            if differing := differences(everyone[0], given):
+        ranks = [json.loads(text) for text in module.sync.gather_texts([json.dumps(self.inputs)])]
+        for rank, inputs in enumerate(ranks):
+            if differing := differences(ranks[0], inputs):
                 raise UserError(
-                    f"rank {rank} was given something else than rank 0, and would hold other batches: "
+                    f"rank {rank} has other inputs than rank 0, and would hold other batches: "
                     f"{'; '.join(differing)} (there: rank 0, here: rank {rank}); all ranks need the same files"
                 )
 
 
 class CountWithoutNegatives(Callback):
-    """Warns at the first step that has queries without a negative, and says at the end how many there were."""
+    """Warns at the first step that has queries without a negative, and of their number at the end."""
 
     def __init__(self) -> None:
         self.steps = self.queries = 0
@@ -89,7 +95,7 @@ class CountWithoutNegatives(Callback):
 
 
 class Speed(Callback):
-    """Logs how fast training is, over the steps since it was last logged, and the most memory that it held."""
+    """Logs pairs per second since the last time, and the peak of the memory."""
 
     def __init__(self) -> None:
         self._pairs, self._since = 0, 0.0
@@ -107,11 +113,18 @@ class Speed(Callback):
 
 
 class Validate(Callback):
-    """Scores the embedder on a benchmark every n steps, and at the last, and leaves the best adapter in `folder`.
+    """Scores the embedder on a benchmark every n steps and at the last, and saves the adapter of the best step.
 
-    Every rank scores all of it, since the weights may be spread over them. The score is the mean of the tasks'.
-    keep: whether the run's adapter is that of the best step or of the last; the first of equal ones is the best.
-    patience: so many scores after the best, none of them better, end the training; None goes on to the last step.
+    The score is the mean over tasks; of equal scores the first is the best. Every rank scores all tasks, since the
+    weights may be divided among the ranks.
+
+    Args:
+        benchmark: to score.
+        engine: encodes its items.
+        folder: of the best adapter.
+        every_n_steps: of the optimiser.
+        keep: whether the run's adapter is that of the best step or of the last.
+        patience: number of scores in a row without a new best that ends the training; None never does.
     """
 
     def __init__(
@@ -129,7 +142,7 @@ class Validate(Callback):
             raise UserError(f"validation.keep is best or last; got {keep}")
         if patience is not None and patience < 1:
             raise UserError(f"validation.patience is at least 1, or null to train to the last step; got {patience}")
-        # no store: it knows an adapter by its saved weights
+        # without a store, which knows an adapter by its saved weights
         self.benchmark, self.engine = benchmark, replace(engine, store=None, shown=False)
         self.folder, self.every_n_steps, self.keep, self.patience = Path(folder), every_n_steps, keep, patience
         self.best: dict[str, float] = {}
@@ -137,7 +150,7 @@ class Validate(Callback):
         self._warned: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stop_if_patience_is_out(trainer)  # a run that goes on may have stopped before
+        self._stop_if_patience_is_out(trainer)  # a resumed run may have stopped before
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -152,15 +165,15 @@ class Validate(Callback):
         module.train()
         tasks = {name: task["precision@1"] for name, task in scores["tasks"].items()}
         mean = sum(tasks.values()) / len(tasks)
-        named = {f"validation/{name}": value for name, value in {**tasks, "mean": mean}.items()}
-        module.log_dict(named, batch_size=1)
+        metrics = {f"validation/{name}": value for name, value in {**tasks, "mean": mean}.items()}
+        module.log_dict(metrics, batch_size=1)
         best = not self.best or mean > self.best["score"]
         log.info("step %d: %s %.1f%s", step, self.benchmark.name, 100 * mean, ", the best so far" if best else "")
         self._since_best = 0 if best else self._since_best + 1
         if best:
             self.best.update(step=step, score=mean)
             if self.keep == "best":
-                leave_adapter(trainer, module, self.folder)
+                write_adapter(trainer, module, self.folder)
         self._stop_if_patience_is_out(trainer)
 
     def _stop_if_patience_is_out(self, trainer: Trainer) -> None:
@@ -177,8 +190,8 @@ class Validate(Callback):
         self._since_best = state_dict["since_best"]
 
 
-def leave_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
-    """Rank 0 leaves the adapter in `folder`, in place of what is there."""
+def write_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
+    """Save the adapter in `folder`, in place of what is there; every rank calls this, and rank 0 writes."""
     assert isinstance(module, ContrastiveModule)
     embedder = module.embedder
     with module.sync.gather_parameters(saved_parameters(embedder.backbone)):

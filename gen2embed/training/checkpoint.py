@@ -1,8 +1,8 @@
-"""The checkpoints of a run: each is whole or not there, the newest is found again, and old ones go.
+"""The checkpoints of a run: each is written completely or not at all, and old ones are removed.
 
-`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. One of another name, or that no run
-wrote, stays, and no run goes on from it. Hidden ones are unfinished, or half removed: swept when a run starts. A file
-ends with the SHA-256 of all before it, which is compared before it is read; a folder of shards has none.
+`step=000100.ckpt` is a file, or a folder of shards where the strategy writes one. A checkpoint of another name, or that
+no run wrote, stays, and no run resumes from it. Hidden ones are unfinished or half removed: they are removed when a run
+starts. A file ends with the SHA-256 of its content, which is compared before it is read; a folder of shards has none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DIGEST = len(MARK) + hashlib.sha256().digest_size
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it. Reads plain values and tensors only."""
+    """Writes a checkpoint under a temporary name and renames it. Reads plain values and tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         write_atomic(Path(path), lambda file: _save(checkpoint, file))
@@ -53,7 +53,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class _Hashed:
-    """A file to write to, and the digest of what was written; in all else the file."""
+    """A file that computes the digest of what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -73,7 +73,7 @@ def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
 
 
 def _check_digest(path: Path) -> None:
-    """Raise `UserError` unless a checkpoint is as it was saved."""
+    """Raise `UserError` unless a checkpoint has the digest that it was saved with."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         left = max(file.seek(0, os.SEEK_END) - DIGEST, 0)
@@ -89,10 +89,14 @@ def _check_digest(path: Path) -> None:
 
 
 class Checkpoints(Checkpoint):  # which Lightning calls after all other callbacks
-    """Saves a checkpoint every n steps of the optimiser, and after the last; None saves that one alone.
+    """Saves a checkpoint every n steps of the optimiser and after the last, and removes old ones.
 
-    On SIGTERM to any rank, all save the step that they are at, and end with `preemption.EXIT_CODE`.
-    keep: so many of the newest stay. None is removed before the next is whole.
+    On SIGTERM to any rank, all ranks finish and save their step, and end with `preemption.EXIT_CODE`.
+
+    Args:
+        folder: of the checkpoints.
+        every_n_steps: of the optimiser; None saves after the last step alone.
+        keep: number of the newest that stay. None is removed before the next is complete.
     """
 
     def __init__(self, folder: Path, every_n_steps: int | None = 100, keep: int = 2) -> None:
@@ -107,7 +111,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         self._saved: set[Path] = set()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Raise `UserError` if the ranks, each of which looked for the newest checkpoint, found different ones."""
+        """Raise `UserError` if the ranks resume from different checkpoints."""
         first = trainer.strategy.broadcast(trainer.global_step)
         if first != trainer.global_step:
             raise UserError(
@@ -139,7 +143,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         preemption.redeliver()
 
     def thin(self) -> None:
-        """Remove all but the newest."""
+        """Remove all checkpoints but the `keep` newest."""
         for old in steps(self.folder)[: -self.keep]:
             if self._may_remove(old):
                 remove(old)
@@ -148,9 +152,9 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         return path in self._saved or is_own(path)
 
     def save(self, trainer: Trainer, name: str) -> Path:
-        """Save `<folder>/<name>.ckpt`, in place of what was there; every rank calls this."""
+        """Save `<folder>/<name>.ckpt`, in place of what was there; returns its path. Every rank calls this."""
         path = self.folder / f"{name}.ckpt"
-        unfinished = path.with_name(f".{path.name}")  # a strategy's folder of shards is not written at once
+        unfinished = path.with_name(f".{path.name}")  # a folder of shards takes several writes
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             if path.is_dir() and self._may_remove(path):
@@ -162,9 +166,9 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 
 
 def _log_early(trainer: Trainer) -> None:
-    """Have all rows up to a step in the log before its checkpoint: Lightning writes them later, and the run may die."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    logged = bool(every) and (trainer.global_step % every == 0 or trainer.should_stop)
+    """Write all rows of the log up to this step: Lightning writes them after the checkpoint, and the run may die."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    logged = bool(interval) and (trainer.global_step % interval == 0 or trainer.should_stop)
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             if logged:
@@ -174,12 +178,12 @@ def _log_early(trainer: Trainer) -> None:
 
 
 def steps(folder: Path) -> list[Path]:
-    """The checkpoints that a run can go on from, oldest first."""
+    """Return the checkpoints in a folder that a run can resume from, oldest first."""
     return sorted((path for path in folder.glob("step=*.ckpt") if re.fullmatch(r"step=\d+", path.stem)), key=step_of)
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a run wrote what has the name of a checkpoint: a file with its digest, or a folder of shards."""
+    """Return whether a run wrote a checkpoint: a file that ends with a digest, or a folder of shards."""
     if path.is_symlink():
         return False
     if path.is_dir():
@@ -190,18 +194,19 @@ def is_own(path: Path) -> bool:
 
 
 def step_of(path: Path) -> int:
+    """Return the step of a checkpoint, which its name holds."""
     return int(path.stem.removeprefix("step="))
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left unfinished."""
+    """Remove unfinished checkpoints of a run that was killed."""
     for path in folder.glob(".*step=*.ckpt*"):
         if UNFINISHED.fullmatch(path.name) and not path.is_symlink():
             _delete(path)
 
 
 def remove(path: Path) -> None:
-    """A folder that is half removed must not look whole."""
+    """Remove a checkpoint, under a hidden name first, so that a folder that is half removed is not taken for one."""
     _delete(path.rename(path.with_name(f".{path.name}.removed")))
 
 

@@ -1,4 +1,4 @@
-"""metrics.csv, which goes on where a resumed run does."""
+"""`metrics.csv`, which a resumed run continues after the step of its checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS = csv_logs.ExperimentWriter.NAME_METRICS_FILE
 
 
 class CSVLogger(csv_logs.CSVLogger):
-    """Lightning's, which would delete the earlier part of a run."""
+    """Lightning's logger, which would delete the earlier part of a run, and does not here."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class CSVLogger(csv_logs.CSVLogger):
         prefix: str = "",
         flush_logs_every_n_steps: int = 100,
     ) -> None:
-        """Take what Lightning's takes; raise `UserError` for a folder that holds such files of somebody else."""
+        """Take the arguments of Lightning's; raise `UserError` for a folder with such files that no run wrote."""
         super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps)
         folder = Path(self.log_dir)
         recorded = {line["name"] for line in read_record(folder) if line.get("by") == RUN}
@@ -45,7 +45,7 @@ class CSVLogger(csv_logs.CSVLogger):
 
     @rank_zero_only
     def keep(self, step: int) -> None:
-        """Go on after `step`: drop the rows of later steps, and of the evaluation, which come again."""
+        """Continue after `step`: drop the rows of later steps and of the evaluation, which come again."""
         self._continues = True
         path = Path(self.log_dir) / METRICS
         if path.is_file():
@@ -54,7 +54,7 @@ class CSVLogger(csv_logs.CSVLogger):
 
     @rank_zero_only
     def log_early(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log and save what Lightning is about to log for `step`, and ignore it then."""
+        """Log and save what Lightning is about to log for `step`, and ignore it when it comes."""
         self.log_metrics(dict(metrics), step)
         self.save()
         self._early = step, frozenset(metrics)
@@ -84,7 +84,7 @@ class CSVLogger(csv_logs.CSVLogger):
 
 
 def _record(folder: Path) -> None:
-    """Record that the log's files in a folder are a run's; they grow, so their names count."""
+    """Record by their names that the log's files in a folder are a run's; their content grows."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_run(folder):
         for name in (METRICS, HPARAMS):
@@ -92,10 +92,10 @@ def _record(folder: Path) -> None:
 
 
 class _Writer(csv_logs.ExperimentWriter):
-    """Writes rows at the end, and the whole file anew, at once, where a row has a new column."""
+    """Appends rows, and replaces the file in one rename where a row has a new column."""
 
     def _check_log_dir_exists(self) -> None:
-        """The file stays; `CSVLogger` decides."""
+        """Keep the file: `CSVLogger` decides whether it is removed."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
@@ -103,9 +103,9 @@ class _Writer(csv_logs.ExperimentWriter):
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and rows; a last line without an end was not written whole."""
-    whole, end, _ = path.read_text().rpartition("\n")
-    table = csv.DictReader(io.StringIO(whole + end))
+    """Return the columns and rows; a last line without a line break is incomplete, and left out."""
+    complete, end, _ = path.read_text().rpartition("\n")
+    table = csv.DictReader(io.StringIO(complete + end))
     return list(table.fieldnames or []), list(table)
 
 

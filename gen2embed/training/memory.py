@@ -1,8 +1,8 @@
-"""How much memory training takes: what a step holds at its peak, by part, and what is held while it runs.
+"""How much memory training takes: the peak of a step, by part.
 
-`predict` adds the parts up. All of them follow from the configuration and the batch, but for the chunk, which
-`measure_chunk` runs once, forward and backward, and counts. It takes tensors of any device, so a model without weights,
-on PyTorch's meta device, is counted in the same way as the one that is trained.
+`predict` adds the parts up. They follow from the configuration and the batch, except for the chunk: `measure_chunk`
+runs one forward and backward and counts the bytes of its tensors. Tensors may be on any device, so that a model on
+PyTorch's meta device, which has no weights, is counted like the one that is trained.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 MOMENTS = 2  # of AdamW, for every trained parameter
-VECTORS = 3  # copies of a batch's embeddings in the second pass: the chunks', those of the loss, and their gradient
+VECTORS = 3  # copies of a batch's embeddings in the second pass: of the chunks, of the loss, and their gradient
 
 
 @dataclass(frozen=True)
 class ChunkMemory:
-    """Bytes of one chunk: what its graph holds between the passes, and the most that both passes hold at a time."""
+    """Bytes of one chunk: what its graph holds for the backward pass, and the peak of both passes."""
 
     graph: int
     peak: int
@@ -33,9 +33,14 @@ class ChunkMemory:
 class StepMemory:
     """Bytes that a rank needs at the peak of a training step, by part.
 
-    weights: all parameters, frozen ones included. optimizer: its moments. gradients: of what is trained.
-    features: of the pictures of the batch. embeddings: of the batch, and their gradient. graphs: those that are kept
-    from the first pass, but one. workspace: the largest chunk, forward and backward, or what else takes more.
+    Args:
+        weights: all parameters, frozen ones included.
+        optimizer: the optimiser's state.
+        gradients: of the trained parameters.
+        features: vision features of the pictures of the batch.
+        embeddings: of the batch, and their gradient.
+        graphs: those that are retained from the first pass, but one.
+        workspace: of the largest chunk, forward and backward, or of another stage that takes more.
     """
 
     weights: int
@@ -66,21 +71,21 @@ def predict(
     ranks: int = 1,
     zero: int = 0,
 ) -> StepMemory:
-    """Return what a rank needs from the second step on.
+    """Return the memory that a rank needs from the second step on.
 
     Args:
         parameters: of the whole model, with `requires_grad` as in training; the meta device's serve, too.
         chunks: the largest one of each kind, as `measure_chunk` counts it.
         vectors: bytes of the embeddings of a batch.
-        features: bytes of the features of the rank's pictures, where both passes use the same ones; else 0.
+        features: bytes of the vision features of the rank's pictures, if they are cached; else 0.
         others: the most bytes that are held before there is a graph, by the vision tower or for DoRA's norms.
-        graphs: number of chunks whose graphs are kept from the first pass.
+        graphs: number of chunks whose graphs are retained from the first pass.
         ranks: that train together.
         zero: the stage of DeepSpeed's ZeRO (arXiv 1910.02054, section 5): 1 divides the optimiser's state among the
-            ranks, 2 the gradients, too, 3 the weights, too; 0 divides nothing.
+            ranks, 2 also the gradients, 3 also the weights; 0 divides nothing.
     """
     parameters = list(parameters)
-    weights, gradients = (sum(map(_bytes, some)) for some in (parameters, filter(_trained, parameters)))
+    weights, gradients = (sum(map(_bytes, group)) for group in (parameters, filter(_trained, parameters)))
     optimizer = MOMENTS * gradients
     if zero:  # it steps on float32 copies, whatever is trained
         optimizer = (MOMENTS + 1) * torch.float32.itemsize * sum(each.numel() for each in filter(_trained, parameters))
@@ -88,11 +93,11 @@ def predict(
         size // ranks if zero >= stage else size for size, stage in ((weights, 3), (gradients, 2), (optimizer, 1))
     )
     peak, graph = (max(getattr(chunk, name) for chunk in chunks) for name in ("peak", "graph"))
-    embeddings, kept = VECTORS * vectors, max(0, graphs - 1) * graph
+    embeddings, retained = VECTORS * vectors, max(0, graphs - 1) * graph
     if ranks > 1 and not zero:
         others = max(others, 2 * gradients)  # while they are added up
-    workspace = max(peak, others - gradients - embeddings - kept)
-    return StepMemory(weights, optimizer, gradients, features, embeddings, kept, workspace)
+    workspace = max(peak, others - gradients - embeddings - retained)
+    return StepMemory(weights, optimizer, gradients, features, embeddings, retained, workspace)
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -104,9 +109,13 @@ def _trained(parameter: Tensor) -> bool:
 
 
 def measure_chunk(embed: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> ChunkMemory:
-    """Run `embed` as a step does, with a graph and back, and count what it holds beyond what was there before.
+    """Return the memory that `embed` and its backward pass hold, beyond what was there before.
 
-    Every gradient of a parameter is dropped as soon as it is complete, so that this never holds more than a step.
+    The gradient of a parameter is dropped as soon as it is complete, so that this never holds more than a step.
+
+    Args:
+        embed: returns the embeddings of a chunk.
+        parameters: of the model.
     """
     hooks = [parameter.register_post_accumulate_grad_hook(_drop) for parameter in parameters if parameter.requires_grad]
     try:
@@ -126,7 +135,7 @@ def _drop(parameter: Tensor) -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside, counts the memory of tensors that come into being: `now`, and the most at a time, `peak`."""
+    """Counts the bytes of the tensors that are created inside the context: those alive `now`, and their `peak`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Strategies of Lightning's for several ranks, and how each of them trains together."""
+"""Lightning's strategies for several ranks, and how the ranks of each train together."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from gen2embed.utils.rank_group import ALONE, RankGroup
 
 
 class Ranks(DDPStrategy):
-    """Lightning's launcher and process group; one rank's failure ends all, and no wait is endless.
+    """Lightning's launcher and process group, where the failure of one rank ends all, and every wait has a timeout.
 
-    timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
+    Args:
+        timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
+        options: of Lightning's DDP strategy.
     """
 
     def __init__(self, timeout_seconds: float, **options: Any) -> None:
@@ -32,7 +34,7 @@ class Ranks(DDPStrategy):
         self.timeout_seconds = timeout_seconds
 
     def sync(self) -> Sync:
-        """How its ranks train together; raises `UserError` where they cannot."""
+        """Return how its ranks train together; raises `UserError` if they cannot."""
         raise NotImplementedError
 
     def setup_distributed(self) -> None:
@@ -45,7 +47,7 @@ class Ranks(DDPStrategy):
             ) from error
 
     def on_exception(self, exception: BaseException) -> None:
-        """End the ranks that this one started, which would wait for it until their timeout, and name what ended one."""
+        """End the ranks that this one started, which would wait for it until their timeout, and log which died."""
         super().on_exception(exception)
         for rank, process in enumerate(self.launcher.procs, 1):  # type: ignore[union-attr]
             if (code := process.poll()) is not None and code < 0:
@@ -75,7 +77,7 @@ class Replicated(Ranks):
 
 
 def sync_of(strategy: Strategy) -> Sync:
-    """How the ranks of a trainer's strategy train together; raises `UserError` for a strategy without a way."""
+    """Return how the ranks of a trainer's strategy train together; raises `UserError` for any other strategy."""
     if isinstance(strategy, Ranks):
         return strategy.sync()
     if isinstance(strategy, SingleDeviceStrategy):
@@ -86,10 +88,10 @@ def sync_of(strategy: Strategy) -> Sync:
 
 
 @contextmanager
-def gathered(trainer: Trainer) -> Iterator[RankGroup]:
-    """The trainer's ranks, for work that Lightning does not run: started, unless `torchrun` did, and connected.
+def connect_ranks(trainer: Trainer) -> Iterator[RankGroup]:
+    """Yield the trainer's ranks for work that Lightning does not run, such as mining.
 
-    If this rank fails, those that it started end.
+    They are started, unless `torchrun` did, and connected. If this rank fails, those that it started end.
     """
     strategy = trainer.strategy
     if isinstance(strategy, SingleDeviceStrategy):

@@ -1,11 +1,11 @@
 """Ranks that train together: one global batch, one gradient.
 
-Every rank embeds its own pairs. The loss couples all of them, but it depends on a rank's parameters through the rank's
-own embeddings alone. So each rank
+Every rank embeds its own pairs. The loss couples the pairs of all ranks, but it depends on a rank's copy of the model
+through that rank's embeddings alone. So each rank
 
     1. gathers the embeddings of all ranks, of which only its own carry a gradient;
-    2. computes the loss of the whole global batch, and back-propagates it into its own copy of the model;
-    3. adds up the gradients of all ranks: the sum is the gradient of the global batch, exactly, on any number of ranks.
+    2. computes the loss of the global batch, and back-propagates it into its own copy of the model;
+    3. adds up the gradients of all ranks. The sum is exactly the gradient of the global batch, for any number of ranks.
 
 Nothing is averaged, and nothing is reduced while the chunks are back-propagated.
 """
@@ -30,44 +30,66 @@ from gen2embed.training.datamodule import TrainingBatch
 
 
 class Sync(Protocol):
-    """What a training step asks of the other ranks.
+    """How a training step works with the other ranks. Every rank calls each method, in the same order.
 
-    factor: what a rank multiplies a scalar by before it back-propagates it, where the reduction takes a mean.
-    lockstep: ranks share weights, so that all run the same modules in the same order.
+    Attributes:
+        factor: number that a rank multiplies a scalar by before it back-propagates it: that of the ranks where the
+            reduction takes a mean, else 1.
+        lockstep: whether ranks divide the weights, so that all must run the same modules in the same order.
     """
 
     factor: float
     lockstep: bool
 
     def gather(self, own: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
-        """The rows of all ranks, rank by rank; the own ones are the tensor itself, in the graph."""
+        """Return the rows of all ranks, rank by rank; this rank's part of them is `own`, with its graph."""
 
     def gather_texts(self, own: list[str]) -> list[str]:
-        """The texts of all ranks, rank by rank."""
+        """Return the texts of all ranks, rank by rank."""
 
     @contextmanager
     def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:
-        """What this rank accumulates inside, from no gradient, is the sum over all ranks afterwards."""
+        """Replace, when the context ends, the gradients that were accumulated in it by their sum over all ranks.
+
+        The parameters have no gradient when it begins.
+        """
 
     def scale_for_sum(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The value, which every rank has; its gradient is a rank's part, so that all add up to the whole."""
+        """Return a value that is the same on every rank, with its gradient divided by the number of ranks.
+
+        The sum that `reduce_gradients` takes then counts it once.
+        """
 
     def pad_chunks(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
-        """The batch in chunks that all ranks can run side by side."""
+        """Return the batch in chunks that all ranks can run in lockstep, if they must.
+
+        Args:
+            batch: of this rank.
+            prepare: makes chunks of items.
+        """
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
-        """Bound the norm of the gradient, unless `largest` is None, step and forget it; returns what the norm was."""
+        """Clip the norm of the gradient, step the optimiser, and remove the gradient.
+
+        Args:
+            optimizer: to step.
+            parameters: that it steps.
+            largest: norm that the gradient is clipped to; None does not clip.
+
+        Returns:
+            The norm before it was clipped.
+        """
 
     @contextmanager
     def gather_parameters(self, parameters: Iterable[Parameter]) -> Iterator[None]:
-        """Inside, every rank can read all of the parameters; all ranks enter together."""
+        """Make the parameters complete on every rank inside the context, where they are divided among the ranks."""
 
     def seed(self, seed: int, step: int) -> None:
-        """Start this rank's own random stream of a step."""
+        """Begin this rank's own random stream of a step."""
 
 
 class OneRank:
-    """A single process: there is nothing to wait for."""
+    """A single process, which waits for no other."""
 
     factor = 1.0
     lockstep = False
@@ -103,7 +125,7 @@ class OneRank:
 
 
 class Replicas(OneRank):
-    """Ranks that each hold the whole model, over torch's process group."""
+    """Ranks that each hold a complete copy of the model, connected by torch's process group."""
 
     def gather(self, own: Tensor) -> Tensor:
         size = torch.tensor([len(own)], device=own.device)
@@ -117,9 +139,9 @@ class Replicas(OneRank):
         return torch.cat(parts)
 
     def gather_texts(self, own: list[str]) -> list[str]:
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, own)
-        return list(itertools.chain.from_iterable(everyone))
+        texts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(texts, own)
+        return list(itertools.chain.from_iterable(texts))
 
     @contextmanager
     def reduce_gradients(self, parameters: Iterable[Parameter]) -> Iterator[None]:

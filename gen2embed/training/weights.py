@@ -1,4 +1,4 @@
-"""How often subsets come in training."""
+"""Weights of subsets: how often their rows come in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gen2embed.utils.errors import UserError
 
 
 def check_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:
-    """Raise `UserError` unless every subset has a weight, and some are above zero."""
+    """Raise `UserError` unless every subset has a weight of at least 0, and one is above."""
     names = list(dict.fromkeys(subsets))
     known_names("batch.weights", "subset", names, list(weights))
     if missing := [name for name in names if name not in weights]:
@@ -21,8 +21,13 @@ def check_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:
 
 
 def tempered(subsets: Sequence[str], temperature: float) -> dict[str, float]:
-    """Weights of subsets of n rows, n ** (1 / temperature): 1 is as they are, and the higher, the more alike (Devlin et
-    al., multilingual BERT; arXiv 1907.05019, section 4.2).
+    """Return a weight for each subset: n ** (1 / temperature) for n rows (arXiv 1907.05019, section 4.2).
+
+    A temperature of 1 leaves subsets as large as they are; the higher it is, the more alike they become.
+
+    Args:
+        subsets: the subset of each row.
+        temperature: above 0.
     """
     if temperature <= 0:
         raise UserError(f"batch.temperature is above 0; got {temperature:g}")

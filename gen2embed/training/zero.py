@@ -1,16 +1,17 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al., 2019, arXiv 1910.02054): ranks that divide what is trained among themselves.
+"""DeepSpeed's ZeRO (Rajbhandari et al., 2019, arXiv 1910.02054), which divides the state of training among the ranks.
 
-Stage 1 divides the optimiser's state, 2 the reduced gradients, too, and 3 the parameters, too. The gradient is that of
-`sync.Replicas`, and each of these four is wrong in silence, or hangs, if it is left out:
+Stage 1 divides the optimiser's state, stage 2 also the reduced gradients, and stage 3 also the parameters. The gradient
+is that of `sync.Replicas`. Without one of these four rules it is silently wrong, or the ranks hang:
 
     1. DeepSpeed reduces to a mean over ranks, so a rank multiplies what it back-propagates by their number.
-    2. It reduces once, after a step's last chunk; by itself it reduces after every chunk, and adds some up twice.
-    3. In stage 3 all ranks gather the weights of a module whenever one runs it. So all run as many chunks of texts, and
-       then as many of pictures; a rank that has fewer runs fillers, whose rows no loss sees.
-    4. A parameter that no chunk reached has a gradient of zero. In stage 3 it would have that of the step before.
+    2. Gradients are reduced once, after a step's last chunk. DeepSpeed by itself reduces after every chunk, and adds
+       some gradients up twice.
+    3. In stage 3 all ranks gather the weights of a module whenever one runs it. So all run the same number of chunks of
+       texts, and then of pictures; a rank with fewer runs fillers, whose rows no loss sees.
+    4. A parameter that no chunk reached gets a gradient of zero. In stage 3 it would keep that of the step before.
 
-An optimiser with momentum goes on moving a parameter whose gradient is zero, where `Replicas` leaves one alone that no
-rank reached: the vision tower, in a batch without a picture.
+An optimiser with momentum moves a parameter whose gradient is zero, where `Replicas` does not move one that no rank
+reached, such as the vision tower in a batch without pictures.
 """
 
 from __future__ import annotations
@@ -44,17 +45,21 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 
 class AsLoaded(DeepSpeedPrecision):
-    """Weights in the types that they were loaded in: frozen ones may be bfloat16 under an adapter in float32."""
+    """Keeps the types in which weights were loaded: frozen ones may be bfloat16 under an adapter in float32."""
 
     def convert_module(self, module: Module) -> Module:
         return module
 
 
 class Zero(Ranks, DeepSpeedStrategy):
-    """Lightning's DeepSpeed, for the step of `lit`, one gradient of one global batch.
+    """Lightning's DeepSpeed, for the step of `ContrastiveModule`: one gradient of one global batch.
 
-    bf16-mixed is autocast over float32 weights, as without DeepSpeed; in bf16-true, weights and what chunks add up to
+    bf16-mixed is autocast over float32 weights, as without DeepSpeed. In bf16-true, weights and accumulated gradients
     are bfloat16, and the optimiser steps on float32 copies. float16 would skip steps, and is refused.
+
+    Args:
+        stage: of ZeRO.
+        timeout_seconds: how long a rank waits for another one.
     """
 
     runs_on: ClassVar[type[Accelerator]] = CUDAAccelerator
@@ -94,14 +99,14 @@ class Zero(Ranks, DeepSpeedStrategy):
         super()._format_config()
 
     def on_train_end(self) -> None:
-        """Leave every rank a whole, plain model, as it was loaded."""
+        """Give every rank the complete model again, without DeepSpeed's hooks."""
         if self.zero_stage_3:
             parameters: list[Any] = list(self.lightning_module.parameters())  # type: ignore[union-attr]
             parameters[0].all_gather(parameters)
             self.deepspeed_engine.destroy()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """A folder with a shard of each rank's, whole on every rank when this returns."""
+        """Save a folder with a shard of each rank; all shards are complete when this returns."""
         super().save_checkpoint(checkpoint, filepath, storage_options)
         self.barrier()
 
@@ -121,7 +126,7 @@ class Sharded(Replicas):
             try:
                 yield
             except BaseException:
-                for parameter in trained:  # they would be reduced, with ranks that may never come
+                for parameter in trained:  # DeepSpeed would reduce them with ranks that may never come
                     parameter.grad = None
                 raise
             idle = [parameter for parameter in trained if parameter.grad is None]
@@ -130,38 +135,43 @@ class Sharded(Replicas):
                     parameter.grad = torch.zeros_like(parameter)
 
     def pad_chunks(self, batch: TrainingBatch, prepare: Prepare) -> TrainingBatch:
-        """Chunks of texts, then chunks of pictures, as many as the rank has that has most of each."""
-        kinds = [[at for at, its in enumerate(batch.chunks) if its.pictured == pictured] for pictured in (False, True)]
-        most = torch.tensor([len(its) for its in kinds], device=batch.order.device)
+        """Return the batch with chunks of texts first, then of pictures, and fillers up to the most that a rank has."""
+        kinds = [
+            [index for index, chunk in enumerate(batch.chunks) if chunk.pictured == pictured]
+            for pictured in (False, True)
+        ]
+        most = torch.tensor([len(indices) for indices in kinds], device=batch.order.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         sizes = [chunk.rows for chunk in batch.chunks]
         numbered = torch.arange(sum(sizes)).split(sizes)
         chunks, rows, pictures = list[Chunk](), list[Tensor](), dict(batch.pictures)
-        for its, count, item in zip(kinds, most.tolist(), fillers(), strict=True):
-            chunks += [batch.chunks[at] for at in its]
-            rows += [numbered[at] for at in its]
-            if missing := count - len(its):
+        for indices, count, item in zip(kinds, most.tolist(), fillers(), strict=True):
+            chunks += [batch.chunks[index] for index in indices]
+            rows += [numbered[index] for index in indices]
+            if missing := count - len(indices):
                 filler = prepare([(item, "candidate")])
                 chunks += filler.chunks * missing
                 rows += [torch.tensor([-1])] * missing
                 pictures |= filler.pictures
-        before = torch.cat(rows)  # what each row was
+        # The rows' numbers before, -1 for fillers: sorted, fillers come first, and position k after them is where row k
+        # is now. E.g. before = [2, -1, 0, 1] sorts to [1, 2, 3, 0], so that rows 0, 1, 2 are at 2, 3, 0.
+        before = torch.cat(rows)
         order = before.argsort(stable=True)[(before < 0).sum() :].to(batch.order.device)[batch.order]
         return replace(batch, chunks=chunks, order=order, pictures=pictures)
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Tensor:
-        optimizer.step()  # bounds the norm, as configured, and forgets the gradient
+        optimizer.step()  # clips the norm, as configured, and removes the gradient
         return torch.as_tensor(self.strategy.deepspeed_engine.get_global_grad_norm())
 
     @contextmanager
     def gather_parameters(self, parameters: Iterable[Parameter]) -> Iterator[None]:
         from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415  # where it is not installed, the others work
 
-        there = list(parameters)
-        with GatheredParameters(there, enabled=self.strategy.zero_stage_3 and bool(there)):
+        divided = list(parameters)
+        with GatheredParameters(divided, enabled=self.strategy.zero_stage_3 and bool(divided)):
             yield
 
 
 def fillers() -> tuple[Item, Item]:
-    """A text and a picture that cost little."""
+    """Return a text and an item with a picture, both cheap to embed."""
     return Item.create("text"), Item.create("", Image.new("RGB", (56, 56)))
