@@ -50,7 +50,7 @@ def started_together() -> int:
 
 
 def make_trainer(cfg: DictConfig) -> Trainer:
-    """The trainer of `cfg.trainer` with its logger and callbacks.
+    """Return the trainer of `cfg.trainer` with its logger and callbacks.
 
     Raises `UserError` for what Lightning refuses, and where the processes would not be the trainer's ranks.
     """
@@ -88,13 +88,13 @@ def make_trainer(cfg: DictConfig) -> Trainer:
 
 
 def read_pairs(data: PairSource, trainer: Trainer, folder: Path) -> list[Pair]:
-    """The training pairs that a run in `folder` takes; rank 0 checks their pictures for all."""
+    """Return the training pairs of a run in `folder`; rank 0 checks their pictures for all ranks."""
     seconds = getattr(trainer.strategy, "timeout_seconds", 0.0)  # of several ranks; a single one waits for none
     return valid_pairs(data, folder, leader=trainer.is_global_zero, seconds=seconds)
 
 
 def check_sources(cfg: DictConfig) -> None:
-    """Raise `UserError` if the model or the checkpoint of `cfg` is not there, or a store cannot be. Loads nothing."""
+    """Raise `UserError` if the model or the checkpoint of `cfg` is missing, or a store cannot be written."""
     for store in (cfg.engine.store, (cfg.get("search") or {}).get("store"), cfg.paths.cluster_dir):
         if store is not None:
             check_writable(Path(store))
@@ -170,7 +170,7 @@ def make_validation(cfg: DictConfig, trainer: Trainer, engine: Engine) -> Valida
 
 
 def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer) -> list[Benchmark]:
-    """Read the chosen benchmark of `cfg`, or the several that it holds by name, or none; rank 0 checks pictures."""
+    """Return the benchmarks of a choice in `cfg`: one, several by name, or none; rank 0 checks their pictures."""
     check_count(cfg.report_queries)
     benchmarks = list_benchmarks(instantiate(chosen, _convert_="all"))
     for benchmark in benchmarks:
@@ -186,9 +186,14 @@ def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer
 
 
 def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = None) -> Embedder:
-    """The model of `cfg`, with a checkpoint or that of `cfg`, on the trainer's device.
+    """Return the model of `cfg` on the trainer's device.
 
-    With a checkpoint, what the command line does not choose of prompt, resolution and pooling is what it carries.
+    A checkpoint's prompt, resolution and pooling are taken, unless the command line or the experiment chooses others.
+
+    Args:
+        cfg: The configuration.
+        trainer: Tells the device.
+        checkpoint: A folder to load in place of the checkpoint of `cfg`.
     """
     chosen, revision = chosen_groups(), None if checkpoint else cfg.checkpoint_revision
     checkpoint = checkpoint or cfg.checkpoint
@@ -205,7 +210,7 @@ def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = No
 
 
 def make_search(cfg: DictConfig, trainer: Trainer) -> Search:
-    """The search of `cfg`, on the trainer's device unless another is chosen."""
+    """Return the search of `cfg`, on the trainer's device unless another is chosen."""
     device = trainer.strategy.root_device
     ours = str(device) if device.type in ("cpu", "cuda") else "cpu"  # it needs float64
     return instantiate(cfg.search, device=ours if cfg.search.device == "auto" else cfg.search.device)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gen2embed.training.datamodule import PairDataModule as PairDataModule
     from gen2embed.training.datamodule import TrainingBatch as TrainingBatch
     from gen2embed.training.gradcache import backward_cached as backward_cached
+    from gen2embed.training.losses import ContrastiveLoss as ContrastiveLoss
     from gen2embed.training.losses import ContrastiveTargets as ContrastiveTargets
     from gen2embed.training.losses import InfoNCE as InfoNCE
     from gen2embed.training.memory import StepMemory as StepMemory
@@ -30,6 +31,7 @@ else:
         {
             "Checkpoints": "checkpoint",
             "ClusterBatchSampler": "batches",
+            "ContrastiveLoss": "losses",
             "ContrastiveModule": "module",
             "ContrastiveTargets": "losses",
             "InfoNCE": "losses",
