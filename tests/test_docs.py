@@ -137,13 +137,15 @@ def small(script, args):
         ]
     if "experiment=false_negatives" in args:
         out += ["mining=random,topk", "data.false_negatives=0.3", "loss.mask_margin=0.1", "seed=0"]
+    if "data=mmeb" in args:
+        out.append("data.subsets=[N24News,NIGHTS]")
     if script == "train.py":
         out += ["trainer.max_steps=2", "batch.pairs=8"]
     return [*out, *(shorter for sweep, shorter in SWEEPS.items() if sweep in args)]
 
 
 @pytest.fixture
-def type_command(run_script, capfd, monkeypatch, here, finished):
+def type_command(run_script, python, capfd, monkeypatch, here, finished):
     """Run a command as written, but on the small world, for a few steps, and on the shipped weights where its own are a
     download away; before it those that write what it reads."""
 
@@ -157,6 +159,7 @@ def type_command(run_script, capfd, monkeypatch, here, finished):
         elif script in SCRIPTS:
             arguments, printed = SCRIPTS[script]
             monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+            monkeypatch.setattr(sys, "executable", python)  # which measures in processes of their own
             check(run_script(script, *arguments, cwd=here), command, printed)
         else:
             local = [arg for arg in args if not arg.startswith(("trainer=gpu", "model.path="))]

@@ -62,7 +62,7 @@ def load(size: str) -> Embedder:
     """Return an embedder of a published width with the paper's adapter."""
     mid_low = Resolution("mid_low", 256 * 28 * 28, 1280 * 28 * 28)
     tiny = Embedder.from_pretrained(PACKAGE / "tiny" / "checkpoint", prompt="system", resolution=mid_low, device="cpu")
-    config = qwen2_vl(PUBLISHED[size], tiny.backbone.tokenizer, layers=2, depth=1)
+    config = qwen2_vl(PUBLISHED[size], tiny.backbone.tokenizer, layers=1, depth=1)
     full = transformers.Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     backbone = replace(tiny.backbone, full=full.requires_grad_(False), model=full.base_model)
     return replace(tiny, backbone=load_preset("adapter", "paper").attach(backbone), feature_cache=FeatureCache(0))

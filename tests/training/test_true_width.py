@@ -18,7 +18,7 @@ def measured(request, forked, tmp_path_factory):
 
 
 def test_the_prediction_is_what_a_step_holds(measured):
-    assert measured["held"] > 500
+    assert measured["held"] > 300
     assert measured["held"] == pytest.approx(measured["predicted"], rel=0.15)
 
 
@@ -29,7 +29,7 @@ def test_a_step_that_computes_norms_in_every_pass_holds_more(measured):
 
 def test_measuring_holds_no_more_than_the_step(measured):
     """Code that is used for the first time, and the chunk's own pixels, come on top."""
-    assert measured["measuring"] < 1.1 * measured["held"]
+    assert measured["measuring"] < 1.15 * measured["held"]
 
 
 def test_what_is_trained_under_autocast_is_float32(measured):
