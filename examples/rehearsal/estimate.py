@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from examples.rehearsal.shapes import PUBLISHED, Qwen2VLShape, qwen2_vl
 from gen2embed.config.presets import PACKAGE, compose_shipped, conf_dir
 from gen2embed.encoding.batch import Chunk
-from gen2embed.model.dora import norms_once
+from gen2embed.model.dora import cached_norms
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.vision import Features
 from gen2embed.shipped.resizing import size_after
@@ -59,7 +59,7 @@ def experiment_memory(cfg: Any) -> StepMemory:
         chunk = _chunk(items, tokens)
         embed = partial(embedder.embed_chunk, chunk, {}, dict.fromkeys(chunk.pictures, seen))
         full.train()
-        with autocast() if half else nullcontext(), norms_once(full):
+        with autocast() if half else nullcontext(), cached_norms(full):
             with torch.no_grad(), LiveBytes() as first:
                 embed()
             measured = measure_chunk(embed, full.parameters())
