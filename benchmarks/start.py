@@ -15,6 +15,9 @@ STARTS = {
     "python -m gen2embed --help": ("-m", "gen2embed", "--help"),
     "an unknown command": ("-m", "gen2embed", "embedd"),
     "a misspelt option": ("-m", "gen2embed", "embed", "--roel", "query"),
+    "python train.py --help": ("train.py", "--help"),
+    "python mine.py --help": ("mine.py", "--help"),
+    "python eval.py --help": ("eval.py", "--help"),
 }
 
 

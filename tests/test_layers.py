@@ -144,6 +144,14 @@ def test_help_and_wrong_arguments_import_no_library(arguments):
     assert "gen2embed.cli.embed" in ours
 
 
+@pytest.mark.parametrize("script", ["mine.py", "eval.py"])
+def test_help_of_the_scripts_waits_for_no_heavy_library(script, monkeypatch):
+    monkeypatch.chdir(PACKAGE.parent)
+    heavy, _ = loaded_by(f"import runpy; sys.argv = ['', '--help']; runpy.run_path('{script}', run_name='__main__')")
+    assert heavy <= {"hydra", "omegaconf", "pydantic", "yaml", "rich", "huggingface_hub", "PIL", "fsspec", "httpx"}
+    assert "hydra" in heavy
+
+
 @pytest.mark.parametrize("name", gen2embed.__all__)
 def test_the_public_names_are_there(name):
     assert name in dir(gen2embed)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gen2embed.mining.saha import SaHaPaper as SaHaPaper
     from gen2embed.mining.saha import TopK as TopK
     from gen2embed.mining.saha import mine_clusters as mine_clusters
+    from gen2embed.mining.skipped import skipped_owners as skipped_owners
+    from gen2embed.mining.skipped import write_skipped as write_skipped
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
@@ -43,6 +45,8 @@ else:
             "mine_clusters": "saha",
             "mine_pairs": "mine",
             "read_clusters": "clusters",
+            "skipped_owners": "skipped",
             "write_clusters": "clusters",
+            "write_skipped": "skipped",
         },
     )

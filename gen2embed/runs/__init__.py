@@ -8,23 +8,41 @@ from typing import TYPE_CHECKING
 from gen2embed.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from gen2embed.runs.build import check_sources as check_sources
+    from gen2embed.runs.build import make_benchmarks as make_benchmarks
     from gen2embed.runs.build import make_embedder as make_embedder
+    from gen2embed.runs.build import make_search as make_search
     from gen2embed.runs.build import make_trainer as make_trainer
+    from gen2embed.runs.build import read_pairs as read_pairs
+    from gen2embed.runs.console import cluster_table as cluster_table
+    from gen2embed.runs.console import print_table as print_table
+    from gen2embed.runs.console import summary_table as summary_table
     from gen2embed.runs.entry import entry_point as entry_point
     from gen2embed.runs.entry import start as start
+    from gen2embed.runs.results import log_values as log_values
     from gen2embed.runs.results import manifest as manifest
+    from gen2embed.runs.results import timing as timing
     from gen2embed.runs.results import write_results as write_results
     from gen2embed.runs.score import evaluate_and_report as evaluate_and_report
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
+            "check_sources": "build",
+            "cluster_table": "console",
             "entry_point": "entry",
             "evaluate_and_report": "score",
+            "log_values": "results",
+            "make_benchmarks": "build",
             "make_embedder": "build",
+            "make_search": "build",
             "make_trainer": "build",
             "manifest": "results",
+            "print_table": "console",
+            "read_pairs": "build",
             "start": "entry",
+            "summary_table": "console",
+            "timing": "results",
             "write_results": "results",
         },
     )

@@ -1,4 +1,7 @@
-"""Turn a function of a configuration into a command-line program, and start its run."""
+"""Turn a function of a configuration into a command-line program, and start its run.
+
+Modules that import Lightning or torch are imported when a run starts, so that `--help` does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,15 +28,15 @@ from gen2embed.config.schema import check
 from gen2embed.config.values import from_home, plain, register_resolvers
 from gen2embed.outputs.claims import release
 from gen2embed.outputs.redacted import redact_yaml
-from gen2embed.runs import tracking
-from gen2embed.runs.build import started_together
-from gen2embed.runs.composition import adopt_checkpoint, drop_foreign
 from gen2embed.runs.sweeps import is_finished
 from gen2embed.utils import preemption
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.log import log, quieten_libraries
 from gen2embed.utils.redaction import expanded, redacted, visible
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -48,6 +51,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def run_checked(cfg: DictConfig) -> None:
+            from gen2embed.runs import tracking  # noqa: PLC0415
+
+            quieten_libraries()
             cfg = _complete(cfg, config_name)
             if _is_job() and is_finished(Path(cfg.output_dir), plain(cfg)):
                 log.info("finished before: %s", cfg.output_dir)
@@ -57,7 +63,6 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
-            quieten_libraries()
             register_resolvers()
             try:
                 with preemption.listening():
@@ -81,6 +86,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
 def _complete(cfg: DictConfig, config_name: str) -> DictConfig:
     """Return the configuration that the run is to follow: checked, with its folder, commits and checkpoint."""
+    from gen2embed.runs.build import started_together  # noqa: PLC0415
+    from gen2embed.runs.composition import adopt_checkpoint, drop_foreign  # noqa: PLC0415
+
     simultaneous = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
     if simultaneous and "${now:" in plain(cfg, resolve=False)["output_dir"]:
         raise UserError(
@@ -134,6 +142,8 @@ def start(cfg: DictConfig, trainer: Trainer, *, write: bool = True, continues: b
         return folder
     if write:
         write_config(cfg)
+    from gen2embed.runs import tracking  # noqa: PLC0415
+
     tracking.begin(trainer.loggers, continues=continues, multirun=_is_job())
     return folder
 

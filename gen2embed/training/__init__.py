@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gen2embed.training.resume import Resume as Resume
     from gen2embed.training.shortcuts import Shortcuts as Shortcuts
     from gen2embed.training.strategies import Replicated as Replicated
+    from gen2embed.training.strategies import connect_ranks as connect_ranks
     from gen2embed.training.sync import Sync as Sync
     from gen2embed.training.zero import Zero as Zero
 else:
@@ -46,5 +47,6 @@ else:
             "Validate": "callbacks",
             "Zero": "zero",
             "backward_cached": "gradcache",
+            "connect_ranks": "strategies",
         },
     )
