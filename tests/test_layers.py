@@ -144,7 +144,7 @@ def test_help_and_wrong_arguments_import_no_library(arguments):
     assert "gen2embed.cli.embed" in ours
 
 
-@pytest.mark.parametrize("script", ["mine.py", "eval.py"])
+@pytest.mark.parametrize("script", ["train.py", "mine.py", "eval.py"])
 def test_help_of_the_scripts_waits_for_no_heavy_library(script, monkeypatch):
     monkeypatch.chdir(PACKAGE.parent)
     heavy, _ = loaded_by(f"import runpy; sys.argv = ['', '--help']; runpy.run_path('{script}', run_name='__main__')")

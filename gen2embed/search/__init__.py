@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gen2embed.search.exact import nearest as nearest
     from gen2embed.search.neighbours import Neighbours as Neighbours
     from gen2embed.search.neighbours import find_neighbours as find_neighbours
+    from gen2embed.search.products import allow_tf32 as allow_tf32
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
@@ -22,6 +23,7 @@ else:
             "Exact": "exact",
             "Neighbours": "neighbours",
             "Search": "exact",
+            "allow_tf32": "products",
             "find_neighbours": "neighbours",
             "nearest": "exact",
         },

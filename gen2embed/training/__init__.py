@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from gen2embed.training.checkpoint import Checkpoints as Checkpoints
     from gen2embed.training.datamodule import PairDataModule as PairDataModule
     from gen2embed.training.datamodule import TrainingBatch as TrainingBatch
+    from gen2embed.training.fit import prepare_fit as prepare_fit
+    from gen2embed.training.fit import save_adapter as save_adapter
     from gen2embed.training.gradcache import backward_cached as backward_cached
     from gen2embed.training.losses import ContrastiveLoss as ContrastiveLoss
     from gen2embed.training.losses import ContrastiveTargets as ContrastiveTargets
     from gen2embed.training.losses import InfoNCE as InfoNCE
     from gen2embed.training.memory import StepMemory as StepMemory
     from gen2embed.training.module import ContrastiveModule as ContrastiveModule
+    from gen2embed.training.plan import check_clusters as check_clusters
+    from gen2embed.training.plan import copy_clusters as copy_clusters
+    from gen2embed.training.plan import mine_clusters as mine_clusters
+    from gen2embed.training.plan import plan_batches as plan_batches
     from gen2embed.training.resume import Resume as Resume
     from gen2embed.training.shortcuts import Shortcuts as Shortcuts
     from gen2embed.training.strategies import Replicated as Replicated
@@ -47,6 +53,12 @@ else:
             "Validate": "callbacks",
             "Zero": "zero",
             "backward_cached": "gradcache",
+            "check_clusters": "plan",
             "connect_ranks": "strategies",
+            "copy_clusters": "plan",
+            "mine_clusters": "plan",
+            "plan_batches": "plan",
+            "prepare_fit": "fit",
+            "save_adapter": "fit",
         },
     )
