@@ -1,0 +1,10 @@
+from .benchmark import Benchmark as Benchmark
+from .mmeb import read_custom as read_custom
+from .mmeb import read_mmeb as read_mmeb
+from .pairs import Files as Files
+from .pairs import Mmeb as Mmeb
+from .pairs import PairSource as PairSource
+from .positives import Positives as Positives
+from .quarantine import valid_pairs as valid_pairs
+from .sugarcrepe import read_sugarcrepe as read_sugarcrepe
+from .sugarcrepe import read_sugarcrepe_pp as read_sugarcrepe_pp

@@ -1,0 +1,9 @@
+from .batch import Chunk as Chunk
+from .batch import ChunkLimit as ChunkLimit
+from .batch import Prepared as Prepared
+from .compression import Compression as Compression
+from .engine import Encoded as Encoded
+from .engine import Engine as Engine
+from .store import EmbeddingStore as EmbeddingStore
+from .store import MemoryStore as MemoryStore
+from .truncation import TruncationCount as TruncationCount

@@ -1,0 +1,16 @@
+from .adapter import Full as Full
+from .adapter import Lora as Lora
+from .backbone import Backbone as Backbone
+from .backbone import load_backbone as load_backbone
+from .embedder import Embedder as Embedder
+from .inputs import InputBuilder as InputBuilder
+from .pooling import LastToken as LastToken
+from .pooling import Pooling as Pooling
+from .pretrained import Source as Source
+from .prompts import Piece as Piece
+from .prompts import Prompt as Prompt
+from .prompts import render as render
+from .resolution import Resolution as Resolution
+from .resolution import resize as resize
+from .resolution import target_size as target_size
+from .vision import FeatureCache as FeatureCache
