@@ -198,18 +198,18 @@ def test_starting_over_keeps_checkpoints_of_others(tmp_path):
     for name in ("step=000002.ckpt", ".step=000003.ckpt", f"..step=000003.ckpt.{'a' * 32}"):
         (tmp_path / name).write_bytes(b"state" + MARK + b"0" * 32)
     resume = Resume({"resume": "never"}, a_trainer(Checkpoints(tmp_path)))
-    resume._begin({}, [])
+    resume._begin([])
     assert not lost(before, tree(tmp_path))
     assert sorted(tree(tmp_path)) == sorted([*before, "run.json"])
     file(tmp_path / "step=000004.ckpt")
     before = tree(tmp_path)
     with pytest.raises(UserError, match=r"step=000004\.ckpt.*move it away"):
-        resume._begin({}, [])
+        resume._begin([])
     assert tree(tmp_path) == before
     (tmp_path / "step=000004.ckpt").unlink()
     file(tmp_path / "run.json")
     with pytest.raises(UserError, match=r"run\.json.*move it away"):
-        resume._begin({}, [])
+        resume._begin([])
     assert (tmp_path / "run.json").read_text() == PRECIOUS
 
 
