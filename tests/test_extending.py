@@ -165,7 +165,8 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_message(run_script, here):
 def test_a_module_of_another_name_is_refused(run_script, here):
     outcome = run_script("mine.py", "mining=random", "mining._target_=easy.Easy", cwd=here)
     assert outcome.code == 1
-    assert "mining._target_='easy.Easy' is not allowed; a target starts with gen2embed., gen2embed_" in outcome.err
+    assert "mining._target_='easy.Easy' is not allowed" in outcome.err
+    assert "gen2embed_" in outcome.err
 
 
 def test_an_experiment_of_ones_own_chooses_the_prompt_of_a_checkpoint(run_script, here, tiny):

@@ -77,7 +77,7 @@ def test_a_finished_run_of_other_settings_is_not_one_of_these(tmp_path):
     assert not is_finished(tmp_path, {"seed": 1})
     (tmp_path / "report.html").write_text("")
     assert is_finished(tmp_path, {"seed": 1, "output_dir": "there"})
-    with pytest.raises(UserError, match="holds a finished run with other settings: seed is 1 there and 2 here; choose"):
+    with pytest.raises(UserError, match=r"seed is 1 .*2 here; choose"):
         is_finished(tmp_path, {"seed": 2})
 
 

@@ -291,7 +291,7 @@ def test_ranks_that_were_given_other_things_do_not_start():
         if not ends:
             CheckRanksAgree(given[0]).on_train_start(None, module)
             continue
-        with pytest.raises(UserError, match=r"rank 1 has other inputs than rank 0, .*: data is '48 rows' there"):
+        with pytest.raises(UserError, match=r"rank 1 .*data is '48 rows'"):
             CheckRanksAgree(given[0]).on_train_start(None, module)
 
 
@@ -305,21 +305,21 @@ def under_torchrun(monkeypatch, processes):
     [
         (
             ["-m", *TWO, "seed=1,2"],
-            r"a multirun uses one device, and here each of 2 ranks .* without -m, or choose",
+            r"multirun .*2 ranks .*-m, or choose",
         ),
         (
             ["strategy=ddp", "trainer.devices=3"],
-            r"batch.pairs=16 cannot be split into whole clusters of 8 pairs on 3 ranks; set it to 24",
+            r"batch\.pairs=16 .*3 ranks.*; set .*24",
         ),
-        ([*TWO, "trainer.strategy.timeout_seconds=0"], r"trainer.strategy.timeout_seconds is above 0; got 0"),
+        ([*TWO, "trainer.strategy.timeout_seconds=0"], r"trainer\.strategy\.timeout_seconds .*got 0"),
         (
             [*TWO, "trainer.strategy.timeout=9"],
-            r"trainer.strategy.timeout is unknown; .*\(did you mean timeout_sec",
+            r"trainer\.strategy\.timeout is unknown.*did you mean timeout_sec",
         ),
-        (["trainer.devices=2"], r"training cannot use DDPStrategy; choose strategy=ddp for several devices"),
-        (["callbacks.steps.every_n_steps=0"], r"callbacks.steps.every_n_steps is at least 1, or null for none; got 0"),
-        (["batch.chunk_tokens=0"], r"batch.chunk_tokens is at least 1, or null; got 0"),
-        (["shortcuts.retain_graphs=-1"], r"shortcuts.retain_graphs is a number of chunks, or null; got -1"),
+        (["trainer.devices=2"], r"DDPStrategy; choose strategy=ddp"),
+        (["callbacks.steps.every_n_steps=0"], r"callbacks\.steps\.every_n_steps .*null.*got 0"),
+        (["batch.chunk_tokens=0"], r"batch\.chunk_tokens .*null.*got 0"),
+        (["shortcuts.retain_graphs=-1"], r"shortcuts\.retain_graphs .*null.*got -1"),
     ],
 )
 def test_bad_ranks(run_script, world, args, message):
@@ -340,9 +340,9 @@ def test_bad_ranks(run_script, world, args, message):
 def test_bad_ranks_under_torchrun(run_script, monkeypatch):
     under_torchrun(monkeypatch, "2")
     outcome = run_script("train.py", *SMALL, *TWO)
-    assert "error: processes that start together need one folder" in outcome.err
+    assert re.search("error: .* output_dir", " ".join(outcome.err.split()))
     outcome = run_script("train.py", *SMALL, "output_dir=run")
-    assert "error: 2 processes were started together, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+    assert re.search(r"error: 2 processes .*trainer\.devices .*1 ranks", " ".join(outcome.err.split()))
 
 
 @pytest.fixture
@@ -363,9 +363,9 @@ def slurm(monkeypatch):
 
 def test_bad_ranks_under_slurm(run_script, slurm, monkeypatch):
     outcome = run_script("train.py", *SMALL, *TWO)
-    assert "error: processes that start together need one folder" in outcome.err
+    assert re.search("error: .* output_dir", " ".join(outcome.err.split()))
     outcome = run_script("train.py", *SMALL, "output_dir=run")
-    assert "error: 2 processes were started together, and trainer.devices and num_nodes make 1 ranks" in outcome.err
+    assert re.search(r"error: 2 processes .*trainer\.devices .*1 ranks", " ".join(outcome.err.split()))
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     outcome = run_script("train.py", *SMALL, *TWO, "output_dir=run")
     assert "error: the trainer cannot be made: You set `--ntasks=2`" in outcome.err
@@ -397,19 +397,19 @@ def test_a_rank_that_does_not_come(monkeypatch):
         raise dist.DistStoreError("1/2 clients joined")
 
     monkeypatch.setattr(DDPStrategy, "setup_distributed", setup)
-    with pytest.raises(UserError, match=r"not every rank was there after 9 seconds; .* raise trainer.strategy"):
+    with pytest.raises(UserError, match=r"9 seconds; .*raise trainer\.strategy"):
         Replicated(9).setup_distributed()
 
 
 def test_strategies():
     assert isinstance(sync_of(Replicated()), Replicas)
-    with pytest.raises(UserError, match=r"training cannot use FSDPStrategy; choose strategy=ddp .* strategy=single"):
+    with pytest.raises(UserError, match=r"FSDPStrategy; choose strategy=ddp .*strategy=single"):
         sync_of(FSDPStrategy())
 
 
 def test_mining_is_awaited(world, tmp_path):
     pairs, model = world.pairs(), SimpleNamespace(fingerprint={})
-    with pytest.raises(UserError, match=r"rank 0 did not mine .*parquet within 0.2 seconds; set data.clusters to what"):
+    with pytest.raises(UserError, match=r"parquet .*0\.2 seconds; set data\.clusters"):
         await_mined(tmp_path, model, pairs, Random(top_k=5), 0.2)
     mined = mine_once(tmp_path, model, pairs, Random(top_k=5), None, [])
     assert await_mined(tmp_path, model, pairs, Random(top_k=5), 0.2) == mined
@@ -681,7 +681,7 @@ def test_zero_on_a_cpu(run_script):
         said = f"error: strategy={strategy} cannot run on CPUAccelerator: {needs}"
         assert said in " ".join(outcome.err.split())
     outcome = run_script("mine.py", "trainer=cpu", "strategy=deepspeed_zero2")
-    assert "error: mining and evaluation cannot use Zero; choose strategy=ddp" in outcome.err
+    assert re.search("error: .*Zero; choose strategy=ddp", " ".join(outcome.err.split()))
 
 
 def test_zero_without_deepspeed(run_script, monkeypatch):
@@ -695,7 +695,7 @@ def test_zero_without_deepspeed(run_script, monkeypatch):
 
 def test_zero_refuses_float16():
     trainer = Trainer(accelerator="cpu", devices=2, strategy=zero_ranks.OnCpu(2), precision="16-mixed", logger=False)
-    with pytest.raises(UserError, match=r"zero2 cannot train in 16-mixed; set trainer.precision to one of 32-true,"):
+    with pytest.raises(UserError, match=r"16-mixed; set trainer\.precision .*32-true"):
         sync_of(trainer.strategy)
 
 
