@@ -146,29 +146,7 @@ class ContrastiveModule(LightningModule):
         """
         embedder, shortcuts = self.embedder, self.shortcuts
         batch = self.sync.pad_chunks(batch, partial(embedder.prepare, limit=ChunkLimit(embedder.budget)))
-        pairs, metrics = len(batch), dict[str, Tensor]()
-        positives, negatives, known = map(self.sync.gather, (batch.positives, batch.negatives, batch.known))
-        targets = ContrastiveTargets(torch.cat([positives, negatives]), known)
-
-        def loss(vectors: Float[Tensor, "r d"]) -> Float[Tensor, ""]:
-            """Return the loss of the global batch: steps 2 and 3."""
-            sides = vectors[batch.order].split([pairs, pairs, len(batch.negatives)])
-            queries, *candidate_sides = (self.sync.gather(side) for side in sides)
-            candidates = torch.cat(candidate_sides)
-            metrics.update(describe(queries, candidates, targets, self.loss))
-            value = self.loss(queries, candidates, targets)
-            if not torch.isfinite(value):
-                self._raise_not_finite(batch, vectors, value)
-            return value
-
-        def backward(scalar: Float[Tensor, ""]) -> None:
-            self.manual_backward(scalar * self.sync.factor)
-
-        def backward_learned(parameter: nn.Parameter, gradient: Tensor) -> None:
-            # each rank has the whole gradient of the loss's own parameters, and the ranks' gradients are added up
-            with self.sync.gather_parameters([parameter]):
-                backward(self.sync.scale_for_sum((parameter * gradient).sum()))
-
+        metrics: dict[str, Tensor] = {}
         norms = cached_norms(self.model) if shortcuts.cache_dora_norms else nullcontext()
         with self.sync.reduce_gradients(self.trained), norms:
             features = None
@@ -178,22 +156,49 @@ class ContrastiveModule(LightningModule):
             value = backward_cached(
                 batch.chunks,
                 lambda chunk: embedder.embed_chunk(chunk, batch.pictures, features),
-                loss,
-                backward,
+                partial(self._global_loss, batch, metrics),
+                self._backward,
                 [parameter for parameter in self.loss.parameters() if parameter.requires_grad],
-                backward_learned,
+                self._backward_learned,
                 shortcuts.retain_graphs or 0,
             )
         return {"loss": value, **metrics}
+
+    def _global_loss(
+        self, batch: TrainingBatch, metrics: dict[str, Tensor], vectors: Float[Tensor, "r d"]
+    ) -> Float[Tensor, ""]:
+        """Return the loss of the global batch, and put its metrics into `metrics`: steps 2 and 3.
+
+        Args:
+            batch: this rank's part.
+            metrics: by name, to be filled.
+            vectors: the embeddings of this rank's chunks, in their order.
+        """
+        sides = vectors[batch.order].split([len(batch), len(batch), len(batch.negatives)])
+        queries, positives, negatives = map(self.sync.gather, sides)
+        candidates = torch.cat([positives, negatives])
+        numbers = torch.cat([self.sync.gather(batch.positives), self.sync.gather(batch.negatives)])
+        targets = ContrastiveTargets(numbers, self.sync.gather(batch.known))
+        metrics |= describe(queries, candidates, targets, self.loss)
+        value = self.loss(queries, candidates, targets)
+        if not torch.isfinite(value):
+            self._raise_not_finite(batch, vectors, value)
+        return value
+
+    def _backward(self, scalar: Float[Tensor, ""]) -> None:
+        self.manual_backward(scalar * self.sync.factor)
+
+    def _backward_learned(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Accumulate a gradient of the loss's own parameter, which every rank has in full: their sum counts it once."""
+        with self.sync.gather_parameters([parameter]):
+            self._backward(self.sync.scale_for_sum((parameter * gradient).sum()))
 
     def _raise_not_finite(self, batch: TrainingBatch, vectors: Float[Tensor, "r d"], loss: Tensor) -> None:
         """Raise `UserError` with the rows of any rank whose embeddings are not finite; every rank calls this."""
         broken = ~torch.isfinite(vectors.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
         bad_rows = self._names([row for row, bad in zip(batch.rows, broken.tolist(), strict=True) if bad])
-        all_rows = self._names(batch.rows)
-        where = (
-            f"the embeddings of {bad_rows} are not finite" if bad_rows else f"all embeddings are finite, of {all_rows}"
-        )
+        finite = f"all embeddings are finite, of {self._names(batch.rows)}"
+        where = f"the embeddings of {bad_rows} are not finite" if bad_rows else finite
         raise UserError(f"the loss is {loss.item()} at step {self.global_step}: {where}; {REMEDY}")
 
     def _names(self, rows: list[str]) -> str:

@@ -409,6 +409,14 @@ def assert_refused(outcome, message):
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize("place", ["gen2embed.runs.make_embedder", "gen2embed.mining.mine.mine_pairs"])
+def test_a_run_without_a_mistake_comes_to_the_model_and_the_miner(train, monkeypatch, place):
+    """So that the tests below are of runs that ended before."""
+    refuse_to(monkeypatch, place, "the stage")
+    with pytest.raises(AssertionError, match="came to the stage"):
+        train("paths.cluster_dir=fresh")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -436,7 +444,7 @@ def assert_refused(outcome, message):
     ],
 )  # fmt: skip
 def test_what_is_refused_before_the_model_is_loaded(train, args, message, monkeypatch):
-    refuse_to(monkeypatch, "gen2embed.runs.build.make_embedder", "the model")
+    refuse_to(monkeypatch, "gen2embed.runs.make_embedder", "the model")
     assert_refused(train(*args, "engine.store=null"), message)
 
 
