@@ -52,12 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(start_server(folder))
 
 
-LONG = (  # in the order in which they start, as measured; the others follow
-    "tests/training/test_distributed.py", "tests/faults/", "tests/training/test_resume.py", "tests/test_docs.py",
-    "tests/config/test_config.py", "tests/runs/test_sweeps.py", "tests/training/test_true_width.py",
-    "tests/test_hub.py", "tests/data/test_benchmarks.py", "tests/evaluation/test_evaluate.py",
+LONG = (  # modules that take most, in the order in which they start
+    "tests/training/test_distributed.py", "tests/faults/", "tests/training/test_training.py",
+    "tests/training/test_resume.py", "tests/runs/test_sweeps.py", "tests/data/test_benchmarks.py",
+    "tests/training/test_gradcache.py", "tests/test_hub.py", "tests/search/test_neighbours.py",
+    "tests/evaluation/test_evaluate.py", "tests/training/test_true_width.py", "tests/examples/",
 )  # fmt: skip
-SPREAD = ("tests/test_docs.py", "tests/config/test_config.py")  # whose tests any worker may run
+SPREAD = ("tests/test_docs.py", "tests/config/test_config.py")  # whose tests any worker may run, and which come last
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,8 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = item.nodeid.partition("::")[0]
         if item.get_closest_marker("xdist_group") is None and module not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(module))
-    places = {long: place for place, long in enumerate(LONG)}
-    items.sort(key=lambda item: next((places[long] for long in LONG if item.nodeid.startswith(long)), len(LONG)))
+    order = {start: place for place, start in enumerate((*LONG, "", *SPREAD))}
+    items.sort(key=lambda item: order[max((start for start in order if item.nodeid.startswith(start)), key=len)])
 
 
 @pytest.fixture(autouse=True)
