@@ -132,7 +132,11 @@ def test_ranks_that_lightning_starts(forks, whole, tmp_path, rank):
     """Where one is killed the other ends, and both go on to the same bits."""
     whole(2)
     (tmp_path / "dying.py").write_text(DYING.format(rank=rank))
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests/helpers'}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}:{REPOSITORY / 'tests/helpers'}",
+        "OMP_NUM_THREADS": "1",
+    }
     arguments = [*SMALL, *TWO, f"data.folder={forks.world}", "output_dir=run"]
 
     def run(script):
