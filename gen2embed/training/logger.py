@@ -92,7 +92,10 @@ def _record(folder: Path) -> None:
 
 
 class _Writer(csv_logs.ExperimentWriter):
-    """Appends rows, and replaces the file in one rename where a row has a new column."""
+    """Appends rows, and replaces the file in one rename where a row has a new column.
+
+    Both methods are private ones of Lightning 2.6.6, and overridden here, since nothing public does the same.
+    """
 
     def _check_log_dir_exists(self) -> None:
         """Keep the file: `CSVLogger` decides whether it is removed."""

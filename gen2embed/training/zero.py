@@ -89,7 +89,7 @@ class Zero(Ranks, DeepSpeedStrategy):
             self.precision_plugin = AsLoaded("32-true")
         super().setup(trainer)
 
-    def _format_config(self) -> None:
+    def _format_config(self) -> None:  # private in Lightning 2.6.6, where DeepSpeed's configuration is completed
         config, module = self.config, self.lightning_module
         assert config is not None and module is not None
         config["gradient_clipping"] = module.gradient_clip or 0.0
