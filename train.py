@@ -16,9 +16,9 @@ from gen2embed.runs.entry import entry_point
 @entry_point("train")
 def main(cfg: DictConfig) -> None:
     """Build the parts, mine, fit, save, evaluate."""
-    started, folder, notes = time.perf_counter(), Path(cfg.output_dir), {}
+    started, folder, facts = time.perf_counter(), Path(cfg.output_dir), {}
 
-    # 1. Build the parts: what is wrong with one is said before the model is loaded, or at the latest before mining.
+    # 1. Build the parts. One that cannot work is refused before the model is loaded, or at the latest before mining.
     trainer = runs.make_trainer(cfg)
     resume = training.Resume(plain(cfg), trainer)
     search.allow_tf32(cfg.tf32)
@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
                 clusters, embedder, pairs, any_model=data.clusters_of_any_model, warn=trainer.is_global_zero
             )
 
-        # 2. Mine, unless there are clusters already, or none are wanted.
+        # 2. Mine, unless data.clusters names clusters, or mining=none wants none.
         elif miner:
             store = Path(cfg.paths.cluster_dir)
             clusters = training.mine_clusters(
@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> None:
             training.copy_clusters(clusters, folder)
             runs.print_table(runs.training_table(fit, cfg.trainer.precision, cfg.tf32, trainer.max_steps, folder))
         embedder = fit.run(trainer, resume, validation)
-        notes["training_inputs_cut"] = fit.module.cut.describe()
+        facts["training_inputs_cut"] = fit.module.cut.describe()
 
         # 4. Save the adapter.
         if trainer.is_global_zero:
@@ -68,7 +68,7 @@ def main(cfg: DictConfig) -> None:
 
     # 5. Evaluate.
     if trainer.is_global_zero:
-        runs.evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started, more=notes)
+        runs.evaluate_and_report(cfg, trainer, embedder, engine, benchmarks, started, more=facts)
 
 
 if __name__ == "__main__":
