@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from gen2embed import Embedder
 from gen2embed.config.presets import PACKAGE
-from gen2embed.data import pictures as images
+from gen2embed.data.pictures import load_picture
 from gen2embed.mining.base import Subset
 from gen2embed.mining.owners import GroupIndex, nearest_owners
 from gen2embed.mining.subsets import make_subset
@@ -108,7 +108,7 @@ def saha_figure(pairs: list[Pair], meanings: list[str]) -> Figure:
         for axes, place in zip(part.subplots(1, TOP_K), places, strict=True):
             row = int(owners[place])
             twin = said[row] == said[anchor]
-            axes.imshow(images.load(pairs[row].positive.pictures[0]))
+            axes.imshow(load_picture(pairs[row].positive.pictures[0]))
             axes.set(xticks=[], yticks=[], xlabel=f"{near[place]:.2f}")
             for spine in axes.spines.values():
                 spine.set(color=TWIN if twin else colour, linewidth=3)

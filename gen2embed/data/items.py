@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from gen2embed.data import pictures as images
+from gen2embed.data.pictures import check_pictures, find_faults
 from gen2embed.types import Item
 from gen2embed.utils.content import shown, wrong_with_picture
 from gen2embed.utils.errors import UserError
@@ -34,7 +34,7 @@ def as_items(inputs: Sequence[Input] | Input) -> list[Item]:
         except UserError as error:
             raise UserError(f"input {index}: {error}") from None
     try:
-        images.check(picture for item in items for picture in item.pictures)
+        check_pictures(picture for item in items for picture in item.pictures)
     except UserError as error:
         raise UserError(f"input {_first_fault(items)}: {error}") from None
     return items
@@ -51,14 +51,14 @@ def _is_iterable(inputs: Any) -> bool:
 def _first_fault(items: Sequence[Item]) -> int:
     """Return the index of the first item with a picture's file that is missing or unusable."""
     paths = ([picture.source for picture in item.pictures if isinstance(picture.source, Path)] for item in items)
-    return next(index for index, files in enumerate(paths) if images.faults(files))
+    return next(index for index, files in enumerate(paths) if find_faults(files))
 
 
 def _checked(value: Any) -> Item:
     item = as_item(value)
     for picture in item.pictures:
         if isinstance(picture.source, Image.Image) and (wrong := wrong_with_picture(picture.source)):
-            raise UserError(f"its image {wrong}")
+            raise UserError(f"the image {wrong}")
     return item
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gen2embed.data.row_files import visible
 from gen2embed.utils.content import not_a_file, shown
-from gen2embed.utils.errors import UserError
+from gen2embed.utils.errors import UserError, first_few
 from gen2embed.utils.log import log
 from gen2embed.utils.path_names import entries, folded
 
@@ -61,7 +61,7 @@ def locate_pictures(image_dir: Path, names: Iterable[str], home: Path | None = N
         absent -= {*other_form}
     if other_form:
         log.warning(
-            "%d picture names are in another form of Unicode (NFC, NFD) than their files', such as %s; they are taken",
+            "%d picture names are in another form of Unicode (NFC, NFD) than their files', such as %s; they are used",
             len(other_form),
             shown(min(other_form)),
         )
@@ -135,10 +135,9 @@ def _choose(name: str, candidates: Sequence[Path], home: Path | None) -> Path:
         if home is not None and (at_home := [path for path in candidates if _same(path, home / name)]):
             return at_home[0]
         if not all(_same(candidates[0], path) for path in candidates[1:]):
-            among = ", ".join(map(str, candidates[:3])) + (", …" if len(candidates) > 3 else "")
             raise UserError(
-                f"the picture {shown(name)} lies in {len(candidates)} folders: {among}; name the folder in the rows, "
-                "or set image_dir to one of them"
+                f"the picture {shown(name)} lies in {len(candidates)} folders: {first_few(candidates)}; name the "
+                "folder in the rows, or set image_dir to one of them"
             )
     return candidates[0]
 
@@ -151,7 +150,7 @@ def _same(path: Path, candidate: Path) -> bool:
 
 
 def _refusal(image_dir: Path, name: str) -> str | None:
-    """Return why a name is of no file below the image folder; None if it may be of one. Links are `images.check`'s."""
+    """Return why a name is of no file below the image folder; None if it may be. `check_pictures` sees links."""
     if why := not_a_file(name):
         return why
     if (len(name) > LONGEST_PATH // 4 and len(os.fsencode(name)) > LONGEST_PATH) or CONTROL.search(name):

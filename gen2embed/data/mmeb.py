@@ -127,7 +127,7 @@ def _task(name: str, group: str, rows: Rows, image_dir: Path, candidate_role: Ro
 
 def _check_targets(texts: Sequence[str], images: Sequence[str], where: str) -> None:
     if len(texts) != len(images):
-        raise UserError(f"{where} has {len(texts)} tgt_text and {len(images)} tgt_img_path; both need as many")
+        raise UserError(f"{where} has {len(texts)} tgt_text and {len(images)} tgt_img_path; give as many of both")
     if len(texts) < 2:
         raise UserError(f"{where} has {len(texts)} targets: nothing to rank; target 0 is right, the others are wrong")
     if not texts[0] and not images[0]:

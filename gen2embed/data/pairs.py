@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gen2embed.data import pictures as images
 from gen2embed.data.locate import locate_pictures, picture_roots
+from gen2embed.data.pictures import read_facts
 from gen2embed.data.reading import Refused
 from gen2embed.data.row_files import data_files, home_of
 from gen2embed.data.rows import Columns, Rows, known_names, make_item, read_file, read_subset
@@ -222,7 +222,7 @@ def items_digest(pairs: Sequence[Pair], *, negatives: bool = False) -> str:
         pairs: The rows.
         negatives: Whether their explicit negatives count.
     """
-    images.read_facts(picture for pair in pairs for picture in pair.pictures)
+    read_facts(picture for pair in pairs for picture in pair.pictures)
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs:
         for item in (pair.query, pair.positive, *(pair.negatives if negatives else ())):

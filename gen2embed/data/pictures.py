@@ -24,7 +24,7 @@ from gen2embed.utils.content import (
     wrong_with_mode,
     wrong_with_picture,
 )
-from gen2embed.utils.errors import UserError
+from gen2embed.utils.errors import UserError, first_few
 from gen2embed.utils.facts import keep_facts
 from gen2embed.utils.log import progress
 from gen2embed.utils.path_names import similar_file
@@ -47,7 +47,7 @@ REMEDIES = {
 }
 
 
-def load(picture: ImagePart) -> Image.Image:
+def load_picture(picture: ImagePart) -> Image.Image:
     """Decode a picture to RGB, upright, its first frame; raises `UserError`, which names it.
 
     EXIF's orientation is applied. An alpha channel is dropped, as `convert` does. Greys of 16 bits are scaled to 8, not
@@ -66,7 +66,7 @@ def load(picture: ImagePart) -> Image.Image:
         raise UserError(f"the file {picture.source} is not a picture that can be read: {error}") from None
 
 
-def check(pictures: Iterable[ImagePart], roots: Sequence[Path] = ()) -> None:
+def check_pictures(pictures: Iterable[ImagePart], roots: Sequence[Path] = ()) -> None:
     """Raise one `UserError` that counts the missing and the unusable pictures. Only headers are read.
 
     Args:
@@ -74,12 +74,11 @@ def check(pictures: Iterable[ImagePart], roots: Sequence[Path] = ()) -> None:
         roots: The folders in which their paths were looked for: no picture may lie elsewhere. None: anywhere.
     """
     paths = _paths(pictures)
-    fault_of = faults(paths, roots)
+    fault_of = find_faults(paths, roots)
     for kind in dict.fromkeys((MISSING, *(fault.kind for fault in fault_of.values()))):
         if bad := [str(path) for path, fault in fault_of.items() if fault.kind == kind]:
-            shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
             remedy = _looked(roots) + _meant(Path(bad[0])) if kind == MISSING else REMEDIES[kind]
-            raise UserError(f"{len(bad)} of {len(paths)} pictures are {kind}: {shown}; {remedy}")
+            raise UserError(f"{len(bad)} of {len(paths)} pictures are {kind}: {first_few(bad)}; {remedy}")
 
 
 class Fault(NamedTuple):
@@ -92,7 +91,7 @@ class Fault(NamedTuple):
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-def faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, decode: bool = False) -> dict[Path, Fault]:
+def find_faults(paths: Iterable[Path], roots: Sequence[Path] = (), *, decode: bool = False) -> dict[Path, Fault]:
     """Return the faults of the pictures that cannot be used, in the order of their paths.
 
     Args:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gen2embed.data import pictures as images
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.pictures import check_pictures, find_faults, read_facts
 from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
@@ -41,7 +41,7 @@ def valid_pairs(source: PairSource, folder: Path, *, leader: bool = True, second
     if source.on_error == "raise":
         pairs = source.pairs()
         if leader:
-            images.check((picture for pair in pairs for picture in pair.pictures), source.roots)
+            check_pictures((picture for pair in pairs for picture in pair.pictures), source.roots)
         return pairs
     refused: dict[str, dict[int, str]] = {}
     pairs = source.read(lambda subset: refused.setdefault(subset, {}))
@@ -54,7 +54,7 @@ def valid_pairs(source: PairSource, folder: Path, *, leader: bool = True, second
         write_atomic(file, lambda opened: opened.write("".join(lines).encode()))
     if wait_for([file], seconds, lambda path: _listed(path, read) is not None):
         raise UserError(
-            f"rank 0 did not leave {file} for these rows within {seconds:g} seconds; raise "
+            f"rank 0 did not write {file} for these rows within {seconds:g} seconds; raise "
             "trainer.strategy.timeout_seconds, and look whether all ranks read the same files"
         )
     skipped = _listed(file, read) or []
@@ -73,7 +73,7 @@ def _line(subset: str, row: int, why: str, file: Path | None = None) -> dict[str
 def _unusable(pairs: Sequence[Pair], roots: Sequence[Path]) -> list[dict[str, Any]]:
     """Return a line for each row with pictures that cannot be used, also in its explicit negatives."""
     files = [[picture.source for picture in pair.pictures if isinstance(picture.source, Path)] for pair in pairs]
-    fault_of = images.faults((path for paths in files for path in paths), roots, decode=True)
+    fault_of = find_faults((path for paths in files for path in paths), roots, decode=True)
     lines = []
     for pair, paths in zip(pairs, files, strict=True):
         if bad := next((path for path in paths if path in fault_of), None):
@@ -92,7 +92,7 @@ def _check_share(skipped: Sequence[dict[str, Any]], total: int, share: float, fi
 
 def _digest(pairs: Sequence[Pair], refused: Sequence[dict[str, Any]]) -> str:
     """Return a digest of the rows and the content of their pictures: equal ones have the same faults."""
-    images.read_facts(picture for pair in pairs for picture in pair.pictures)
+    read_facts(picture for pair in pairs for picture in pair.pictures)
     digest = hashlib.blake2b(json.dumps(refused).encode(), digest_size=16)
     for pair in pairs:
         files = []

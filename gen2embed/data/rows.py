@@ -18,7 +18,7 @@ from datasets.packaged_modules.cache.cache import Cache  # used without the hub
 from gen2embed.data.reading import SEPARATORS, Refused, Table, checked_value, read, refuse
 from gen2embed.data.row_files import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible
 from gen2embed.types import Item
-from gen2embed.utils.errors import UserError, did_you_mean, first_line
+from gen2embed.utils.errors import UserError, did_you_mean, first_few, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
 
@@ -177,8 +177,9 @@ def _checked(where: str, columns: Columns, table: Table, refused: Refused | None
     if missing := [name for name in columns if name not in table.columns]:
         lone = table.names[0] if len(table.names) == 1 else ""
         form = next((f"; write commas for {name}" for mark, name in SEPARATORS.items() if mark in lone), "")
-        has = ", ".join(map(str, table.names[:20])) + (", …" if len(table.names) > 20 else "")
-        raise UserError(f"{where} lacks the column {', '.join(missing)}; it has {has or 'none'}{form}")
+        raise UserError(
+            f"{where} lacks the column {', '.join(missing)}; it has {first_few(table.names, 20) or 'none'}{form}"
+        )
 
     def column(name: str, kind: type) -> Iterator[Any]:
         for number, value in zip(table.numbers, table.columns[name], strict=True):

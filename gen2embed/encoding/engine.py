@@ -105,7 +105,7 @@ class Engine:
         Prefetch(self.workers or 0, self.prefetch, "engine")
 
     def encode(
-        self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", peers: RankGroup = ALONE
+        self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", ranks: RankGroup = ALONE
     ) -> Encoded:
         """Return the vectors of items in a role, in the order of the items.
 
@@ -119,39 +119,39 @@ class Engine:
             items: Any items; equal ones are embedded once.
             role: The role of all of them.
             title: Stands beside the progress bar.
-            peers: The ranks that encode the same items together. All of them get all vectors.
+            ranks: The ranks that encode the same items together. All of them get all vectors.
         """
         started = time.perf_counter()
         if not items:
             return Encoded(torch.empty(0, 0), 0, 0, 0.0)
-        shown = self.shown and peers.rank == 0
+        shown = self.shown and ranks.rank == 0
         read_facts((picture for item in items for picture in item.pictures), shown=shown)
 
         # 1
         keys = [f"{role}:{item.key}" for item in items]
         distinct = dict(zip(keys, items, strict=True))
-        store = open_store(Path(self.store) if self.store else None, model.fingerprint, peers)
+        store = open_store(Path(self.store) if self.store else None, model.fingerprint, ranks)
         missing = sorted((key for key in distinct if key not in store), key=lambda key: sort_key(distinct[key], key))
 
         # 2
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
-        peers.barrier()  # so that all ranks see the same shards missing, before the first is written
-        own = [{key: distinct[key] for key in shard} for shard in peers.share(shards)]
+        ranks.barrier()  # so that all ranks see the same shards missing, before the first is written
+        own = [{key: distinct[key] for key in shard} for shard in ranks.share(shards)]
 
         # 3
         computed = sum(map(len, own))
         with progress(title, computed, shown=shown and computed >= PROGRESS_FROM) as advance:
-            self._fill(store, model, own, role, advance, peers.count)
+            self._fill(store, model, own, role, advance, ranks.count)
 
         # 4
-        store.await_shards(shards, peers)
+        store.await_shards(shards, ranks)
         needed = store.needed_tokens(distinct)
         truncated = TruncationCount.count_needed(
             ((str(item), needed[key]) for key, item in distinct.items() if key in needed),
             len(distinct),
             model.fingerprint.get("max_length", 0),
         )
-        if peers.rank == 0:
+        if ranks.rank == 0:
             truncated.warn(f"inputs in the role {role}")
         vectors = torch.from_numpy(store.read(keys))
         return Encoded(vectors, computed, len(distinct) - len(missing), time.perf_counter() - started, truncated)
@@ -163,25 +163,27 @@ class Engine:
         shards: Sequence[Mapping[str, Item]],
         role: Role,
         advance: Advance,
-        ranks: int,
+        processes: int,
     ) -> None:
         """Embed shards of items, and write each to the store. All parts go through one loader, so no shard waits."""
         parts = [divide(list(shard.values())) for shard in shards]
         flat = [[(item, role) for item in part] for shard_parts in parts for part in shard_parts]
         with explained():
-            embedded = self._embed(model, flat, advance, ranks)
+            embedded = self._embed(model, flat, advance, processes)
             for shard, shard_parts in zip(shards, parts, strict=True):
                 vectors, needed = map(np.concatenate, zip(*islice(embedded, len(shard_parts)), strict=True))
                 _check_finite(list(shard.values()), vectors)
                 store.write(list(shard), vectors, needed)
 
-    def _embed(self, model: Model, parts: Sequence[Part], advance: Advance, ranks: int = 1) -> Iterator[EmbeddedPart]:
-        """Yield each part's vectors, while worker processes prepare the next ones; `ranks` share the machine."""
+    def _embed(
+        self, model: Model, parts: Sequence[Part], advance: Advance, processes: int = 1
+    ) -> Iterator[EmbeddedPart]:
+        """Yield each part's vectors, while workers prepare the next ones; `processes` share the machine."""
         tokens, done = self.batch_tokens or model.budget, 0
         while done < len(parts):
             try:
                 limit = ChunkLimit(tokens)
-                for prepared in load_parts(model.prepare, parts[done:], limit, self.workers, self.prefetch, ranks):
+                for prepared in load_parts(model.prepare, parts[done:], limit, self.workers, self.prefetch, processes):
                     part = _run(model, unwrap(prepared))
                     done += 1
                     advance(len(part.vectors))

@@ -24,9 +24,9 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic
 from gen2embed.utils.fingerprints import (
     Fingerprint,
-    claim,
-    digest,
-    say_what_differs,
+    claim_store,
+    fingerprint_digest,
+    log_differences,
 )
 from gen2embed.utils.rank_group import RankGroup
 
@@ -45,7 +45,7 @@ class Store(Protocol):
             needed: The tokens (n,) that each truncated item needs; 0 for the others.
         """
 
-    def await_shards(self, shards: Sequence[Sequence[str]], peers: RankGroup) -> None:
+    def await_shards(self, shards: Sequence[Sequence[str]], ranks: RankGroup) -> None:
         """Wait for the shards that other ranks write."""
 
     def read(self, keys: Sequence[str]) -> Float[np.ndarray, "n d"]:
@@ -55,7 +55,7 @@ class Store(Protocol):
         """Return the tokens that items need, of those that were truncated when they were embedded."""
 
 
-def open_store(root: Path | None, fingerprint: Fingerprint, peers: RankGroup) -> Store:
+def open_store(root: Path | None, fingerprint: Fingerprint, ranks: RankGroup) -> Store:
     """Return the store of a fingerprint below `root`, or one in memory if `root` is None.
 
     Raises:
@@ -63,7 +63,7 @@ def open_store(root: Path | None, fingerprint: Fingerprint, peers: RankGroup) ->
     """
     if root is not None:
         return EmbeddingStore.under(root, fingerprint)
-    if peers.count > 1:
+    if ranks.count > 1:
         raise UserError("several ranks share embeddings through the store, and there is none; set engine.store")
     return MemoryStore()
 
@@ -83,7 +83,7 @@ class MemoryStore:
         self._vectors |= zip(keys, vectors, strict=True)
         self._needed |= {key: tokens for key, tokens in zip(keys, needed.tolist(), strict=True) if tokens}
 
-    def await_shards(self, shards: Sequence[Sequence[str]], peers: RankGroup) -> None:
+    def await_shards(self, shards: Sequence[Sequence[str]], ranks: RankGroup) -> None:
         """Return at once, as no other rank writes to this memory."""
 
     def read(self, keys: Sequence[str]) -> Float[np.ndarray, "n d"]:
@@ -101,7 +101,7 @@ class EmbeddingStore:
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
         """Open or create the store in `folder`; raises `UserError` if it holds another fingerprint's vectors."""
         self.folder = folder
-        claim(folder, fingerprint, "embeddings")
+        claim_store(folder, fingerprint, "embeddings")
         self._rows: dict[bytes, tuple[str, int]] = {}
         for file in sorted(folder.glob("*.ids.npy")):
             self._index(file.name.removesuffix(".ids.npy"), np.load(file, allow_pickle=False))
@@ -109,8 +109,8 @@ class EmbeddingStore:
     @classmethod
     def under(cls, root: Path, fingerprint: Fingerprint) -> EmbeddingStore:
         """Return the store of `fingerprint` below `root`; for a new one, log why the most similar is not reused."""
-        folder = root / digest(fingerprint)
-        say_what_differs(folder, fingerprint, "embeddings")
+        folder = root / fingerprint_digest(fingerprint)
+        log_differences(folder, fingerprint, "embeddings")
         return cls(folder, fingerprint)
 
     def __contains__(self, key: str) -> bool:
@@ -130,11 +130,11 @@ class EmbeddingStore:
             write_atomic(self.folder / file, partial(np.save, arr=array, allow_pickle=False))
         self._index(name, ids)
 
-    def await_shards(self, shards: Sequence[Sequence[str]], peers: RankGroup) -> None:
+    def await_shards(self, shards: Sequence[Sequence[str]], ranks: RankGroup) -> None:
         """Wait for the shards that other ranks write."""
         names = sorted({_ids_and_name(shard)[1] for shard in shards})
         files = [self.folder / f"{name}.ids.npy" for name in names]
-        peers.wait(files)
+        ranks.wait(files)
         for name, file in zip(names, files, strict=True):
             self._index(name, np.load(file, allow_pickle=False))
 

@@ -49,7 +49,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     compression: Compression | None = None,
-    peers: RankGroup = ALONE,
+    ranks: RankGroup = ALONE,
     warned: set[str] | None = None,
 ) -> Evaluation:
     """Score a model on every task of a benchmark.
@@ -69,16 +69,16 @@ def evaluate(
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         compression: Sizes and precisions of step 4; None skips it.
-        peers: Each embeds its part of the items, and returns all scores; rank 0 warns.
+        ranks: Each embeds its part of the items, and returns all scores; rank 0 warns.
         warned: Warnings that are not repeated; those that are given are added.
 
     Raises:
         UserError: For a size or a precision that the vectors cannot have.
     """
     warned = set() if warned is None else warned
-    sides = {role: _embed(model, engine, benchmark.tasks, role, peers) for role in ROLES}
+    sides = {role: _embed(model, engine, benchmark.tasks, role, ranks) for role in ROLES}
     encoded = tuple(side.encoded for side in sides.values())
-    if peers.rank == 0:
+    if ranks.rank == 0:
         _warn_about_collapse(sides, warned)
     settings = compression.settings(max(side.vectors.shape[1] for side in encoded)) if compression else []
 
@@ -86,7 +86,7 @@ def evaluate(
     scores = _average(benchmark, scored, resamples, seed)
     if compression:
         scores["compression"] = [_score_smaller(benchmark, sides, *setting) for setting in settings]
-    if peers.rank == 0:
+    if ranks.rank == 0:
         _warn_about_chance(scores["tasks"], scored, warned)
     return Evaluation(scores, pa.Table.from_pylist(rows), encoded)
 
@@ -105,7 +105,7 @@ class _Side:
         return self.encoded.vectors[[self.rows[id(item)] for item in items]]
 
 
-def _embed(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, peers: RankGroup) -> _Side:
+def _embed(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Role, ranks: RankGroup) -> _Side:
     """Embed every item that some task uses in a role, in one run of the engine."""
     items = {
         id(item): item
@@ -116,7 +116,7 @@ def _embed(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Rol
     }
     title = {"query": "queries", "candidate": "candidates"}[role]
     rows = {key: row for row, key in enumerate(items)}
-    return _Side(rows, engine.encode(model, list(items.values()), role, title, peers))
+    return _Side(rows, engine.encode(model, list(items.values()), role, title, ranks))
 
 
 # --- step 2: rank and score -----------------------------------------------------------------------------------------

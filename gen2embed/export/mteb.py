@@ -23,7 +23,7 @@ from gen2embed.model.embedder import Embedder
 from gen2embed.types import Item
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.fingerprints import digest
+from gen2embed.utils.fingerprints import fingerprint_digest
 from gen2embed.utils.log import progress
 
 ROLES: Mapping[str | None, Role] = {"query": "query", "document": "candidate", None: "candidate"}  # by prompt type
@@ -89,7 +89,7 @@ class MtebEncoder:
         return ModelMeta.create_empty(
             {
                 "name": f"gen2embed/{Path(backbone.name).name}",
-                "revision": digest(self.embedder.fingerprint),
+                "revision": fingerprint_digest(self.embedder.fingerprint),
                 "n_parameters": backbone.parameters,
                 "max_tokens": self.embedder.build.max_length,
                 "embed_dim": self.embedder.dim,

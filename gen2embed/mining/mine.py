@@ -23,7 +23,7 @@ from gen2embed.search.exact import Search
 from gen2embed.search.neighbours import find_neighbours
 from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.fingerprints import digest
+from gen2embed.utils.fingerprints import fingerprint_digest
 from gen2embed.utils.log import log, progress
 from gen2embed.utils.rank_group import ALONE, RankGroup, wait_for
 
@@ -46,7 +46,7 @@ def mine_pairs(
     miner: Miner,
     classification: Collection[str],
     search: Search = SEARCH,
-    peers: RankGroup = ALONE,
+    ranks: RankGroup = ALONE,
 ) -> Mined | None:
     """Mine clusters in every subset of `pairs`.
 
@@ -62,7 +62,7 @@ def mine_pairs(
         miner: Groups the rows of a subset.
         classification: The names of the classification subsets.
         search: How neighbours are searched.
-        peers: The ranks that share the work.
+        ranks: The ranks that share the work.
 
     Returns:
         The clusters on rank 0, None on the others.
@@ -72,12 +72,12 @@ def mine_pairs(
     """
     rows_of = rows_by_subset(pairs)
     _check_sizes(rows_of, miner)
-    if peers.rank == 0:
+    if ranks.rank == 0:
         _warn_of_lone_positives(pairs)
-    encoded = _encode(model, engine, pairs, peers) if miner.embeds else ()
+    encoded = _encode(model, engine, pairs, ranks) if miner.embeds else ()
     subsets = make_subsets(pairs, rows_of, encoded, classification)
-    searched = _search(model, pairs, rows_of, subsets, miner, search, peers) if miner.neighbours else {}
-    if peers.rank > 0:
+    searched = _search(model, pairs, rows_of, subsets, miner, search, ranks) if miner.neighbours else {}
+    if ranks.rank > 0:
         return None
     table = _group(pairs, rows_of, subsets, miner)
     return Mined(table, {**describe(model, pairs, miner, search), "searched": searched}, encoded)
@@ -93,7 +93,7 @@ def describe(model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) 
         "rows": len(pairs),
         "subsets": list(dict.fromkeys(pair.subset for pair in pairs)),
         "embedding": model.fingerprint if miner.embeds else None,
-        "teacher": digest({"scores": scores}) if any(score is not None for score in scores) else None,
+        "teacher": fingerprint_digest({"scores": scores}) if any(score is not None for score in scores) else None,
         "search": search.describe() if miner.neighbours else None,
     }
 
@@ -117,13 +117,13 @@ def _warn_of_lone_positives(pairs: Sequence[Pair]) -> None:
         )
 
 
-def _encode(model: Model, engine: Engine, pairs: Sequence[Pair], peers: RankGroup) -> tuple[Encoded, ...]:
+def _encode(model: Model, engine: Engine, pairs: Sequence[Pair], ranks: RankGroup) -> tuple[Encoded, ...]:
     """Return the vectors of the queries and of the positives."""
     encoded = (
-        engine.encode(model, [pair.query for pair in pairs], "query", "queries", peers),
-        engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates", peers),
+        engine.encode(model, [pair.query for pair in pairs], "query", "queries", ranks),
+        engine.encode(model, [pair.positive for pair in pairs], "candidate", "candidates", ranks),
     )
-    if peers.rank == 0:
+    if ranks.rank == 0:
         warn_if_collapsed(encoded[0].vectors.numpy(), "query")
         warn_if_collapsed(encoded[1].vectors.numpy(), "candidate")
     return encoded
@@ -136,17 +136,17 @@ def _search(
     subsets: dict[str, Subset],
     miner: Miner,
     search: Search,
-    peers: RankGroup,
+    ranks: RankGroup,
 ) -> dict[str, Any]:
     """Add the nearest candidates to every subset; return how each was searched."""
     searched: dict[str, Any] = {}
-    with progress("searching", len(pairs), shown=peers.rank == 0) as advance:
+    with progress("searching", len(pairs), shown=ranks.rank == 0) as advance:
         for name, subset in subsets.items():
             digests = _digests([pairs[row] for row in rows_of[name]])
             decided_by = {"embedding": model.fingerprint, "subset": name, **digests}
             stored = replace(search, store=search.store and Path(search.store) / quote(name, safe=""))
             neighbours = find_neighbours(
-                stored, subset.queries, subset.candidates, miner.neighbours, decided_by, peers, advance
+                stored, subset.queries, subset.candidates, miner.neighbours, decided_by, ranks, advance
             )
             subsets[name], searched[name] = replace(subset, nearest=neighbours.indices), neighbours.searched
     return searched
@@ -198,7 +198,7 @@ def await_mined(
 
 
 def _path(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) -> Path:
-    return folder / f"{digest(describe(model, pairs, miner, search))}.parquet"
+    return folder / f"{fingerprint_digest(describe(model, pairs, miner, search))}.parquet"
 
 
 def _digests(pairs: Sequence[Pair]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from gen2embed.mining.subsets import make_subset
 from gen2embed.search.exact import nearest
 from gen2embed.types import Pair
 from gen2embed.utils.files import write_atomic
-from gen2embed.utils.fingerprints import digest
+from gen2embed.utils.fingerprints import fingerprint_digest
 from gen2embed.utils.log import progress
 
 ANCHORS = 200  # sampled of each subset
@@ -56,7 +56,7 @@ def skipped_owners(mined: Mined, pairs: Sequence[Pair], miner: Miner, seed: int)
                 if sample := _draw(clusters, name, seed):
                     rows += _subset_rows(mined.encoded, pairs, positions, clusters, sample, pool)
                 advance()
-    sample_info = {"anchors": ANCHORS, "pool": pool, "seed": seed, "clusters": digest(mined.manifest)}
+    sample_info = {"anchors": ANCHORS, "pool": pool, "seed": seed, "clusters": fingerprint_digest(mined.manifest)}
     return pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({"gen2embed": json.dumps(sample_info)})
 
 

@@ -53,7 +53,7 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder, pooling: Pooling) ->
         "resolution": build.resolution.describe(),
         "image_processor": json_values(backbone.processor.image_processor.to_dict()),
         "processor": json_values(_settings(backbone.processor)),
-        "pictures": "upright, 16 bits scaled to 8",  # `images.load`
+        "pictures": "upright, 16 bits scaled to 8",  # `load_picture`
         "pooling": json_values(describe(pooling)),
         "attention": backbone.attention,
         "dtype": str(backbone.dtype).removeprefix("torch."),

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gen2embed.utils.errors import UserError
+from gen2embed.utils.errors import UserError, first_few
 from gen2embed.utils.facts import digest_of, keep_facts
 from gen2embed.utils.files import digest_files
 
@@ -136,7 +136,7 @@ def differing_files(recorded: Mapping[str, str], current: Mapping[str, str]) -> 
     names: list[str] = []
     if recorded and current:
         names = sorted(name for name in {*recorded, *current} if recorded.get(name) != current.get(name))
-    return f"; {', '.join(names[:3])}{', …' if len(names) > 3 else ''} differ" if names else ""
+    return f"; {first_few(names)} differ" if names else ""
 
 
 def remote_code_digest(*objects: Any) -> str | None:

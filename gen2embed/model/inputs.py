@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from gen2embed.data import pictures as images
+from gen2embed.data.pictures import load_picture
 from gen2embed.encoding.batch import Inputs
 from gen2embed.model.prompts import Piece, Prompt, Template, chat_template, reference_template, render
 from gen2embed.model.resolution import Resolution, resize
@@ -67,7 +67,7 @@ class InputBuilder:
 
     def open(self, item: Item) -> list[Image.Image]:
         """Return an item's pictures, resized."""
-        return [resize(images.load(picture), self.resolution.policy) for picture in item.pictures]
+        return [resize(load_picture(picture), self.resolution.policy) for picture in item.pictures]
 
     def process(self, pictures: Sequence[Sequence[Image.Image]]) -> tuple[Inputs, list[str]]:
         """Process the pictures of several items.

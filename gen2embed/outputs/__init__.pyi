@@ -1,5 +1,5 @@
-from .claims import claim as claim
-from .claims import release as release
+from .claims import claim_run_folder as claim_run_folder
+from .claims import release_claims as release_claims
 from .paths import check_file as check_file
 from .paths import check_folder as check_folder
 from .paths import replace_folder as replace_folder

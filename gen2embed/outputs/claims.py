@@ -28,8 +28,8 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")  # 0, 
 _locks: list[int] = []  # descriptors of the records that this process has locked
 
 
-def claim(path: str | Path, by: str, *, several: bool = False, begun: Collection[str] = ()) -> Path:
-    """Make a folder that of a run, and return it; no other process can claim it until `release`.
+def claim_run_folder(path: str | Path, by: str, *, several: bool = False, begun: Collection[str] = ()) -> Path:
+    """Make a folder that of a run, and return it; no other process can claim it until `release_claims`.
 
     Args:
         path: The folder. It must be that of an earlier run, or hold nothing but logs that a scheduler has opened there.
@@ -116,7 +116,7 @@ def _lock(folder: Path, target: Path) -> None:
     _locks.append(opened)
 
 
-def release() -> None:
+def release_claims() -> None:
     """Release the folders that this process has claimed."""
     while _locks:
         with contextlib.suppress(OSError):
@@ -124,4 +124,4 @@ def release() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=release)  # a loader's worker may outlive the run
+    os.register_at_fork(after_in_child=release_claims)  # a loader's worker may outlive the run

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from gen2embed.data import pictures
+from gen2embed.data.pictures import load_picture
 from gen2embed.outputs.claims import of_run
 from gen2embed.outputs.paths import check_file, write_file
 from gen2embed.types import ImagePart
@@ -67,7 +67,7 @@ def thumbnail(picture: ImagePart, side: int, quality: int = 80) -> str:
         side: Pixels of the thumbnail's longer side, at most.
         quality: Of WebP, to 100.
     """
-    small = pictures.load(picture)
+    small = load_picture(picture)
     small.thumbnail((side, side))
     file = io.BytesIO()
     small.save(file, "webp", quality=quality)

@@ -18,9 +18,9 @@ from omegaconf import DictConfig
 
 from gen2embed.config.overrides import chosen_groups, overridden
 from gen2embed.config.values import plain
-from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.pictures import check_pictures
 from gen2embed.data.quarantine import valid_pairs
 from gen2embed.encoding.engine import Engine
 from gen2embed.model.backbone import check_path
@@ -175,7 +175,7 @@ def make_benchmarks(cfg: DictConfig, chosen: DictConfig | None, trainer: Trainer
     benchmarks = list_benchmarks(instantiate(chosen, _convert_="all"))
     for benchmark in benchmarks:
         if trainer.is_global_zero:
-            images.check(benchmark.pictures, benchmark.roots)
+            check_pictures(benchmark.pictures, benchmark.roots)
         if "resolution" in overridden() and benchmark.resolution not in (None, cfg.resolution.policy):
             log.warning(
                 "%s is evaluated at its published resolution, %s; set it to null for the chosen one",

@@ -26,7 +26,7 @@ from gen2embed.config.pins import pins
 from gen2embed.config.presets import conf_dir
 from gen2embed.config.schema import check
 from gen2embed.config.values import from_home, plain, register_resolvers
-from gen2embed.outputs.claims import release
+from gen2embed.outputs.claims import release_claims
 from gen2embed.outputs.redacted import redact_yaml
 from gen2embed.runs.sweeps import is_finished
 from gen2embed.utils import preemption
@@ -77,7 +77,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                     raise
                 sys.exit(f"error: {visible(message)}")
             finally:
-                release()
+                release_claims()
 
         return main
 

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from gen2embed.config.messages import explain
-from gen2embed.outputs.claims import claim
+from gen2embed.outputs.claims import claim_run_folder
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.redaction import visible
 
@@ -49,7 +49,7 @@ def _claim(config: Any, mode: str, *, several: bool, begun: Sequence[str | None]
     try:
         if not config.get("output_dir", folder):
             raise UserError("output_dir is empty; name a folder")
-        claim(folder, script, several=several, begun=[name for name in begun if name])
+        claim_run_folder(folder, script, several=several, begun=[name for name in begun if name])
     except (UserError, OSError) as error:
         if (message := explain(error, script, ())) is None:
             raise

@@ -31,7 +31,7 @@ def evaluate_and_report(
     engine: Engine,
     benchmarks: Sequence[Benchmark],
     started: float,
-    peers: RankGroup = ALONE,
+    ranks: RankGroup = ALONE,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Score the embedder, and write results, report and logs in the run's folder.
@@ -46,17 +46,17 @@ def evaluate_and_report(
         engine: Encodes the items.
         benchmarks: The benchmarks, which may be none.
         started: When the run started, by `time.perf_counter`.
-        peers: The ranks that share the work.
+        ranks: The ranks that share the work.
         more: Further entries of the manifests.
     """
     folder, config, scores = Path(cfg.output_dir), plain(cfg), {}
     if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
         compression.settings(embedder.dim)
-    more = {**more, "inputs": input_digests(config)} if peers.rank == 0 else more
+    more = {**more, "inputs": input_digests(config)} if ranks.rank == 0 else more
     for benchmark in benchmarks:
         model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder
-        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression, peers)
-        if peers.rank > 0:
+        evaluation = evaluate(model, engine, benchmark, cfg.bootstrap, cfg.seed, compression, ranks)
+        if ranks.rank > 0:
             continue
         timing = results.timing(evaluation.encoded, time.perf_counter() - started)
         run = results.manifest(config, model.fingerprint, {**timing, **more})
@@ -68,7 +68,7 @@ def evaluate_and_report(
         if compression is not None:
             console.print_table(console.compression_table(evaluation.scores))
         scores[benchmark.name] = evaluation.scores
-    if peers.rank > 0:
+    if ranks.rank > 0:
         return
     results.log_scores(trainer.loggers, list(scores.values()), config)
     if len(benchmarks) > 1:

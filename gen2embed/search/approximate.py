@@ -32,16 +32,16 @@ class Approximate:
         candidates: Unit vectors.
         search: The settings.
         path: The file that `build_index` of rank 0 writes. None: the index is built for this process alone.
-        peers: The ranks that share the index.
+        ranks: The ranks that share the index.
     """
 
     def __init__(
-        self, candidates: Float[np.ndarray, "m d"], search: Search, path: Path | None, peers: RankGroup
+        self, candidates: Float[np.ndarray, "m d"], search: Search, path: Path | None, ranks: RankGroup
     ) -> None:
         self.candidates, self.search = candidates, search
         self._exact: Exact | None = None
         if path is not None:
-            peers.wait([path])
+            ranks.wait([path])
         self._index = _build(candidates) if path is None else _faiss().read_index(str(path))
 
     def __call__(self, queries: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, "n k"]:

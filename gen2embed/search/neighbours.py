@@ -25,7 +25,7 @@ from gen2embed.search.exact import Exact, Search, check_vectors
 from gen2embed.types import Advance, no_progress
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.files import write_atomic, write_json
-from gen2embed.utils.fingerprints import Fingerprint, claim, digest, say_what_differs
+from gen2embed.utils.fingerprints import Fingerprint, claim_store, fingerprint_digest, log_differences
 from gen2embed.utils.log import progress
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
@@ -54,7 +54,7 @@ def find_neighbours(
     candidates: Float[np.ndarray, "m d"],
     count: int,
     decided_by: Fingerprint,
-    peers: RankGroup = ALONE,
+    ranks: RankGroup = ALONE,
     advance: Advance = no_progress,
 ) -> Neighbours:
     """Search the candidates nearest to each query.
@@ -70,7 +70,7 @@ def find_neighbours(
         candidates: Unit vectors.
         count: How many neighbours each query gets, or as many as there are.
         decided_by: What decides the vectors; the results are stored under it.
-        peers: The ranks that share the work.
+        ranks: The ranks that share the work.
         advance: Called with the number of queries that are done, as they are.
 
     Raises:
@@ -78,31 +78,31 @@ def find_neighbours(
     """
     count = min(count, len(candidates))
     approximate = search.approximate_above is not None and len(candidates) > search.approximate_above
-    results = _results(search, len(queries), count, decided_by, peers)
+    results = _results(search, len(queries), count, decided_by, ranks)
     # 1. the shards that are missing
-    own = peers.share(results.shards)
+    own = ranks.share(results.shards)
     missing = [shard for shard in own if not results.has(shard)]
     advance(_size(own) - _size(missing))
     # 2. this rank's shards
     index_file = results.folder / INDEX if results.folder and approximate else None
-    if index_file and peers.rank == 0 and not all(map(results.has, results.shards)):
+    if index_file and ranks.rank == 0 and not all(map(results.has, results.shards)):
         build_index(candidates, index_file)  # even if only other ranks miss shards
     if missing:
         check_vectors(queries, "queries")
         index: Approximate | Exact = (
-            Approximate(candidates, search, index_file, peers) if approximate else Exact(candidates, search)
+            Approximate(candidates, search, index_file, ranks) if approximate else Exact(candidates, search)
         )
         for shard in missing:
             results.write(shard, index(queries[slice(*shard)], count))
             advance(_size([shard]))
     # 3. all shards
-    results.wait(peers)
+    results.wait(ranks)
     advance(len(queries) - _size(own))
     indices = np.empty((len(queries), count), np.int64)
     for shard in results.shards:
         indices[slice(*shard)] = results.read(shard)
     # 4. the recall
-    if not approximate or peers.rank > 0:
+    if not approximate or ranks.rank > 0:
         return Neighbours(indices, {"exact": not approximate})
     recall = _recall(search, queries, candidates, indices, results.folder)
     if index_file:
@@ -132,24 +132,24 @@ class _Results:
             return self.memory[shard]
         return np.load(_file(self.folder, shard), allow_pickle=False)
 
-    def wait(self, peers: RankGroup) -> None:
+    def wait(self, ranks: RankGroup) -> None:
         """Return when all shards are there; in memory, this process has searched them all."""
         if self.folder is not None:
-            peers.wait([_file(self.folder, shard) for shard in self.shards])
+            ranks.wait([_file(self.folder, shard) for shard in self.shards])
 
 
-def _results(search: Search, queries: int, count: int, decided_by: Fingerprint, peers: RankGroup) -> _Results:
+def _results(search: Search, queries: int, count: int, decided_by: Fingerprint, ranks: RankGroup) -> _Results:
     """Return the results in the folder that is claimed for them; raises `UserError` if ranks cannot share them."""
-    if peers.count > 1 and not search.store:
+    if ranks.count > 1 and not search.store:
         raise UserError("several ranks share neighbours through the store, and there is none; set search.store")
     starts = range(0, queries, search.shard_size)
     shards = [(start, min(start + search.shard_size, queries)) for start in starts]
     if not search.store:
         return _Results(None, shards)
     decided_by = {**decided_by, "count": count, "search": search.describe()}
-    folder = Path(search.store) / digest(decided_by)
-    say_what_differs(folder, decided_by, "neighbours")
-    claim(folder, decided_by, "neighbours")
+    folder = Path(search.store) / fingerprint_digest(decided_by)
+    log_differences(folder, decided_by, "neighbours")
+    claim_store(folder, decided_by, "neighbours")
     return _Results(folder, shards)
 
 

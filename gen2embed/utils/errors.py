@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST_WORD = 300  # characters; a longer word in a message is a value, such as a picture in base64
 LONGEST_MESSAGE = 4000
@@ -24,6 +24,11 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if the message is empty."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def first_few(values: Sequence[object], count: int = 3) -> str:
+    """Return the first values, joined by commas, with an ellipsis if there are more."""
+    return ", ".join(map(str, values[:count])) + (", …" if len(values) > count else "")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ Fingerprint = Mapping[str, Any]
 MANIFEST = "manifest.json"
 
 
-def digest(fingerprint: Fingerprint) -> str:
+def fingerprint_digest(fingerprint: Fingerprint) -> str:
     """Return a digest of 16 hexadecimal digits."""
     canonical = json.dumps(fingerprint, sort_keys=True, default=str)
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
@@ -68,7 +68,7 @@ def _read(manifest: Path) -> Fingerprint:
         raise UserError(f"{manifest} is not that of a store; name another folder") from None
 
 
-def say_what_differs(folder: Path, fingerprint: Fingerprint, content: str) -> None:
+def log_differences(folder: Path, fingerprint: Fingerprint, content: str) -> None:
     """Log, if `folder` does not exist yet, how the most similar folder beside it differs.
 
     Args:
@@ -85,7 +85,7 @@ def say_what_differs(folder: Path, fingerprint: Fingerprint, content: str) -> No
         log.info("no %s are reused; %s differs: %s", content, closest, "; ".join(beside[closest]))
 
 
-def claim(folder: Path, fingerprint: Fingerprint, content: str) -> None:
+def claim_store(folder: Path, fingerprint: Fingerprint, content: str) -> None:
     """Make `folder` that of `fingerprint`.
 
     Args:

@@ -16,9 +16,10 @@ from steps import collating
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.__main__ import main
-from gen2embed.data import pictures as images
+from gen2embed.data import quarantine
 from gen2embed.data.locate import locate_pictures
 from gen2embed.data.pairs import Files
+from gen2embed.data.pictures import find_faults, load_picture
 from gen2embed.data.quarantine import FILE, valid_pairs
 from gen2embed.encoding.engine import Engine
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
@@ -69,7 +70,7 @@ def test_legal_pictures_show_what_they_show(corpus, skipped):
     assert len(shown) > 75
     for number, case in shown.items():
         (picture,) = pairs[number].query.pictures
-        pixels, expected = (np.asarray(image, float) for image in (images.load(picture), case.shows))
+        pixels, expected = (np.asarray(image, float) for image in (load_picture(picture), case.shows))
         assert pixels.shape == expected.shape, case.name
         assert abs(pixels - expected).mean() < 14, case.name  # of 255: what is lossy
 
@@ -89,7 +90,7 @@ def test_raise_ends_at_the_first_row_by_its_name(corpus, tmp_path, number):
                 pairs = valid_pairs(pair_source, tmp_path)
                 for pair in pairs:  # what a header does not tell
                     for picture in pair.pictures:
-                        images.load(picture)
+                        load_picture(picture)
             named = "one.jsonl row 1" in str(error.value) or case.line.count(b"images/") == 1
             assert named, case.name
             assert not (tmp_path / FILE).exists()
@@ -120,13 +121,15 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
     """A run that goes on, and the other ranks, take what rank 0 listed; a file that changed is looked at again."""
     pair_source = small(tmp_path, b"{", row(qry="a"))
     first = valid_pairs(pair_source, tmp_path)
-    decode, decoded = images.faults, []
-    monkeypatch.setattr(images, "faults", lambda *args, **options: decoded.append(1) or decode(*args, **options))
+    decoded = []
+    monkeypatch.setattr(
+        quarantine, "find_faults", lambda *args, **options: decoded.append(1) or find_faults(*args, **options)
+    )
     again = [valid_pairs(pair_source, tmp_path, leader=leader) for leader in (True, False)]
     assert [[pair.row for pair in pairs] for pairs in (first, *again)] == [[0, 2]] * 3
     assert not decoded
     (tmp_path / "p.png").write_bytes((tmp_path / "p.png").read_bytes()[:99])
-    with pytest.raises(UserError, match=r"rank 0 did not leave .*quarantine.jsonl for these rows within 0 seconds"):
+    with pytest.raises(UserError, match=r"rank 0 did not write .*quarantine.jsonl for these rows within 0 seconds"):
         valid_pairs(pair_source, tmp_path, leader=False)
     assert [pair.row for pair in valid_pairs(pair_source, tmp_path)] == [2]
     assert decoded
@@ -228,8 +231,8 @@ def test_pictures_in_memory_are_what_their_files_are(tmp_path):
     exif[0x0112] = 6
     motif().save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as opened:
-        assert images.load(ImagePart(opened)).tobytes() == images.load(ImagePart(tmp_path / "turned.png")).tobytes()
-        assert images.load(ImagePart(opened)).size == motif().size[::-1]
+        assert load_picture(ImagePart(opened)).tobytes() == load_picture(ImagePart(tmp_path / "turned.png")).tobytes()
+        assert load_picture(ImagePart(opened)).size == motif().size[::-1]
         assert ImagePart(opened).key != ImagePart(motif()).key
     numbers = Image.new("P", (9, 9))
     blue = numbers.copy()

@@ -7,7 +7,7 @@ from conftest import GOLDEN
 from PIL import Image
 
 from gen2embed import UserError
-from gen2embed.data import pictures as images
+from gen2embed.data.pictures import check_pictures, load_picture
 from gen2embed.model import resolution
 from gen2embed.model.resolution import Resolution
 from gen2embed.types import ImagePart
@@ -54,29 +54,29 @@ def test_check_counts(tmp_path):
         UserError,
         match=r"4 of 5 pictures are missing: .*a.png, .*b.png, .*c.png, …; looked in .*/test_check_counts.*; set",
     ):
-        images.check(pictures, [tmp_path])
+        check_pictures(pictures, [tmp_path])
     with pytest.raises(UserError, match=r"1 of 2 pictures are unreadable: .*text.png"):
-        images.check([pictures[0], ImagePart(tmp_path / "text.png")])
-    images.check(pictures[:1])
+        check_pictures([pictures[0], ImagePart(tmp_path / "text.png")])
+    check_pictures(pictures[:1])
 
 
 def test_load_names_the_file(tmp_path):
     cut = tmp_path / "cut.png"
     Image.effect_noise((99, 99), 50).save(cut)
     cut.write_bytes(cut.read_bytes()[:2000])
-    images.check([ImagePart(cut)])  # its header is whole
+    check_pictures([ImagePart(cut)])  # its header is whole
     with pytest.raises(UserError, match=r"cut\.png is not a picture that can be read"):
-        images.load(ImagePart(cut))
-    assert images.load(ImagePart(Image.new("L", (3, 3)))).mode == "RGB"
+        load_picture(ImagePart(cut))
+    assert load_picture(ImagePart(Image.new("L", (3, 3)))).mode == "RGB"
 
 
 def test_a_header_tells_what_cannot_be_made_rgb(tmp_path):
     Image.new("I", (9, 9)).save(tmp_path / "depth.tiff")
     with pytest.raises(UserError, match=r"1 of 1 pictures are with greys of 32 bits.*depth\.tiff; save"):
-        images.check([ImagePart(tmp_path / "depth.tiff")])
+        check_pictures([ImagePart(tmp_path / "depth.tiff")])
 
 
 def test_a_missing_picture_suggests_what_is_there(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "flower.png")
     with pytest.raises(UserError, match=r"1 of 1 pictures are missing: .*did you mean .*flower\.png"):
-        images.check([ImagePart(tmp_path / "flowr.PNG")])
+        check_pictures([ImagePart(tmp_path / "flowr.PNG")])

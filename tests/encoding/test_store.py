@@ -11,7 +11,7 @@ from gen2embed import Embedder, Item, UserError
 from gen2embed.config.presets import PACKAGE
 from gen2embed.encoding.engine import Engine
 from gen2embed.encoding.store import EmbeddingStore
-from gen2embed.utils.fingerprints import differences, digest
+from gen2embed.utils.fingerprints import differences, fingerprint_digest
 
 TINY = PACKAGE / "tiny" / "checkpoint"
 THINGS = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "moon")]
@@ -77,7 +77,7 @@ def test_prompts_of_real_embedders_do_not_mix(tmp_path, caplog):
 )
 def test_everything_that_decides_is_in_the_fingerprint(tiny, change, key):
     changed = Embedder.from_pretrained(TINY, **{"resolution": "original", "device": "cpu", **change})
-    assert digest(changed.fingerprint) != digest(tiny.fingerprint)
+    assert fingerprint_digest(changed.fingerprint) != fingerprint_digest(tiny.fingerprint)
     assert [line.split(" is ")[0] for line in differences(tiny.fingerprint, changed.fingerprint)] == [key]
 
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from gen2embed import UserError
 from gen2embed.config.presets import compose_shipped
-from gen2embed.data import pictures as images
+from gen2embed.data import pictures
 from gen2embed.encoding import engine
 from gen2embed.encoding.engine import Engine
 from gen2embed.encoding.store import EmbeddingStore
@@ -96,10 +96,10 @@ def bars(monkeypatch):
             seen.append((title, total, steps))
         yield lambda count=1, description=None: steps.append(count)
 
-    for module in (approximate, engine, images, neighbours, page, run, skipped):
+    for module in (approximate, engine, neighbours, page, pictures, run, skipped):
         monkeypatch.setattr(module, "progress", record)
     monkeypatch.setattr(engine, "PROGRESS_FROM", 0)
-    monkeypatch.setattr(images, "HEADERS_FROM", 0)
+    monkeypatch.setattr(pictures, "HEADERS_FROM", 0)
     return seen
 
 

@@ -18,8 +18,8 @@ from steps import trained_adapter
 from vectors import Given, task
 
 from gen2embed import Embedder, Item, UserError
-from gen2embed.data import pictures
 from gen2embed.data.benchmark import Benchmark
+from gen2embed.data.pictures import load_picture
 from gen2embed.encoding.compression import BLOCK, PRECISIONS, Compression, compress, similarity, size_in_bytes
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
@@ -292,10 +292,10 @@ def test_a_broken_picture_in_memory_is_named_before_any_is_embedded(tiny, tmp_pa
     monkeypatch.setattr(Embedder, "embed_chunk", lambda *_: pytest.fail("something was embedded"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     for value in ({"image": make(tmp_path)}, Item.create("a", make(tmp_path))):
-        with pytest.raises(UserError, match=rf"input 1: its image .*{message}"):
+        with pytest.raises(UserError, match=rf"input 1: the image .*{message}"):
             tiny.encode(["a fine text", value])
     with pytest.raises(UserError):
-        pictures.load(ImagePart(make(tmp_path)))
+        load_picture(ImagePart(make(tmp_path)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B"])

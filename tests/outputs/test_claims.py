@@ -15,7 +15,7 @@ from gen2embed import UserError
 from gen2embed.__main__ import main
 from gen2embed.cli.commands import compare
 from gen2embed.encoding.store import EmbeddingStore
-from gen2embed.outputs.claims import claim, is_run, release
+from gen2embed.outputs.claims import claim_run_folder, is_run, release_claims
 from gen2embed.outputs.record import RECORD
 from gen2embed.reports.html import check_page
 from gen2embed.training.callbacks import SaveSteps
@@ -28,7 +28,7 @@ from gen2embed.training.resume import Resume
 def released():
     """Folders are claimed until a process ends, and here it does not."""
     yield
-    release()
+    release_claims()
 
 
 # --- claims ---------------------------------------------------------------------------------------------------------
@@ -42,30 +42,30 @@ def test_a_folder_that_is_not_a_runs(tmp_path, monkeypatch, place, several):
     where = PLACES[place](tmp_path / "out")
     before = tree(tmp_path)
     with permissions_count(), pytest.raises((UserError, OSError)) as raised:
-        claim(where, "eval", several=several)
+        claim_run_folder(where, "eval", several=several)
     assert tree(tmp_path) == before
     assert "Traceback" not in str(raised.value)
 
 
 def test_a_folder_of_an_earlier_run(tmp_path):
     """By its record, also after a kill right after it; or, without one, by what runs have always left."""
-    claim(tmp_path / "new", "eval")
-    release()
+    claim_run_folder(tmp_path / "new", "eval")
+    release_claims()
     folder(tmp_path / "new/more")
-    claim(tmp_path / "new", "eval")
+    claim_run_folder(tmp_path / "new", "eval")
     (tmp_path / "old/.hydra").mkdir(parents=True)
     (tmp_path / "old/.hydra/config.yaml").write_text("model:\n  _target_: gen2embed.model.embedder.load\n")
     assert is_run(tmp_path / "old")
-    claim(tmp_path / "old", "eval")
+    claim_run_folder(tmp_path / "old", "eval")
     folder(tmp_path / "other/.hydra")
     (tmp_path / "other/.hydra/config.yaml").write_text("model:\n  _target_: their.model\n")
     with pytest.raises(UserError, match=r"\.hydra"):
-        claim(tmp_path / "other", "eval")
+        claim_run_folder(tmp_path / "other", "eval")
 
 
 def test_a_link_to_a_new_folder(tmp_path):
     (tmp_path / "out").symlink_to("disk")
-    claim(tmp_path / "out", "eval")
+    claim_run_folder(tmp_path / "out", "eval")
     assert (tmp_path / "out").is_symlink()
     assert (tmp_path / "disk" / RECORD).is_file()
 
@@ -75,25 +75,25 @@ def test_logs_of_a_scheduler(tmp_path):
     logs = ("slurm-12.out", "slurm-12.err", "console.log", "job.o12", "job.e12", "stdout", "stderr")
     for name in (*logs, ".DS_Store", ".gitkeep", "lost+found"):
         file(tmp_path / name)
-    claim(tmp_path, "eval")
+    claim_run_folder(tmp_path, "eval")
     assert (tmp_path / "slurm-12.out").read_text() == PRECIOUS
     folder(tmp_path / "b").joinpath("nested/deep.txt").unlink()
     for path in ("b/nested", "b/notes.txt"):
         (tmp_path / path).rmdir() if (tmp_path / path).is_dir() else (tmp_path / path).unlink()
     file(tmp_path / "b/eval.log")
     with pytest.raises(UserError, match=r"eval\.log"):
-        claim(tmp_path / "b", "eval")
+        claim_run_folder(tmp_path / "b", "eval")
 
 
 def test_another_script(tmp_path):
     """Would replace results; in a multirun's folder each has folders of its own."""
-    claim(tmp_path / "run", "train")
-    release()
+    claim_run_folder(tmp_path / "run", "train")
+    release_claims()
     with pytest.raises(UserError, match=r"train\.py.*another folder"):
-        claim(tmp_path / "run", "eval")
-    claim(tmp_path / "demo", "eval", several=True)
-    release()
-    claim(tmp_path / "demo", "train", several=True)
+        claim_run_folder(tmp_path / "run", "eval")
+    claim_run_folder(tmp_path / "demo", "eval", several=True)
+    release_claims()
+    claim_run_folder(tmp_path / "demo", "train", several=True)
 
 
 def test_the_script_of_a_run_without_a_record(tmp_path):
@@ -101,14 +101,14 @@ def test_the_script_of_a_run_without_a_record(tmp_path):
     (tmp_path / ".hydra/config.yaml").write_text("model:\n  _target_: gen2embed.model.embedder.load\n")
     (tmp_path / ".hydra/hydra.yaml").write_text("hydra:\n  job:\n    name: train\n    config_name: train\n")
     with pytest.raises(UserError, match=r"train\.py.*another folder"):
-        claim(tmp_path, "eval")
-    claim(tmp_path, "train")
+        claim_run_folder(tmp_path, "eval")
+    claim_run_folder(tmp_path, "train")
 
 
 def test_a_job_of_a_multirun_takes_no_folder_of_somebody(run_script, tmp_path):
     """The multirun's folder is ours, and one in it has the name of a job."""
-    claim(tmp_path / "out", "eval", several=True)
-    release()
+    claim_run_folder(tmp_path / "out", "eval", several=True)
+    release_claims()
     folder(tmp_path / "out/seed=1")
     (tmp_path / "out/seed=1/results.json").write_text(PRECIOUS)
     before = tree(tmp_path)
@@ -124,21 +124,21 @@ def test_a_job_goes_on_in_its_own_folder(tmp_path):
     written = [".hydra", "eval.log"]
     folder(tmp_path / "job/.hydra")
     file(tmp_path / "job/eval.log")
-    claim(tmp_path / "job", "eval", begun=written)
-    release()
+    claim_run_folder(tmp_path / "job", "eval", begun=written)
+    release_claims()
     file(tmp_path / "job/results.json")
-    claim(tmp_path / "job", "eval", begun=written)
-    release()
+    claim_run_folder(tmp_path / "job", "eval", begun=written)
+    release_claims()
     with pytest.raises(UserError, match=r"eval\.py.*another folder"):
-        claim(tmp_path / "job", "train", begun=[".hydra", "train.log"])
+        claim_run_folder(tmp_path / "job", "train", begun=[".hydra", "train.log"])
 
 
 def test_two_runs_at_once(tmp_path):
     """The second is refused, until the first has ended, however it did; its ranks and workers are not in the way."""
-    claim(tmp_path, "train")
+    claim_run_folder(tmp_path, "train")
     before = tree(tmp_path)
     with pytest.raises(UserError, match="another run"):
-        claim(tmp_path, "train")
+        claim_run_folder(tmp_path, "train")
     assert tree(tmp_path) == before
     ready, started = os.pipe()
     worker = os.fork()  # of a loader, which outlives its run for a while
@@ -148,17 +148,17 @@ def test_two_runs_at_once(tmp_path):
         os._exit(0)
     os.read(ready, 1)
     try:
-        release()
-        claim(tmp_path, "train")
+        release_claims()
+        claim_run_folder(tmp_path, "train")
     finally:
         os.kill(worker, 9)
         os.waitpid(worker, 0)
 
 
 def test_a_rank_shares_the_folder(tmp_path, monkeypatch):
-    claim(tmp_path, "train")
+    claim_run_folder(tmp_path, "train")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    claim(tmp_path, "train")
+    claim_run_folder(tmp_path, "train")
 
 
 @pytest.mark.parametrize("place", ["a full folder", "a link to a file"])
@@ -278,7 +278,7 @@ def test_compare_refuses(tmp_path, name):
 
 def test_a_report_in_a_runs_folder(tmp_path):
     """Replaces the run's, and no file of another name or in another folder."""
-    claim(tmp_path / "run", "eval")
+    claim_run_folder(tmp_path / "run", "eval")
     for name in ("report.html", "results.json"):
         file(tmp_path / "run" / name)
     assert check_page(tmp_path / "run/report.html")

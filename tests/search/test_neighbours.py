@@ -123,7 +123,7 @@ def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
     assert built == [None]
     assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2)).indices == expected).all()
     with pytest.raises(UserError, match=r"share embeddings through the store, and there is none; set engine.store"):
-        mine_pairs(FakeModel(), Engine(), pairs_of_words(), SaHaPaper(top_k=2), [], peers=RankGroup(1, 2))
+        mine_pairs(FakeModel(), Engine(), pairs_of_words(), SaHaPaper(top_k=2), [], ranks=RankGroup(1, 2))
 
 
 class FakeModel:

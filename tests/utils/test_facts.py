@@ -15,7 +15,7 @@ from conftest import noise
 from PIL import Image
 
 from gen2embed import UserError
-from gen2embed.data import pictures as images
+from gen2embed.data.pictures import DEEP, LONG, MISSING, UNREADABLE, check_pictures, find_faults
 from gen2embed.encoding.engine import Engine
 from gen2embed.types import ImagePart, Item
 from gen2embed.utils import facts
@@ -97,13 +97,13 @@ def test_a_picture_is_read_once_by_all_processes(tmp_path, cache, later, reads):
     paths = [tmp_path / f"{number}.png" for number in range(40)]
     for number, path in enumerate(paths):
         noise(number, (20 + number, 30)).save(path)
-    images.check(map(ImagePart, paths))
+    check_pictures(map(ImagePart, paths))
     assert sorted(reads) == sorted(path.name for path in paths)
     pictures = [ImagePart(path) for path in paths]
     assert [picture.size for picture in pictures] == [(20 + number, 30) for number in range(40)]
     forget()
     assert [ImagePart(path).key for path in paths] == [picture.key for picture in pictures]
-    images.check(map(ImagePart, paths))
+    check_pictures(map(ImagePart, paths))
     assert len(reads) == len(paths)
 
 
@@ -114,12 +114,10 @@ def test_headers_are_remembered_with_their_faults(tmp_path, cache, later):
     noise(0).save(tmp_path / "sound.png")
     paths = [tmp_path / f"{name}.png" for name in ("long", "sound", "text", "none")]
     paths.append(tmp_path / "deep.tiff")
-    kinds = {path: fault.kind for path, fault in images.faults(paths).items()}
-    assert kinds == {paths[0]: images.LONG, paths[2]: images.UNREADABLE, paths[3]: images.MISSING} | {
-        paths[4]: images.DEEP
-    }
+    kinds = {path: fault.kind for path, fault in find_faults(paths).items()}
+    assert kinds == {paths[0]: LONG, paths[2]: UNREADABLE, paths[3]: MISSING} | {paths[4]: DEEP}
     forget()
-    assert {path: fault.kind for path, fault in images.faults(paths).items()} == kinds
+    assert {path: fault.kind for path, fault in find_faults(paths).items()} == kinds
 
 
 def test_a_picture_that_vanished_is_named(tmp_path, cache):

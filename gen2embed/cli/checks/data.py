@@ -8,9 +8,9 @@ from pathlib import Path
 from gen2embed.cli.checks.findings import Finding
 from gen2embed.cli.commands.inputs import read_inputs
 from gen2embed.config.schema import make
-from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import list_benchmarks
 from gen2embed.data.pairs import PairSource
+from gen2embed.data.pictures import check_pictures, load_picture
 from gen2embed.types import ImagePart, Item
 from gen2embed.utils.errors import UserError
 
@@ -37,12 +37,12 @@ def check_settings(overrides: Sequence[str], items: list[Item]) -> Iterator[Find
     if "data" in groups:
         source: PairSource = parts["data"]
         pairs = source.pairs()
-        images.check((picture for pair in pairs for picture in pair.pictures), source.roots)
+        check_pictures((picture for pair in pairs for picture in pair.pictures), source.roots)
         sides = [item for pair in pairs for item in (pair.query, pair.positive, *pair.negatives)]
         yield from _check_pictures(f"data, {len(pairs):,} pairs", sides, items)
     if "benchmark" in groups:
         for benchmark in list_benchmarks(parts["benchmark"]):
-            images.check(benchmark.pictures, benchmark.roots)
+            check_pictures(benchmark.pictures, benchmark.roots)
             sides = [item for task in benchmark.tasks for item in task.items()]
             yield from _check_pictures(f"benchmark {benchmark.name}, {len(benchmark.tasks)} tasks", sides, items)
 
@@ -53,7 +53,7 @@ def _check_pictures(subject: str, sides: Sequence[Item], items: list[Item]) -> I
     pictures: dict[str, ImagePart] = {picture.key: picture for item in distinct.values() for picture in item.pictures}
     sample = [*pictures.values()][:: max(1, -(-len(pictures) // DECODED))]
     for picture in sample:
-        images.load(picture)
+        load_picture(picture)
     items += distinct.values()
     opened = f", of which {len(sample)} were opened whole" if sample else ""
     yield Finding("ok", f"{subject}: {len(distinct):,} distinct items, {len(pictures):,} distinct pictures{opened}")

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gen2embed.utils.errors import first_few
+
 PICTURES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"),
     *(".jfif", ".jpe", ".apng", ".j2k", ".pgm", ".pbm", ".pnm"),
@@ -46,8 +48,7 @@ class Pictures:
         if not self.skipped:
             return ""
         kinds = (
-            f"{len(paths)} {reason} ({', '.join(str(path.relative_to(folder)) for path in paths[:2])}"
-            f"{', …' if len(paths) > 2 else ''})"
+            f"{len(paths)} {reason} ({first_few([path.relative_to(folder) for path in paths], 2)})"
             for reason, paths in self.skipped.items()
         )
         return f"{folder}: {sum(map(len, self.skipped.values()))} skipped: {', '.join(kinds)}"
@@ -56,7 +57,7 @@ class Pictures:
 def why_no_picture(path: Path) -> str | None:
     """Return why a file is no picture that can be read; None if it is a picture by its name or its content.
 
-    A file with a picture's name may still be broken; `images.check` finds that. A .txt file of plain text is a text,
+    A file with a picture's name may still be broken; `check_pictures` finds that. A .txt file of plain text is a text,
     even if it begins like a picture, such as with `GIF89a` or `P3 10 20`.
     """
     ending = path.suffix.lower()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gen2embed.cli.commands.folder import CONCERNING, HEIC, PICTURES, find_pictures, why_no_picture
 from gen2embed.data.locate import locate_pictures, picture_roots
-from gen2embed.data.pictures import check
+from gen2embed.data.pictures import check_pictures
 from gen2embed.data.row_files import SUFFIXES, is_table
 from gen2embed.data.rows import make_item, read_file
 from gen2embed.data.text_files import read_lines
@@ -79,7 +79,7 @@ def read_inputs(path: Path, image_dir: Path | None = None) -> InputItems:
     else:
         raise UserError(f"{path} is of an unknown kind; give {KINDS}")
     roots = picture_roots(image_dir or path.parent) if is_table(path) else ()
-    check((picture for item in inputs.items for picture in item.pictures), roots)
+    check_pictures((picture for item in inputs.items for picture in item.pictures), roots)
     return inputs
 
 

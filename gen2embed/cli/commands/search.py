@@ -13,7 +13,7 @@ from rich.table import Table
 from gen2embed.cli.commands.folder import HEIC_ENDINGS, PICTURES, why_no_picture
 from gen2embed.cli.commands.inputs import load_model, read_inputs
 from gen2embed.data.items import Input
-from gen2embed.data.pictures import check
+from gen2embed.data.pictures import check_pictures
 from gen2embed.encoding.engine import Engine
 from gen2embed.outputs.paths import check_store
 from gen2embed.runs.console import print_table
@@ -80,7 +80,7 @@ def _query(text: str) -> Input:
         raise UserError(f"the picture {shown(text)} does not exist{meant}{forced}")
     if why := why_no_picture(path):
         raise UserError(f"QUERY {shown(text)} is a file: {why}{forced}")
-    check([ImagePart(path)])
+    check_pictures([ImagePart(path)])
     return {"image": path}
 
 

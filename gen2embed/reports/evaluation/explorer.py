@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gen2embed.data import pictures as images
 from gen2embed.data.benchmark import Benchmark, task_digest
+from gen2embed.data.pictures import check_pictures
 from gen2embed.reports.evaluation.results import Result, Run
 from gen2embed.reports.html import part_values
 from gen2embed.types import ImagePart, Item, RankingTask
@@ -47,7 +47,9 @@ def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, se
             chosen += [(len(tasks), task, query, _answers(task, query, columns)) for query in numbers]
             tasks.append({"benchmark": name, "name": task.name})
     roots = [root for benchmark in benchmarks for root in benchmark.roots]
-    images.check((picture for _, task, query, answers in chosen for picture in _pictures(task, query, answers)), roots)
+    check_pictures(
+        (picture for _, task, query, answers in chosen for picture in _pictures(task, query, answers)), roots
+    )
     shelf = _Shelf()
     with progress("drawing the report", len(chosen), shown=len(chosen) > 200) as advance:
         queries = []

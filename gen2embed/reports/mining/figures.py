@@ -17,7 +17,7 @@ from gen2embed.data.numbering import number_distinct
 from gen2embed.mining.clusters import read_table
 from gen2embed.types import Item, Pair
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.fingerprints import digest
+from gen2embed.utils.fingerprints import fingerprint_digest
 
 OWN = "own positive"
 
@@ -140,7 +140,7 @@ def _read_skipped(
         return Rows(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.float32))), None
     table = pq.read_table(path)
     sample = json.loads(table.schema.metadata[b"gen2embed"])
-    if sample["clusters"] != digest(manifest):
+    if sample["clusters"] != fingerprint_digest(manifest):
         raise UserError(f"{path} was sampled from other clusters than those beside it; mine again, or remove it")
     return _columns(table, place), sample
 

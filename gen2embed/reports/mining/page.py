@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from gen2embed.data import pictures as images
+from gen2embed.data.pictures import check_pictures
 from gen2embed.outputs.claims import of_run
 from gen2embed.outputs.paths import write_file
 from gen2embed.reports.html import PAGE, WRITER, part_values, write_page
@@ -46,7 +46,7 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
     """
     run = read_run(folder, pairs)
     galleries = [list(gallery(run, subset, seed)) for subset in run.subsets]
-    images.check((picture for clusters in galleries for rows in clusters for picture in _pictures(run, rows)), roots)
+    check_pictures((picture for clusters in galleries for rows in clusters for picture in _pictures(run, rows)), roots)
     sections = []
     with progress("drawing the report", len(run.subsets)) as advance:
         for subset, clusters in zip(run.subsets, galleries, strict=True):
