@@ -1,4 +1,4 @@
-"""Encode many items: each distinct one once, similar ones side by side, in shards that survive a kill."""
+"""Encode many items: each distinct one once, items with equal pictures side by side, in shards that survive a kill."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Model(Protocol):
 
     @property
     def budget(self) -> int:
-        """Tokens that its device runs well in one pass."""
+        """Tokens of a pass, unless a user sets them."""
 
     @property
     def prepare(self) -> PreparePart:
@@ -82,8 +82,8 @@ class Engine:
     """Encode items by a model.
 
     Args:
-        batch_tokens: Tokens of a forward pass; None leaves it to the device. Halved where memory is short.
-        workers: Processes that open pictures and tokenize texts; None is some on a GPU and none on a CPU.
+        batch_tokens: Tokens of a forward pass; None is 4096 on a GPU and 512 on a CPU. Halved where memory is short.
+        workers: Processes that open pictures and tokenize texts; None is up to 8 on a GPU and none on a CPU.
         store: Folder of embedding stores; None keeps vectors in memory only.
         shard_size: Distinct items between two writes to the store.
         shown: Whether long work shows a progress bar.
@@ -102,14 +102,15 @@ class Engine:
         for name in ("batch_tokens", "shard_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"engine.{name} is at least 1; got {value}")
-        Prefetch(self.workers or 0, self.prefetch, "engine")
+        Prefetch(self.workers or 0, self.prefetch, "engine")  # raises `UserError` for impossible numbers
 
     def encode(
         self, model: Model, items: Sequence[Item], role: Role, title: str = "encoding", ranks: RankGroup = ALONE
     ) -> Encoded:
         """Return the vectors of items in a role, in the order of the items.
 
-        1. Look up which distinct items the store lacks, and sort them so that similar ones stand side by side.
+        1. Look up which distinct items the store lacks, and sort them: texts first, then by the size of their pictures,
+           equal pictures and equal beginnings side by side (`parts.sort_key`).
         2. Divide these into shards, and the shards among the ranks.
         3. Embed the shards of this rank, and write each to the store when it is complete.
         4. Wait for the shards of the other ranks, and read all vectors.
@@ -136,12 +137,12 @@ class Engine:
         # 2
         shards = [missing[start : start + self.shard_size] for start in range(0, len(missing), self.shard_size)]
         ranks.barrier()  # so that all ranks see the same shards missing, before the first is written
-        own = [{key: distinct[key] for key in shard} for shard in ranks.share(shards)]
+        own_shards = [{key: distinct[key] for key in shard} for shard in ranks.share(shards)]
 
         # 3
-        computed = sum(map(len, own))
+        computed = sum(map(len, own_shards))
         with progress(title, computed, shown=shown and computed >= PROGRESS_FROM) as advance:
-            self._fill(store, model, own, role, advance, ranks.count)
+            self._fill(store, model, own_shards, role, advance, ranks.count)
 
         # 4
         store.await_shards(shards, ranks)
@@ -165,11 +166,14 @@ class Engine:
         advance: Advance,
         processes: int,
     ) -> None:
-        """Embed shards of items, and write each to the store. All parts go through one loader, so no shard waits."""
+        """Embed shards of items, and write each to the store.
+
+        One loader has the parts of all shards, so its workers prepare the next shard while one is written.
+        """
         parts = [divide(list(shard.values())) for shard in shards]
-        flat = [[(item, role) for item in part] for shard_parts in parts for part in shard_parts]
+        all_parts = [[(item, role) for item in part] for shard_parts in parts for part in shard_parts]
         with explained():
-            embedded = self._embed(model, flat, advance, processes)
+            embedded = self._embed(model, all_parts, advance, processes)
             for shard, shard_parts in zip(shards, parts, strict=True):
                 vectors, needed = map(np.concatenate, zip(*islice(embedded, len(shard_parts)), strict=True))
                 _check_finite(list(shard.values()), vectors)
@@ -189,7 +193,7 @@ class Engine:
                     advance(len(part.vectors))
                     yield part
             except Exception as error:
-                # accelerate imports most of torch, and memory is seldom short
+                # imported here, as accelerate imports most of torch and is needed only when memory runs out
                 from accelerate.utils.memory import should_reduce_batch_size  # noqa: PLC0415
 
                 if tokens <= FEWEST_TOKENS or not should_reduce_batch_size(error):
@@ -202,12 +206,14 @@ class Engine:
 
 @torch.no_grad()  # not inference_mode: a picture's features may serve a training step later
 def _run(model: Model, prepared: Prepared) -> EmbeddedPart:
+    """Return the vectors of a prepared part, in the order of its items."""
     rows = torch.cat([model.embed_chunk(chunk, prepared.pictures) for chunk in prepared.chunks])
     vectors = rows.float().cpu()[prepared.order].numpy()
     return EmbeddedPart(vectors, np.array([prepared.needed.get(index, 0) for index in range(len(vectors))]))
 
 
 def _check_finite(items: Sequence[Item], vectors: Float[np.ndarray, "n d"]) -> None:
+    """Raise `UserError` with the first item whose vector is not finite."""
     (bad,) = np.nonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise UserError(

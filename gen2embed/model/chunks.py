@@ -133,6 +133,7 @@ class Preparer:
         return pack(rows, limit, share and self.branches)
 
     def _sample(self, ids: np.ndarray, pictures: Sequence[_Picture]) -> Sample:
+        """Return a sample of a packed row: its tokens under the positions of the prompt's convention."""
         processor = self.build.processor
         visual = np.full(len(ids), -1)
         if pictures:
@@ -182,14 +183,14 @@ def rows_and_columns(visual: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndar
     """
     positions = np.empty((3, len(visual)), np.int64)
     borders = [0, *(np.flatnonzero(np.diff(visual)) + 1), len(visual)]
-    following = 0
+    next_position = 0
     for start, end in pairwise(borders):
         if visual[start] < 0:
-            positions[:, start:end] = np.arange(end - start) + following
-            following += end - start
+            positions[:, start:end] = np.arange(end - start) + next_position
+            next_position += end - start
         else:
             height, width = grids[visual[start]]
             row, column = np.divmod(np.arange(end - start), width)
-            positions[:, start:end] = following + np.stack([np.zeros_like(row), row, column])
-            following += int(max(height, width))
+            positions[:, start:end] = next_position + np.stack([np.zeros_like(row), row, column])
+            next_position += int(max(height, width))
     return positions

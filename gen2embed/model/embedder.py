@@ -84,7 +84,7 @@ class Embedder:
             merge_adapter: Add the adapter's weights to the base's: faster, and equal up to rounding.
             packing: Put many inputs in one row of tokens, where the model allows it: the same vectors, faster.
             compiled: Compile the text layers: a minute at the first inputs, faster after it. Not for training.
-            picture_cache_gib: Memory for features of pictures that come again.
+            picture_cache_gib: GiB for vision features, which are reused where a picture comes again; 0 keeps none.
             adapter_revision: A commit, branch or tag of `adapter`.
             pooling: A shipped name (last) or a `Pooling` (see `gen2embed.model.pooling`).
 
@@ -98,13 +98,13 @@ class Embedder:
 
         source = find_source(path, adapter, revision, adapter_revision)
         settings = source.choose(prompt, convention, resolution, pooling)
-        size = settings.resolution
+        resolution = settings.resolution
         backbone = load_backbone(
-            source.path, size, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
+            source.path, resolution, dtype, device, source.revision, trust_remote_code, attn_implementation, compiled
         )
         if source.adapter is not None:
             backbone = load(backbone, source.adapter)
-        build = InputBuilder(backbone.processor, backbone.model_type, settings.prompt, size, max_length)
+        build = InputBuilder(backbone.processor, backbone.model_type, settings.prompt, resolution, max_length)
         embedder = cls(backbone, build, packing, FeatureCache(int(picture_cache_gib * 2**30)), settings.pooling)
         if source.adapter is None:
             return embedder
@@ -195,10 +195,10 @@ class Embedder:
             pictures: The inputs of pictures by digest, at least those of the chunk.
             features: The features of pictures by digest, if `vision_features` made them before.
         """
-        if "ends" not in chunk.inputs:
+        if "ends" not in chunk.inputs:  # which only a packed row has
             return self.embed_inputs(chunk.inputs)
-        own = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
-        features = {**self.vision_features(own), **(features or {})}
+        without_features = {digest: pictures[digest] for digest in chunk.pictures} if features is None else {}
+        features = {**self.vision_features(without_features), **(features or {})}
         inputs = to_device(chunk.inputs, self.backbone.device, self.backbone.dtype)
         hidden = self.backbone.model(
             input_ids=inputs["input_ids"],
@@ -236,7 +236,7 @@ class Embedder:
 
     @property
     def budget(self) -> int:
-        """Tokens that the device runs well in one pass."""
+        """Tokens of a pass, unless a user sets them: 4096 on a GPU, 512 on a CPU."""
         return self.backbone.budget
 
     def at_resolution(self, policy: Policy) -> Embedder:

@@ -1,7 +1,8 @@
 """From items to model inputs.
 
-An item is rendered under the prompt, tokenized, truncated to `max_length` and padded; its pictures are resized and go
-through the model's image processor. `InputBuilder` is the only code that does this.
+An item is rendered under the prompt, tokenized and truncated to `max_length`; its pictures are resized and go through
+the model's image processor. `InputBuilder` is the only code that does this. `pad` makes a batch of rows of tokens, with
+their positions under `reference`; `chunks.Preparer` makes packed rows of the same tokens.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class InputBuilder:
     max_length: int
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave out cached properties for a worker that is not forked, as the template cannot be pickled."""
+        """Pickle the fields alone for a worker that is not forked, as the cached template cannot be pickled."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __call__(self, items: Sequence[Item], role: Role) -> Inputs:
@@ -57,8 +58,8 @@ class InputBuilder:
         Either all items have pictures or none has, as a text may hold an image token without a picture.
         """
         processed, slots = self.process([self.open(item) for item in items if item.pictures])
-        following = iter(slots)
-        rows = [self.token_ids(item, role, [next(following) for _ in item.pictures]) for item in items]
+        remaining_slots = iter(slots)
+        rows = [self.token_ids(item, role, [next(remaining_slots) for _ in item.pictures]) for item in items]
         if processed and not all(item.pictures for item in items):
             raise ValueError("items with and without pictures in one batch")
         return self.pad(rows, processed)
@@ -87,7 +88,10 @@ class InputBuilder:
         return {key: value for key, value in processed.items() if key not in processor.unused_input_names}, slots
 
     def pad(self, rows: Sequence[Sequence[int]], processed: Inputs) -> Inputs:
-        """Return a padded batch of token ids, with the picture inputs that `process` made for all of it."""
+        """Return a padded batch of token ids, with the picture inputs that `process` made for all of it.
+
+        Under `reference`, the tokens of a row have the positions 0, 1, 2, ...; under `native`, the model chooses them.
+        """
         processor = self.processor
         inputs: Inputs = dict(processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
         if processed:
@@ -133,13 +137,13 @@ class InputBuilder:
     def _truncate(self, item: Item, pieces: list[Piece], slots: Sequence[str], ids: list[int]) -> list[int]:
         """Shorten the item's own text until its token ids fit.
 
-        Cutting a text changes how its end is tokenized, so the estimate of `_shorten` may fall short.
+        A cut changes how the end of the text is tokenized, so one cut by `_shorten` may leave some tokens too many.
         """
         while len(ids) > self.max_length:
             if not self._shorten(pieces, len(ids) - self.max_length):
-                visual = len(ids) - len(self._encode([(pieces, [""] * len(slots))])[0])
+                visual_count = len(ids) - len(self._encode([(pieces, [""] * len(slots))])[0])
                 raise UserError(
-                    f"an input needs {len(ids)} tokens without any of its own text, {visual} of them visual, and "
+                    f"an input needs {len(ids)} tokens without any of its own text, {visual_count} of them visual, and "
                     f"max_length is {self.max_length}: {item}; raise max_length or choose a smaller resolution"
                 )
             ids = self._encode([(pieces, slots)])[0]
@@ -173,8 +177,8 @@ class InputBuilder:
     @cached_property
     def _tokenizer(self) -> PromptTokenizer:
         tokenizer = self.processor.tokenizer
-        visual = tokenizer.convert_ids_to_tokens([i for i in self.processor.image_token_ids if i is not None])
-        return PromptTokenizer.from_tokenizer(tokenizer, {self.processor.image_token, *visual})
+        visual_tokens = tokenizer.convert_ids_to_tokens([i for i in self.processor.image_token_ids if i is not None])
+        return PromptTokenizer.from_tokenizer(tokenizer, {self.processor.image_token, *visual_tokens})
 
     @cached_property
     def _template(self) -> Template:
@@ -188,7 +192,7 @@ class InputBuilder:
         from transformers.processing_utils import ProcessorMixin  # noqa: PLC0415  # imported with every processor
 
         @cache  # messages hold placeholders for texts, so there are few different ones
-        def rendered(messages: str) -> str:  # the mixin's method: SmolVLM's own would ask for a video processor
+        def render_chat(messages: str) -> str:  # the mixin's method, as SmolVLM's own asks for a video processor
             return ProcessorMixin.apply_chat_template(processor, json.loads(messages), add_generation_prompt=True)
 
-        return chat_template(lambda messages: rendered(json.dumps(messages)), processor.image_token)
+        return chat_template(lambda messages: render_chat(json.dumps(messages)), processor.image_token)

@@ -53,10 +53,10 @@ class Prompt:
         system: The level-1 text of each role; empty or absent for none.
         suffix: The level-2 text of each role and modality, which follows the item's own text. An item with a picture
             is of modality image.
-        convention: See the module.
-        instruction_stop: Ends an item's instruction that does not end in punctuation. If set, white space around an
-            instruction is removed as well, and an empty instruction leaves the system text.
-        picture_break: Whether the line break between a picture and the text after it stays.
+        convention: `native` or `reference`; the module says what they decide.
+        instruction_stop: Text to append to an item's instruction that does not end in punctuation, such as a full stop.
+            If set, white space around an instruction is removed as well, and an empty one leaves the system text.
+        picture_break: Whether a line break at the start of a text that follows a picture is kept.
     """
 
     system: Mapping[Role, str] = field(default_factory=dict)
@@ -85,7 +85,9 @@ Template = Callable[[str, Sequence[Piece]], list[Piece]]  # (system text, pieces
 def render(item: Item, role: Role, prompt: Prompt, template: Template) -> tuple[Piece, ...]:
     """Return the pieces of an item in a role; `rendered_text` shows them as one string.
 
-    Source: arXiv 2508.00955, section 3.2, and the strings of the reference code, byte for byte.
+    Source: arXiv 2508.00955, section 3.2, and the strings of the reference code, byte for byte. Under `reference`, a
+    query without a system text has the pieces template `<|im_start|>user\\n`, text `a red circle`, prompt `\\nIn one
+    word:`, template `<|im_end|>\\n<|im_start|>assistant\\n`.
     """
     modality: Modality = "image" if item.pictures else "text"
     user = _picture_turn(item, prompt) if item.pictures else _text_turn(item, prompt.convention)
@@ -114,7 +116,7 @@ def _system_text(item: Item, role: Role, prompt: Prompt) -> str:
 
 
 def _picture_turn(item: Item, prompt: Prompt) -> list[Piece]:
-    """Return the parts of an item with pictures, in order."""
+    """Return the user's turn of an item with pictures: its texts and image slots, in order."""
     pieces: list[Piece] = []
     for part in item.parts:
         if not isinstance(part, str):
@@ -127,7 +129,7 @@ def _picture_turn(item: Item, prompt: Prompt) -> list[Piece]:
 
 
 def _text_turn(item: Item, convention: Convention) -> list[Piece]:
-    """Return the texts of an item without pictures.
+    """Return the user's turn of an item without pictures: its texts.
 
     An image marker in them stays as a bare image token in the reference convention, and is dropped in `native`.
     """
@@ -183,8 +185,8 @@ def reference_template(model_type: str) -> Template:
 def chat_template(apply: Callable[[list[dict[str, Any]]], str], image_token: str) -> Template:
     """Return a model's own chat template.
 
-    1. Write the messages with a placeholder for each text, "\\ue000" + its number + "\\ue001", in the text's own white
-       space, as some templates trim.
+    1. Write the messages with a placeholder for each text, "\\ue000" + its number + "\\ue001". The white space around a
+       text stays around its placeholder, so that templates that trim it do the same as with the text.
     2. Have the template render them to one string.
     3. Split the string at placeholders and image tokens, and put the texts back. Nothing in a text can be taken for a
        special token of the template, as the template never sees it.
@@ -236,7 +238,7 @@ def _content(pieces: Sequence[Piece], texts: list[Piece]) -> list[dict[str, str]
 
 
 def _check_complete(pieces: Sequence[Piece], expected: Sequence[Piece]) -> None:
-    """Raise `UserError` if a template dropped a text or an image, as some do for a role or a place that they lack."""
+    """Raise `UserError` if a template dropped a text or an image, as those without a system role do."""
     missing = [piece for piece in expected if piece.kind != "image" and piece not in pieces]
     wanted, written = (sum(piece.kind == "image" for piece in side) for side in (expected, pieces))
     if missing or wanted != written:
