@@ -10,11 +10,14 @@ one subset. K is `top_k`, m is `pool_multiplier`. For an anchor, a row of the su
        similar are the least likely to be false negatives. A classification subset keeps the order of the walk.
     4. The cluster is the anchor and its owners. An anchor without owners gets none.
 
+With K = 15 and m = 3, step 1 takes 90 candidates, step 2 stops after 45 owners, step 3 keeps 15 of them, and a full
+cluster has 16 rows.
+
 In the first phase each row that no cluster holds yet is an anchor, in the order of the rows; all rows of its cluster
 are used, and an owner is free until it is used. In the second phase the rows still unused are anchors: an owner is
 free until this phase has used it, and a walk takes up to 2*K*m owners.
 
-The result depends on the order of no set: ties go to the lower index.
+Ties go to the lower index, so that equal inputs have equal clusters.
 """
 
 from __future__ import annotations
@@ -79,12 +82,12 @@ def mine_clusters(
 
     def cluster_of(anchor: int, used: Bool[np.ndarray, " n"], limit: int) -> list[int]:
         # 1. the pool
-        pool, own = neighbours[anchor], positive[rows_of_query[ids[anchor]]]
-        pool = pool[pool != own[0]] if len(own) == 1 else pool[~np.isin(pool, own)]
+        pool, positives = neighbours[anchor], positive[rows_of_query[ids[anchor]]]
+        pool = pool[pool != positives[0]] if len(positives) == 1 else pool[~np.isin(pool, positives)]
         # 2. the walk
-        rows, walked = owners_of.gather(pool)
+        rows, pool_indices = owners_of.gather(pool)  # all owners, and the candidate in the pool that each one has
         free = ~used[rows]
-        owners, similarities = nearest_owners(queries, anchor, rows[free], walked[free], limit, recurring_ids)
+        owners, similarities = nearest_owners(queries, anchor, rows[free], pool_indices[free], limit, recurring_ids)
         # 3. the least similar owners
         if not classification:
             owners = owners[np.argsort(similarities, kind="stable")]
@@ -139,18 +142,22 @@ class SaHaPaper:
 
 @dataclass(frozen=True, kw_only=True)
 class _OwnerMiner(Filters):
-    """Starts a cluster of each free row and owners of its nearest candidates; `Grouping` completes the clusters.
+    """Begins a cluster with each row that is in none yet and owners of its nearest candidates; `Grouping` completes it.
 
     Args:
         top_k: K. A full cluster has K + 1 rows.
         pool_multiplier: m. An anchor looks at 2*K*m candidates and takes at most K*m owners, to choose K from.
-        skip_ranks: Owners of the anchor's first candidates are not taken (`range_min` of sentence-transformers, where
-            the anchor's own positive counts as a rank).
+        skip_ranks: How many of the nearest candidates to pass over, as they may be false negatives (`range_min` of
+            sentence-transformers, which counts the anchor's own positive as a rank).
         min_similarity: How similar, at least, an owner's positive is to the anchor's query (`min_score` there).
+
+    Attributes:
+        least_similar_first: Whether a cluster takes the owners least similar to its anchor first, or those of the
+            nearest candidates.
     """
 
     embeds: ClassVar[bool] = True
-    safest_first: ClassVar[bool]
+    least_similar_first: ClassVar[bool]
     top_k: int = 15
     pool_multiplier: int = 3
     skip_ranks: int = 0
@@ -174,7 +181,7 @@ class _OwnerMiner(Filters):
         for anchor in range(len(subset.queries)):
             if grouping.free[anchor]:
                 rows, similarities = grouping.owners([anchor], pools[anchor], self.top_k * self.pool_multiplier)
-                if self.safest_first and not subset.classification:
+                if self.least_similar_first and not subset.classification:
                     rows = rows[np.argsort(similarities, kind="stable")]
                 grouping.start(anchor, rows)
         return grouping.finish()
@@ -189,14 +196,14 @@ class SaHa(_OwnerMiner):
     cluster at most, and there is no second phase: `Grouping` completes and merges clusters that are not full.
     """
 
-    safest_first = True
+    least_similar_first = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(_OwnerMiner):
     """Owners of each anchor's nearest candidates, the hardest first (top-k mining, as in ANCE, arXiv 2007.00808)."""
 
-    safest_first = False
+    least_similar_first = False
 
 
 def _check_pool(top_k: int, pool_multiplier: int) -> None:

@@ -11,6 +11,10 @@ A contrastive loss couples all embeddings of a batch, but it depends on the mode
 The sum of what step 3 accumulates is the gradient of the whole batch, exactly: the second pass repeats the first one,
 dropout included. Parameters of the loss itself, such as a learned temperature, have their gradient from step 2.
 
+For example, let the model be v_i = w x_i, with w = 3 and two chunks of one item each, x = (1, 2), and the loss v_1 v_2.
+Step 1 finds v = (3, 6), and step 2 the gradient (6, 3). Step 3 adds 6 * 1 and 3 * 2 to the gradient of w: 12, the
+derivative of the loss, which is 2 w^2.
+
 Where memory has room for the graphs of some chunks, step 1 retains them, and step 3 need not embed these again.
 """
 
@@ -57,7 +61,7 @@ def backward_cached(
     Returns:
         The loss, without a graph.
     """
-    # 1. Embeddings, without a graph but for the retained chunks
+    # 1. Embeddings, with a graph for the retained chunks alone
     states: list[RandomState] = []
     embedded: list[Tensor] = []
     for index, chunk in enumerate(chunks):
@@ -77,16 +81,16 @@ def backward_cached(
     # 3. Each chunk with a graph, embedded again unless it was retained
     chunk_gradients = gradient.split([len(rows) for rows in embedded])
     with unchanged_random_state():
-        for index, (chunk, state, rows) in enumerate(zip(chunks, states, chunk_gradients, strict=True)):
+        for index, (chunk, state, chunk_gradient) in enumerate(zip(chunks, states, chunk_gradients, strict=True)):
             if index >= retained:
                 set_random_state(state)
                 embedded[index] = embed(chunk)
             # d(sum of v * g) / dv = g, so this scalar continues the chain rule from the embeddings into the model
-            backward((embedded[index] * rows).sum())
-            embedded[index] = rows  # frees the graph
-    for parameter, own in zip(learned, learned_gradients, strict=True):
-        if own is not None:
-            backward_learned(parameter, own)
+            backward((embedded[index] * chunk_gradient).sum())
+            embedded[index] = chunk_gradient  # any tensor without a graph: the chunk's graph is freed
+    for parameter, parameter_gradient in zip(learned, learned_gradients, strict=True):
+        if parameter_gradient is not None:
+            backward_learned(parameter, parameter_gradient)
     return value.detach()
 
 

@@ -1,4 +1,4 @@
-"""Contrastive losses on unit vectors: InfoNCE, and the protocol of a loss of one's own.
+"""Contrastive losses on unit vectors: InfoNCE, and the interface of a loss of your own.
 
 A loss is any `torch.nn.Module` whose `forward(queries, candidates, targets)` returns a scalar to minimise:
 
@@ -36,7 +36,8 @@ class ContrastiveTargets:
     Args:
         candidates: item number of each candidate; candidate i < n is the positive of query i.
         known: item numbers of the positives that training rows pair with each query, its own among them; where there
-            are fewer than k, the last is repeated. Its own alone (k = 1) unless the loss `needs_known_positives`.
+            are fewer than k, the last is repeated, as in [[7, 7], [8, 9]]. Its own alone (k = 1) unless the loss
+            `needs_known_positives`.
     """
 
     candidates: Int[Tensor, " m"]
@@ -83,7 +84,7 @@ class ContrastiveLoss(nn.Module):
 
 
 def blocks(queries: int, candidates: int) -> Iterator[slice]:
-    """Yield slices of all queries, each of as many as make a block of similarities."""
+    """Yield slices of the queries, with about `BLOCK` similarities each to all candidates."""
     size = max(1, BLOCK // candidates)
     for start in range(0, queries, size):
         yield slice(start, min(start + size, queries))
@@ -94,16 +95,20 @@ class InfoNCE(ContrastiveLoss):
 
         loss = mean over i of  -log( exp(q_i . c_i / T) / sum over j of exp(q_i . c_j / T) )
 
+    With T = 0.1, a positive at 0.8 and one other candidate at 0.6 give -log(e^8 / (e^8 + e^6)) = 0.127.
+
     Args:
         temperature: T; the paper's is 0.02 (arXiv 2508.00955, section 4).
         mask_identical: leave candidates that are the same item as the positive of query i out of the sum over j, since
             they are no negatives. False is the paper's plain loss.
         mask_known: likewise candidates that some training row pairs with query i.
-        mask_margin: likewise candidates whose similarity to query i is above that of its positive by this much, as in
-            Qwen3 Embedding (arXiv 2506.05176, section 3), where it is 0.1; None masks none.
+        mask_margin: likewise candidates whose similarity to query i is above that of its positive by more than this:
+            with 0.1 and a positive at 0.6, those above 0.7, as in Qwen3 Embedding (arXiv 2506.05176, section 3); None
+            masks none.
         dims: the loss is the mean of the losses of the first d elements, as unit vectors, for each d, so that vectors
             can be cut (Matryoshka representations, arXiv 2205.13147); None takes whole vectors alone.
-        learn_temperature: train log(1 / T) from there, and bound 1 / T by 100, as CLIP does (arXiv 2103.00020).
+        learn_temperature: train log(1 / T), beginning at `temperature`, with 1 / T at most 100 as in CLIP (arXiv
+            2103.00020).
     """
 
     def __init__(
@@ -187,7 +192,7 @@ class InfoNCE(ContrastiveLoss):
 def describe(
     queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], targets: ContrastiveTargets, loss: ContrastiveLoss
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return metrics of a batch. A candidate is right if a training row that is known pairs it with the query.
+    """Return metrics of a batch. A candidate is right if it is one of the query's positives in `targets.known`.
 
     Returns:
         accuracy: share of queries whose most similar candidate is right.
@@ -202,8 +207,8 @@ def describe(
         right = targets.paired(rows)
         hits = right.gather(1, similarity.argmax(dim=1, keepdim=True))
         positive, negative = similarity.diagonal(rows.start), similarity.masked_fill(right, 0)
-        alone = (loss.masked(similarity, targets, rows) | targets.identical(rows)).all(dim=1)
-        sums += torch.stack([hits.sum(), positive.sum(), negative.sum(), (~right).sum(), alone.sum()])
+        without_negatives = (loss.masked(similarity, targets, rows) | targets.identical(rows)).all(dim=1)
+        sums += torch.stack([hits.sum(), positive.sum(), negative.sum(), (~right).sum(), without_negatives.sum()])
     accuracy, positive_mean = sums[:2] / len(queries)
     return {
         "accuracy": accuracy,
