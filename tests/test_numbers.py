@@ -13,7 +13,7 @@ from steps import LORA, attached, cached, load, make_module, varied_pairs
 
 from gen2embed import Embedder, Item, UserError
 from gen2embed.data.benchmark import Benchmark
-from gen2embed.encoding.collapse import COLLAPSED, FEWEST, similarity, warn_if_collapsed
+from gen2embed.encoding.collapse import COLLAPSED, FEWEST, mean_cosine, warn_if_collapsed
 from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import ENOUGH, evaluate
 from gen2embed.evaluation.significance import is_below
@@ -76,7 +76,7 @@ def test_similarity_is_the_mean_of_all_pairs():
     vectors = np.random.default_rng(0).normal(size=(20, 5))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors.T
-    assert similarity(vectors.astype(np.float32)) == pytest.approx(cosines[~np.eye(20, dtype=bool)].mean(), abs=1e-6)
+    assert mean_cosine(vectors.astype(np.float32)) == pytest.approx(cosines[~np.eye(20, dtype=bool)].mean(), abs=1e-6)
 
 
 class Near(Fake):
@@ -95,7 +95,7 @@ class Near(Fake):
 
 def test_the_threshold():
     same, apart = np.tile(np.eye(4)[0], (FEWEST, 1)), np.eye(FEWEST)
-    assert similarity(same) > COLLAPSED
+    assert mean_cosine(same) > COLLAPSED
     assert warn_if_collapsed(same, "query")
     assert not warn_if_collapsed(same[1:], "query")  # too few to say
     assert not warn_if_collapsed(apart, "query")

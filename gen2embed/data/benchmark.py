@@ -82,7 +82,7 @@ def task_digest(task: RankingTask) -> str:
     return digest.hexdigest()
 
 
-def choose(benchmark: str, known: Sequence[str], subsets: Sequence[str] | None) -> list[str]:
+def choose_tasks(benchmark: str, known: Sequence[str], subsets: Sequence[str] | None) -> list[str]:
     """Return the chosen names in the order of the known ones; raises `UserError` for none and for unknown names."""
     chosen = known_names(f"benchmark {benchmark}", "task", known, subsets)
     if not chosen:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen2embed.data.benchmark import Benchmark, choose
+from gen2embed.data.benchmark import Benchmark, choose_tasks
 from gen2embed.data.leaderboard import leaderboard
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.row_files import data_files, home_of
@@ -67,7 +67,7 @@ def read_tasks(
 ) -> tuple[RankingTask, ...]:
     """Return the tasks of a benchmark in MMEB's layout; arguments and errors are those of `read_mmeb`."""
     known = [task for tasks in groups.values() for task in tasks]
-    chosen = choose(benchmark, known, subsets)
+    chosen = choose_tasks(benchmark, known, subsets)
     group_of = {task: group for group, tasks in groups.items() for task in tasks}
     roles: dict[str, Role] = dict.fromkeys(candidates_as_queries, "query")
     tasks = []
@@ -97,7 +97,7 @@ def read_custom(
         UserError: As in `read_mmeb`.
     """
     files = data_files(Path(annotations))
-    chosen = choose(name, list(files), subsets)
+    chosen = choose_tasks(name, list(files), subsets)
     root = Path(image_dir) if image_dir else home_of(Path(annotations))
     tasks = tuple(_task(task, name, read_file(files[task], COLUMNS), root, None) for task in chosen)
     return Benchmark(name, tasks, {name: list(files)}, {}, picture_roots(root), resolution)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gen2embed.data.benchmark import Benchmark, choose
+from gen2embed.data.benchmark import Benchmark, choose_tasks
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.numbering import number_distinct
 from gen2embed.data.row_files import visible
@@ -55,7 +55,7 @@ def read_sugarcrepe(
     folder, images = Path(annotations), Path(image_dir)
     group_of = {subset: group for group, members in groups.items() for subset in members}
     tasks = []
-    for subset in choose("sugarcrepe", list(group_of), subsets):
+    for subset in choose_tasks("sugarcrepe", list(group_of), subsets):
         rows = _read(folder, subset, KEYS)
         pictures = _pictures(images, rows, folder / f"{subset}.json")
         captions = [(row["caption"], row["negative_caption"]) for row in rows]
@@ -93,7 +93,7 @@ def read_sugarcrepe_pp(
         )
     pictured = "itt" in chosen
     itt, tot = [], []
-    for subset in choose("sugarcrepe_pp", subset_names, subsets):
+    for subset in choose_tasks("sugarcrepe_pp", subset_names, subsets):
         rows = _read(folder, subset, (*(KEYS if pictured else KEYS[1:]), "caption2"))
         twice = tuple(number for number in range(len(rows)) for _ in range(2))
         captions = [(row["caption"], row["caption2"], row["negative_caption"]) for row in rows]

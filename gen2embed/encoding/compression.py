@@ -41,12 +41,12 @@ class Compression:
     precisions: Sequence[Precision] = PRECISIONS
 
     def settings(self, width: int) -> list[tuple[int, Precision]]:
-        """Return each size with each precision, for vectors of `width` elements; raises `UserError` as `check` does."""
+        """Return each size with each precision for vectors of `width` elements; raises as `check_size` does."""
         dims = self.dims or [width >> halving for halving in range(HALVINGS + 1)]
-        return [(check(dim, precision, width), precision) for dim in dims for precision in self.precisions]
+        return [(check_size(dim, precision, width), precision) for dim in dims for precision in self.precisions]
 
 
-def check(dim: int | None, precision: Precision, width: int) -> int:
+def check_size(dim: int | None, precision: Precision, width: int) -> int:
     """Return the size of a compressed vector, `width` for None; raises `UserError` for an impossible one."""
     dim = width if dim is None else dim
     if precision not in PRECISIONS:
@@ -78,7 +78,7 @@ def compress(vectors: Float[Tensor, "n d"], dim: int | None, precision: Precisio
         UserError: For a size or a precision that is impossible.
     """
     width = vectors.shape[1]
-    dim = check(dim, precision, width)
+    dim = check_size(dim, precision, width)
     kept = vectors if dim == width else torch.nn.functional.normalize(vectors[:, :dim], dim=-1)
     if precision == "int8":
         largest = kept.abs().amax(dim=1, keepdim=True)

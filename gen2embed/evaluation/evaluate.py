@@ -66,11 +66,11 @@ def evaluate(
         model: Embeds items.
         engine: Runs the model over many items.
         benchmark: Tasks, and the sets of them that are averaged.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        resamples: How often the bootstrap draws the queries.
+        seed: The seed of the bootstrap.
         compression: Sizes and precisions of step 4; None skips it.
         ranks: Each embeds its part of the items, and returns all scores; rank 0 warns.
-        warned: Warnings that are not repeated; those that are given are added.
+        warned: The warnings that are not repeated; new ones are added to it.
 
     Raises:
         UserError: For a size or a precision that the vectors cannot have.
@@ -96,7 +96,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Side:
-    """The items of one role. rows: of an item's id, the row of its vector."""
+    """The vectors of the items of one role, and the row of each by the id of its item."""
 
     rows: dict[int, int]
     encoded: Encoded
@@ -125,7 +125,7 @@ def _embed(model: Model, engine: Engine, tasks: Sequence[RankingTask], role: Rol
 def _score_tasks(
     tasks: Sequence[RankingTask], sides: Mapping[Role, _Side], change: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[dict[str, ScoredTask], list[dict[str, Any]]]:
-    """Return the outcomes of each task by name, and a row a query. change: of the vectors before they are ranked."""
+    """Return the outcomes of each task by name, and a row a query; `change` applies to vectors before ranking."""
     scored, rows = {}, []
     for task in tasks:
         queries = sides[task.query_role].vectors(task.queries)
@@ -223,7 +223,7 @@ def _warn_about_chance(tasks: Mapping[str, Any], scored: Mapping[str, ScoredTask
     if below and "below chance" not in warned:
         warned.add("below chance")
         log.warning(
-            "below chance (%s): the model prefers the wrong choices, as it may where they are made to mislead, as "
-            "SugarCrepe's are; on other tasks look for answers that are swapped in the annotations",
+            "below chance (%s): the model prefers wrong choices; those of SugarCrepe mislead on purpose, and on other "
+            "tasks check whether the annotations swap right and wrong",
             ", ".join(below),
         )

@@ -16,8 +16,8 @@ def hits(scores: np.ndarray, relevance: np.ndarray) -> tuple[bool, bool]:
     as right. The second counts any tie with a wrong choice as wrong.
 
     Args:
-        scores: Of the choices, (k,), in the order of the annotations.
-        relevance: Grades of the choices, (k,); above 0 is right.
+        scores: The scores of the choices, (k,), in the order of the annotations.
+        relevance: The grades of the choices, (k,); above 0 is right.
     """
     best = scores == scores.max()
     return bool(relevance[scores.argmax()] > 0), bool((relevance[best] > 0).all())
@@ -27,7 +27,7 @@ def rows_right(rows: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return for each row whether all of its queries are right.
 
     Args:
-        rows: Of the queries, (n,); those of a row lie side by side.
+        rows: The row of each query, (n,); queries of one row lie side by side.
         right: Whether each query is right, (n,).
     """
     return np.logical_and.reduceat(right, np.flatnonzero(np.diff(rows, prepend=rows[0] - 1)))
@@ -61,7 +61,10 @@ def chance(relevance: Sequence[Sequence[float] | np.ndarray]) -> float:
 def bootstrap(outcomes: Sequence[np.ndarray], resamples: int, seed: int) -> tuple[float, float]:
     """Return the 95 % percentile interval of the unweighted mean over tasks; queries are drawn within each task.
 
-    outcomes: for each task the outcomes of its queries, (n,).
+    Args:
+        outcomes: For each task the outcomes of its queries, (n,).
+        resamples: How often the queries are drawn.
+        seed: The seed of the draws.
     """
     rng = np.random.default_rng(seed)
     means = np.zeros(resamples)

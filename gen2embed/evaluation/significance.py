@@ -19,10 +19,10 @@ class Difference:
     """The difference of two means.
 
     Attributes:
-        mean: The second's less the first's.
-        low: Lower end of the 95 % percentile interval.
-        high: Upper end.
-        p: Two-sided, of no difference.
+        mean: The second mean less the first.
+        low: The lower end of its 95 % percentile interval.
+        high: The upper end.
+        p: The two-sided p of no difference.
     """
 
     mean: float
@@ -34,7 +34,9 @@ class Difference:
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Return the two-sided p of McNemar's exact test; 1 where no query tells the runs apart.
 
-    first, second: whether each query is right, (n,) bool.
+    Args:
+        first: Whether the first run has each query right, (n,) bool.
+        second: Likewise for the second run.
     """
     gained, lost = _discordant(first, second)
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
@@ -64,9 +66,9 @@ def paired_bootstrap(
 
     Args:
         first: For each task the outcomes of its queries, (n,) bool.
-        second: Likewise, of the other run.
+        second: Likewise for the other run.
         resamples: How often the queries are drawn.
-        seed: Of the draws.
+        seed: The seed of the draws.
     """
     rng = np.random.default_rng(seed)
     mean, means = 0.0, np.zeros(resamples)

@@ -24,10 +24,10 @@ def rank_query(
     """Return a query's row of the predictions, and its recalls.
 
     Args:
-        task: Of the query.
-        index: Of the query.
-        query: A unit vector.
-        candidates: Unit vectors of all of the task's candidates.
+        task: The task.
+        index: The number of the query in the task.
+        query: The unit vector of the query.
+        candidates: The unit vectors of all candidates of the task.
     """
     # Row by row rather than a matrix product, whose kernels may round equal candidates differently at its edges.
     scores = (candidates[torch.as_tensor(task.choices[index])] * query).sum(dim=-1).numpy()
@@ -51,7 +51,7 @@ class ScoredTask:
     """The outcomes of a task.
 
     Attributes:
-        correct: Of the task's rows, (n,), 1 for right ones.
+        correct: For each row of the task, 1 if it is right, else 0, (n,).
         pessimistic: The same with ties against the model.
         right_or_tied: How many rows are right or tied.
         chance: Precision@1 of a random ranking.

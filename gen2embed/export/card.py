@@ -25,8 +25,8 @@ class Run:
     """The results of a run, for the card.
 
     Attributes:
-        folder: Of the run.
-        scores: By benchmark, the values of `results.json`.
+        folder: The folder of the run.
+        scores: The values of `results.json`, by benchmark.
         manifest: The values of `manifest.json`.
     """
 
@@ -98,11 +98,11 @@ def write_card(folder: Path, name: str, facts: Facts, check: Mapping[str, float]
     """Write `README.md`.
 
     Args:
-        folder: Of the export.
-        name: Of the folder, in the code that users copy.
-        facts: Of the model.
-        check: Least cosines of the check, by the kind of comparison.
-        run: That scored the model; None writes no scores.
+        folder: The folder of the export.
+        name: The folder's name in the code that users copy.
+        facts: The facts of the model.
+        check: The least cosines of the check, by the kind of comparison.
+        run: The run that scored the model; None writes no scores.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gen2embed.export", ""),

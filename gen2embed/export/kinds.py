@@ -28,7 +28,7 @@ Encode = Callable[[Sequence[Input], Role], Tensor]  # float32 unit vectors (n, d
 
 @dataclass(frozen=True)
 class Place:
-    """The place where an export is loaded to be compared. base: the model that an adapter goes onto."""
+    """How an export is loaded to be compared: the base for an adapter, the device, and the most tokens of an input."""
 
     base: str
     device: str
@@ -56,7 +56,7 @@ class Kind(Protocol):
         """Raise `UserError` for a model that this kind cannot express; read no weight."""
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:
-        """Write all files but the model card. base: the name of the base model."""
+        """Write all files but the model card, which names the base model `base`."""
 
     def load(self, folder: Path, place: Place) -> Encode:
         """Load the folder by the kind's own library, in single precision."""
@@ -77,7 +77,7 @@ class Merged:
     merges, library = True, "transformers"
 
     def refuse(self, embedder: Embedder) -> None:
-        """Every model can be saved."""
+        """Refuse nothing: every model can be saved."""
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:
         backbone = embedder.backbone
@@ -97,7 +97,7 @@ class Alone:
     merges, library = False, "peft"
 
     def refuse(self, embedder: Embedder) -> None:
-        """Every adapter can be saved."""
+        """Refuse nothing: every adapter can be saved."""
 
     def write(self, embedder: Embedder, base: str, folder: Path) -> None:
         backbone = embedder.backbone

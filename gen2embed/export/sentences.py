@@ -139,7 +139,10 @@ def _guards(processor: ProcessorMixin, template: str, rendering: Mapping[str, An
     try:  # the mixin's: SmolVLM's own asks its video processor
         ProcessorMixin.apply_chat_template(processor, messages, template, **settings)
     except NotImplementedError:
-        log.warning("a special token's name in a text counts as one there: the chat template writes none itself")
+        log.warning(
+            "sentence-transformers will read the name of a special token in a text as that token, "
+            "as the chat template has no special tokens to tell it from"
+        )
         return False
     return True
 
@@ -151,7 +154,7 @@ def _forward(name: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def lent_processor(folder: Path) -> Iterator[None]:
-    """Lend the library our processor where torchvision is missing.
+    """Give the library our processor inside of the context, where torchvision is missing.
 
     Without torchvision the library builds no processor for a model that also takes videos. Ours is the same otherwise.
     """
@@ -160,7 +163,7 @@ def lent_processor(folder: Path) -> Iterator[None]:
         yield
         return
     log.warning(
-        "torchvision is not installed, without which sentence-transformers does not load a %s; the check lends it a "
+        "torchvision is not installed, without which sentence-transformers does not load a %s; the check uses a "
         "processor without videos",
         config.model_type,
     )

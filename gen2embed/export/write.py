@@ -39,11 +39,11 @@ class Source:
 
     Attributes:
         model: A hub id, a checkpoint's folder, or an adapter's, which names its base.
-        adapter: To load onto `model`.
+        adapter: An adapter to load onto `model`.
         prompt: A shipped name; None is the prompt that the model carries, else `hierarchical`.
-        convention: In place of the prompt's; adapters of the reference code need `reference`.
+        convention: The convention, in place of the prompt's own; adapters of the reference code need `reference`.
         resolution: A shipped name; None is the resolution that the model carries, else `clamp`.
-        device: Where the check runs.
+        device: The device of the check.
         run: The folder of the run that scored the model.
         license: The hub's name of the license.
         base_name: The base's hub id, where the base is loaded from a copy; None is where it is loaded from.
@@ -114,8 +114,8 @@ class _Written:
     Attributes:
         vectors: The model's own vectors of the sample, with the weights as they were written.
         rounding: The least cosine between vectors before and after rounding; None if weights were not rounded.
-        facts: For the card.
-        place: Where the export is loaded to be compared.
+        facts: The facts for the card.
+        place: How the export is loaded to be compared.
     """
 
     vectors: Tensor
@@ -216,8 +216,8 @@ def _least(ours: Tensor, theirs: Tensor, name: str) -> float:
         role: Role = ROLES[least // len(inputs)]
         raise UserError(
             f"{name} does not give the model's vectors: cosine {cosines[least]:.6f} for the {role} "
-            f"{_describe(inputs[least % len(inputs)])}, and at least {LEAST} is needed; nothing was written. Compare "
-            "the versions of the libraries with constraints.txt, and report it"
+            f"{_describe(inputs[least % len(inputs)])}, and at least {LEAST} is needed; nothing was written; "
+            "compare the versions of the libraries with constraints.txt, and report it"
         )
     return cosines[least].item()
 

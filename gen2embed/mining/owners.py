@@ -44,7 +44,9 @@ class GroupIndex:
         return self.rows[places], np.arange(len(labels)).repeat(counts)
 
 
-def similarity(queries: Float[np.ndarray, "n d"], anchor: int, rows: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
+def similarity_to_anchor(
+    queries: Float[np.ndarray, "n d"], anchor: int, rows: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
     """Return each row's similarity to the anchor. Equal queries tie exactly, as they may not in a matrix product."""
     return np.einsum("rd,d->r", queries[rows], queries[anchor])
 
@@ -74,7 +76,7 @@ def nearest_owners(
     ordinal = _is_first(candidates).cumsum()  # 1, 1, 2, 3, 3: counts the candidates that have owners
     kept = int(ordinal.searchsorted(limit, "right"))
     rows, candidates = rows[:kept], candidates[:kept]
-    similarities = similarity(queries, anchor, rows)
+    similarities = similarity_to_anchor(queries, anchor, rows)
     if ordinal[kept - 1] == kept:  # every candidate has one owner
         return rows, similarities
     order = np.lexsort((-similarities, candidates))
@@ -90,8 +92,8 @@ def _nearest_of_distinct_queries(
     limit: int,
     query_ids: Shaped[np.ndarray, " n"],
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """As `nearest_owners`, candidate by candidate, since each choice bars the rows of one query from later ones."""
-    similarities = similarity(queries, anchor, rows)
+    """Do as `nearest_owners` does, candidate by candidate, since each choice bars its query from later choices."""
+    similarities = similarity_to_anchor(queries, anchor, rows)
     chosen: list[int] = []
     chosen_ids: set[int] = set()
     served = -1  # the candidate whose owner was chosen last

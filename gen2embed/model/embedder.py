@@ -138,7 +138,7 @@ class Embedder:
         """
         if role not in ROLES:
             raise UserError(f"role {role!r} is unknown; choose one of {', '.join(ROLES)}")
-        compression.check(truncate_dim, precision, self.dim)
+        compression.check_size(truncate_dim, precision, self.dim)
         items = as_items(inputs)
         vectors = Engine(batch_tokens).encode(self, items, role).vectors if items else torch.empty(0, self.dim)
         return compression.compress(vectors, truncate_dim, precision)

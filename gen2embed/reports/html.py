@@ -63,9 +63,9 @@ def thumbnail(picture: ImagePart, side: int, quality: int = 80) -> str:
     """Return a picture as a data URI.
 
     Args:
-        picture: Any that can be opened.
-        side: Pixels of the thumbnail's longer side, at most.
-        quality: Of WebP, to 100.
+        picture: The picture.
+        side: The most pixels of the thumbnail's longer side.
+        quality: The quality of WebP, up to 100.
     """
     small = load_picture(picture)
     small.thumbnail((side, side))

@@ -48,21 +48,21 @@ def _short(number: int) -> str:
 
 
 def mark_shares(axis: Axis, ticks: int | None = None) -> None:
-    """Mark an axis in percent, with decimals where ticks need them. ticks: intervals at most."""
+    """Mark an axis in percent, with decimals where ticks need them; `ticks` is the most intervals."""
     axis.set_major_formatter(PercentFormatter(1))
     if ticks is not None:
         axis.set_major_locator(MaxNLocator(ticks))
 
 
 def put_legend(axes: Axes, columns: int = 2, place: tuple[float, float] = (-0.03, 1.01), spacing: float = 1.2) -> None:
-    """Put the legend above the axes. place: of its lower left corner, in shares of the axes."""
+    """Put the legend above the axes, its lower left corner at `place`, in shares of the axes."""
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": place, "borderaxespad": 0}
     tight: dict[str, Any] = {"columnspacing": spacing, "handlelength": 1.1, "handletextpad": 0.5, "labelspacing": 0.3}
     axes.legend(**above, **tight, frameon=False, fontsize=8, ncols=columns)
 
 
 def hide_frame(axes: Axes) -> None:
-    """Leave the axes without their upper and right edge."""
+    """Hide the upper and the right edge of the axes."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -74,9 +74,9 @@ def svg(draw: Draw, name: str, size: tuple[float, float] = SMALL, margins: tuple
 
     Args:
         draw: Draws on the chart's axes.
-        name: Another one for each chart of a page.
+        name: The name, which no other chart of the page has.
         size: Width and height in inches.
-        margins: Left, bottom, right and top edge of the axes as shares of the figure; None is a small chart's.
+        margins: The left, bottom, right and top edge of the axes in shares of the figure; None fits a small chart.
     """
     inks = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
     style: Any = dict.fromkeys(inks, INK)

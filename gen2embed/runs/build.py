@@ -124,7 +124,7 @@ def make_recipe(cfg: DictConfig, trainer: Trainer) -> Recipe:
     """Return how `cfg` trains.
 
     Raises:
-        UserError: for a part that does not take its settings; none of it needs the model.
+        UserError: A part does not take its settings. The model is not needed to see it.
     """
     seed_everything(cfg.seed, workers=True, verbose=False)  # a loss may begin with random weights
     optimization = Optimization(**instantiate(cfg.optim))
@@ -133,8 +133,8 @@ def make_recipe(cfg: DictConfig, trainer: Trainer) -> Recipe:
     largest = max((parameter.numel() for parameter in loss.parameters()), default=0)
     if sync_of(trainer.strategy).lockstep and largest > PERSISTENT:
         raise UserError(
-            f"strategy=deepspeed_zero3 divides a parameter of {largest:,} elements among ranks, and a loss needs its "
-            "own whole; choose strategy=deepspeed_zero2"
+            f"strategy=deepspeed_zero3 divides the loss's parameter of {largest:,} elements among ranks, and a loss "
+            "needs it undivided; choose strategy=deepspeed_zero2"
         )
     return Recipe(
         adapter=instantiate(cfg.adapter),
@@ -156,7 +156,7 @@ def make_validation(cfg: DictConfig, trainer: Trainer, engine: Engine) -> Valida
     """Return the callback that scores the benchmark of `cfg.validation` during training; None without one.
 
     Raises:
-        UserError: for wrong settings, and for several benchmarks.
+        UserError: The settings are wrong, or there are several benchmarks.
     """
     if not cfg.validation:
         return None
@@ -192,7 +192,7 @@ def make_embedder(cfg: DictConfig, trainer: Trainer, checkpoint: str | None = No
 
     Args:
         cfg: The configuration.
-        trainer: Tells the device.
+        trainer: Has the device.
         checkpoint: A folder to load in place of the checkpoint of `cfg`.
     """
     chosen, revision = chosen_groups(), None if checkpoint else cfg.checkpoint_revision

@@ -42,11 +42,11 @@ def training_table(fit: Fit, precision: str, tf32: bool, steps: int, folder: Pat
     """Return the table of what is about to be trained, and how a batch comes about.
 
     Args:
-        fit: the training.
-        precision: of the trainer.
-        tf32: whether products are in TensorFloat-32.
-        steps: of the optimiser.
-        folder: of the run.
+        fit: The training.
+        precision: The precision of the trainer.
+        tf32: Whether products are in TensorFloat-32.
+        steps: The number of steps of the optimiser.
+        folder: The folder of the run.
     """
     embedder, sampler, pairs = fit.module.embedder, fit.data.sampler, fit.data.pairs
     limit, sampled, memory = fit.limit, fit.sampled, fit.memory

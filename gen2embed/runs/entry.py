@@ -62,7 +62,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 task(cfg)
 
         def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, whole
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions reach us
             register_resolvers()
             try:
                 with preemption.listening():
@@ -132,7 +132,7 @@ def start(cfg: DictConfig, trainer: Trainer, *, write: bool = True, continues: b
 
     Args:
         cfg: The configuration.
-        trainer: Tells the rank and the loggers; the other ranks log errors only.
+        trainer: Has the rank and the loggers; ranks other than 0 log errors only.
         write: Whether to write the configuration now. A resumed run writes it once its checkpoint is checked.
         continues: Whether a logger's run that an earlier start left open goes on.
     """

@@ -33,7 +33,7 @@ def manifest(config: Mapping[str, Any], fingerprint: Mapping[str, Any], timing: 
 
     Args:
         config: The configuration of the run.
-        fingerprint: That of the embedder.
+        fingerprint: The fingerprint of the embedder.
         timing: Further entries, such as those of `timing`.
     """
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -62,8 +62,8 @@ def timing(encoded: Sequence[Encoded], wall_seconds: float) -> dict[str, Any]:
     """Return the wall time, the numbers of items, and the rate of encoding over the items that were computed.
 
     Args:
-        encoded: The parts of the run that were encoded.
-        wall_seconds: Since the start of the run.
+        encoded: The vectors that the run encoded.
+        wall_seconds: The seconds since the start of the run.
     """
     computed, seconds = sum(part.computed for part in encoded), sum(part.seconds for part in encoded)
     return {

@@ -29,7 +29,7 @@ def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
     """Return whether a job with this configuration, and inputs as they are now, has ended in the folder.
 
     Raises:
-        UserError: If a job with other settings has.
+        UserError: A job with other settings has ended there.
     """
     manifest = folder / "manifest.json"
     if not (folder / LAST).is_file() or not manifest.is_file():

@@ -28,7 +28,7 @@ def begin(loggers: Sequence[Logger], *, continues: bool, multirun: bool = False)
     """Begin the runs of loggers; raise `UserError` for one that cannot.
 
     Args:
-        loggers: Those of the trainer.
+        loggers: The loggers of the trainer.
         continues: Whether the job goes on where an earlier start was cut off. Then a run of W&B that did not end goes
             on, too (`logger.resume=auto` keeps its id in the run's folder); otherwise a new one begins.
         multirun: Whether the job is one of several with the same settings.

@@ -42,9 +42,9 @@ class RankGroup:
         """Return when all files exist; raise `UserError` if the next one does not come in time."""
         if missing := wait_for(files, self.timeout_seconds):
             raise UserError(
-                f"other ranks left {len(missing)} of {len(files)} files unwritten for {self.timeout_seconds:g} "
-                f"seconds, {missing[0]} among them; read their logs, and give the same command again, which goes on "
-                "from here, or raise trainer.strategy.timeout_seconds"
+                f"other ranks have not written {len(missing)} of {len(files)} files, such as {missing[0]}, for "
+                f"{self.timeout_seconds:g} seconds; read their logs, then run the same command again, or raise "
+                "trainer.strategy.timeout_seconds"
             )
 
 

@@ -39,7 +39,7 @@ class World(PairSource):
     """The world's training pairs, and its evaluation tasks. Further arguments: see `PairSource`.
 
     Args:
-        folder: Where it is drawn.
+        folder: The folder in which it is drawn.
         seed: The seed of the scenes.
         rows: Training rows per subset.
         queries: Evaluation queries per task.
@@ -132,7 +132,7 @@ def read_world(
     """Read the world's evaluation tasks, which are drawn on first use.
 
     Args:
-        folder: Where they are drawn.
+        folder: The folder in which they are drawn.
         groups: The tasks of each meta-task.
         seed: The seed of the scenes.
         queries: Queries per task.

@@ -249,7 +249,7 @@ def test_choice_of_queries():
     columns = [{"correct": correct}]
 
     def chosen(count, seed=0, given=columns):
-        return explorer.choose(given, count, np.random.default_rng(seed))
+        return explorer.choose_queries(given, count, np.random.default_rng(seed))
 
     assert [sum(~correct[chosen(count)]) for count in (1, 4, 20, 40, 80)] == [1, 3, 15, 25, 25]
     assert [len(chosen(count)) for count in (1, 4, 20, 40, 80, 200)] == [1, 4, 20, 40, 80, 100]
@@ -357,7 +357,7 @@ def test_command_refuses(left, capsys, tmp_path):
         return capsys.readouterr().err
 
     assert "nowhere holds no results.json" in refused(tmp_path / "nowhere")
-    assert re.search(r"error: several runs .* say --output FILE.html", refused(left / "good", left / "bad"))
+    assert re.search(r"error: several runs .* set --output FILE.html", refused(left / "good", left / "bad"))
     assert re.search(
         r"error: a run is named twice", refused(left / "good", left / "good", "--output", tmp_path / "x.html")
     )

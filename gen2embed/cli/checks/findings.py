@@ -15,7 +15,7 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor. text: the fact and, of a warning or a problem, the remedy."""
+    """One line of the doctor: whether it is fine, and the fact; for a warning or a problem also the remedy."""
 
     state: State
     text: str

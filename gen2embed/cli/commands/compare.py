@@ -76,7 +76,7 @@ def group_by_arm(runs: Sequence[Run], by: Sequence[str] = ()) -> Arms:
     its settings.
 
     Args:
-        runs: At least one.
+        runs: The runs, at least one.
         by: The settings to group by; none takes all that differ.
 
     Raises:

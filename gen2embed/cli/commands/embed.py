@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Num
 
 from gen2embed.cli.commands.inputs import InputItems, load_model, read_inputs
-from gen2embed.encoding.compression import check, compress
+from gen2embed.encoding.compression import check_size, compress
 from gen2embed.encoding.engine import Engine
 from gen2embed.outputs.paths import check_file, check_store, write_file
 from gen2embed.utils.content import wrong_with
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     if inputs.skipped:
         print(visible(inputs.skipped))
     model = load_model(args)
-    dim = check(args.truncate_dim, args.precision, model.dim)
+    dim = check_size(args.truncate_dim, args.precision, model.dim)
     encoded = Engine(store=store).encode(model, inputs.items, args.role)
     codes = compress(encoded.vectors, dim, args.precision).numpy()
     if output.suffix == ".npy":

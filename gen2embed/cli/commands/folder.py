@@ -36,7 +36,7 @@ class Pictures:
     """The pictures of a folder.
 
     Attributes:
-        paths: In order.
+        paths: The pictures, in order.
         skipped: Other files and folders, by the reason for which they were skipped.
     """
 

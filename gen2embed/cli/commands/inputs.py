@@ -30,7 +30,7 @@ class InputItems:
     """Items of a file or a folder.
 
     Attributes:
-        items: In order.
+        items: The items, in order.
         columns: The text and the picture's name of each item, as the file or folder has them.
         skipped: One line that counts the files of a folder that are no items; "" for none.
         concerning: Whether files were skipped that somebody may miss.
@@ -57,8 +57,8 @@ def read_inputs(path: Path, image_dir: Path | None = None) -> InputItems:
     """Return the items of a file or a folder; `KINDS` lists which are read.
 
     Args:
-        path: Of the file or the folder.
-        image_dir: Where the pictures of a table are; None is its folder.
+        path: The file or the folder.
+        image_dir: The folder of a table's pictures; None for the folder of the table.
 
     Raises:
         UserError: For a path that does not exist, and for items that cannot be read, pictures included, with the row.

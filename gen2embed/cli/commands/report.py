@@ -46,7 +46,7 @@ def _report_mining(folder: Path, seed: int) -> None:
 
 def _report_evaluations(args: argparse.Namespace) -> None:
     if args.output is None and len(args.folders) > 1:
-        raise UserError("several runs have no folder in common for their page; say --output FILE.html")
+        raise UserError("several runs have no folder in common for their page; set --output FILE.html")
     output = check_page(args.folders[0] / PAGE if args.output is None else args.output)
     write_evaluation(args.folders, output, QUERIES if args.queries is None else args.queries, args.seed)
     print(f"{output} written")

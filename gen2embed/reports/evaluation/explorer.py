@@ -27,10 +27,10 @@ def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, se
     Items and pictures come once each, and are referred to by their places.
 
     Args:
-        runs: Of the same queries.
-        benchmarks: Of the runs.
-        count: Queries of each task, at most.
-        seed: Of the choice.
+        runs: Runs of the same queries.
+        benchmarks: The benchmarks of these runs.
+        count: The most queries of each task.
+        seed: The seed of the choice.
 
     Raises:
         UserError: For benchmarks that are not those of the runs, and for pictures that cannot be opened.
@@ -43,7 +43,7 @@ def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, se
         for task in named[name].tasks:
             columns = [run.results[name].predictions[task.name] for run in runs]
             random = np.random.default_rng([seed, *task.name.encode()])
-            numbers = choose(columns, count, random)
+            numbers = choose_queries(columns, count, random)
             chosen += [(len(tasks), task, query, _answers(task, query, columns)) for query in numbers]
             tasks.append({"benchmark": name, "name": task.name})
     roots = [root for benchmark in benchmarks for root in benchmark.roots]
@@ -65,10 +65,13 @@ def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, se
     }
 
 
-def choose(columns: Sequence[Mapping[str, Any]], count: int, random: np.random.Generator) -> list[int]:
+def choose_queries(columns: Sequence[Mapping[str, Any]], count: int, random: np.random.Generator) -> list[int]:
     """Return some queries of a task, in its order; those that any run has wrong fill `WRONG` of the places.
 
-    columns: of each run, the predictions on the task.
+    Args:
+        columns: The predictions of each run on the task.
+        count: The most queries.
+        random: Draws them.
     """
     right = np.logical_and.reduce([predictions["correct"] for predictions in columns])
     sides = np.flatnonzero(~right), np.flatnonzero(right)

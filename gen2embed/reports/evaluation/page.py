@@ -32,11 +32,11 @@ def write_report(
     """Write the page of a run, or of several runs; the others are compared with the first.
 
     Args:
-        folders: Of the runs.
+        folders: The folders of the runs.
         output: The page.
-        queries: Shown of each task; 0 shows none.
-        seed: Of their choice, and of the bootstrap.
-        benchmarks: Of the runs; None reads them again, as the first run's manifest says.
+        queries: The number of queries that are shown of each task; 0 for none.
+        seed: The seed of their choice and of the bootstrap.
+        benchmarks: The benchmarks of the runs; None reads those that the first run's manifest names.
 
     Raises:
         UserError: For folders without results, for runs that are not of the same queries, and for benchmarks or

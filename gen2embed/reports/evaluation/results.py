@@ -23,7 +23,7 @@ class Result:
 
     Attributes:
         scores: The values of `results.json`.
-        predictions: By task, the columns of `predictions.parquet`.
+        predictions: The columns of `predictions.parquet`, by task.
     """
 
     scores: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, its results by benchmark. name: its folder, as short as tells it from the others."""
+    """A run: the end of its folder's path that tells it from other runs, and its results by benchmark."""
 
     name: str
     results: Mapping[str, Result]

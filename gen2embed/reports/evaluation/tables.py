@@ -17,8 +17,8 @@ class Compared:
     """Another run against the first.
 
     Attributes:
-        difference: To the first run, with its interval.
-        p: Of the difference; of a task McNemar's, adjusted for the number of tasks.
+        difference: The difference to the first run, with its interval.
+        p: The p of the difference; for a task that of McNemar's test, adjusted for the number of tasks.
     """
 
     difference: Difference
@@ -60,7 +60,7 @@ class Table:
 
 
 def make_table(results: Sequence[Result], seed: int) -> Table:
-    """Return the scores of one benchmark by several runs. seed: of the bootstrap."""
+    """Return the scores of one benchmark by several runs; `seed` is that of the bootstrap."""
     tasks = _task_rows(results, seed)
     groups = {
         group: [row for row in tasks if results[0].scores["tasks"][row.name]["group"] == group]

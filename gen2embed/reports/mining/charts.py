@@ -18,7 +18,7 @@ TALLEST = 40  # subsets in one chart
 
 
 def similarities(groups: Mapping[str, np.ndarray], label: str) -> Draw:
-    """Return histograms of kept and skipped owners' similarities; those of own positives are a band."""
+    """Return a chart of the similarities of kept and skipped owners, with those of own positives as a band."""
 
     def draw(axes: Axes) -> None:
         for name, cosines in groups.items():
@@ -40,7 +40,7 @@ def similarities(groups: Mapping[str, np.ndarray], label: str) -> Draw:
 
 
 def sizes(values: np.ndarray) -> Draw:
-    """Return how many clusters have how many rows. values: the rows of each cluster."""
+    """Return a chart of how many clusters have how many rows, from the number of rows of each cluster."""
 
     def draw(axes: Axes) -> None:
         clusters = np.bincount(values)
@@ -55,7 +55,7 @@ def sizes(values: np.ndarray) -> Draw:
 
 
 def coverage(shares: Mapping[str, float]) -> Draw:
-    """Return the share of each subset's rows that a cluster holds."""
+    """Return a chart of the share of each subset's rows that some cluster holds."""
 
     def draw(axes: Axes) -> None:
         axes.barh(range(len(shares)), [1] * len(shares), color=GREY, alpha=0.2)

@@ -27,10 +27,10 @@ class Rows:
     """Rows of a file, by cluster and in it by position.
 
     Attributes:
-        cluster: Number of the cluster, (rows,).
-        pair: Which of the run's pairs the row is, (rows,).
-        similarity: Of the anchor's query to the row's positive, (rows,); NaN where nothing was embedded.
-        owner_similarity: Of the anchor's query to the row's query, likewise.
+        cluster: The number of each row's cluster, (rows,).
+        pair: The index of each row among the run's pairs, (rows,).
+        similarity: The similarity of the anchor's query to the row's positive, (rows,); NaN where nothing was embedded.
+        owner_similarity: The similarity of the anchor's query to the row's query, likewise.
     """
 
     cluster: np.ndarray
@@ -48,11 +48,11 @@ class Subset:
     """One subset's rows, the clusters whose anchors are in it, and the owners that a sample of these skipped.
 
     Attributes:
-        name: Of the subset.
-        pairs: Which of the run's pairs are the subset's.
-        covered: How many of them any cluster holds.
-        members: Rows of the clusters.
-        skipped: Rows that anchors skipped.
+        name: The name of the subset.
+        pairs: The indices of its rows among the run's pairs.
+        covered: How many of them some cluster holds.
+        members: The rows of the clusters.
+        skipped: The rows that anchors skipped.
     """
 
     name: str
@@ -82,12 +82,12 @@ class Run:
     """A mining run.
 
     Attributes:
-        manifest: Of the clusters.
+        manifest: The manifest of the clusters.
         sample: How skipped owners were sampled; None if they were not.
-        pairs: That were mined.
+        pairs: The pairs that were mined.
         queries: A number for each pair's query, equal where mining takes two for the same.
         positives: A number for each pair's positive, likewise.
-        subsets: In the order of the pairs.
+        subsets: The subsets, in the order of the pairs.
     """
 
     manifest: Mapping[str, Any]

@@ -36,10 +36,10 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
     """Write `report.html` and `mining.png` beside a run's clusters.
 
     Args:
-        folder: Of the run.
-        pairs: That were mined.
-        roots: Folders in which pictures were looked for, for the message.
-        seed: Of the choice of clusters that are shown.
+        folder: The folder of the run.
+        pairs: The pairs that were mined.
+        roots: The folders in which pictures were looked for, for messages.
+        seed: The seed of the choice of clusters that are shown.
 
     Raises:
         UserError: For no clusters, for those of other rows, and for pictures that cannot be opened.
@@ -72,7 +72,7 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
 
 
 def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield some clusters of a subset, of those that skipped owners were sampled of, if any were."""
+    """Yield some clusters of a subset: where skipped owners were sampled, clusters of that sample."""
     sampled = np.unique(subset.skipped.cluster)
     clusters = sampled if len(sampled) else np.unique(subset.members.cluster)
     random = np.random.default_rng([seed, *subset.name.encode()])
@@ -100,7 +100,7 @@ def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
     members = rows["members"]
     anchor, own = members.pair[0], float(members.similarity[0])
 
-    def shown(number: int, similarity: float, owner_similarity: float) -> dict[str, Any]:
+    def card_row(number: int, similarity: float, owner_similarity: float) -> dict[str, Any]:
         pair = run.pairs[number]
         sides = {"query": run.queries, "positive": run.positives}
         marks = [f"equal {side}" for side, numbers in sides.items() if numbers[number] == numbers[anchor]]
@@ -116,7 +116,7 @@ def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
 
     columns = ("pair", "similarity", "owner_similarity")
     sides = {
-        side: [shown(*row) for row in zip(*(getattr(rows[side], name) for name in columns), strict=True)]
+        side: [card_row(*row) for row in zip(*(getattr(rows[side], name) for name in columns), strict=True)]
         for side in ("members", "skipped")
     }
     return {**rows, **sides}

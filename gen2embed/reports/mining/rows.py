@@ -1,4 +1,4 @@
-"""The rows that a mining run was given."""
+"""Read the rows that a mining run mined."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_data(folder: Path) -> PairSource:
     """Return the source of a run's rows, by the run's `config.yaml`; raises `UserError` if that names none."""
     file = folder / "config.yaml"
     if not file.is_file():
-        raise UserError(f"{file} does not exist; it says where the rows of a run lie, and every run leaves one")
+        raise UserError(f"{file} does not exist; it says where the rows of a run lie, and every run writes one")
     data = plain(cast(DictConfig, OmegaConf.load(file)), resolve=False).get("data")
     if not isinstance(data, dict) or "_target_" not in data:
         raise UserError(f"{file} names no data: it is not of a run of mine.py or train.py")
