@@ -24,7 +24,7 @@ from gen2embed.utils.choices import ROLES, Role
 from gen2embed.utils.log import log
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
-ENOUGH = 20  # queries of a task whose interval says whether it is at chance
+ENOUGH = 20  # queries that a task must have, or its interval is too wide to say whether it is above chance
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,11 @@ def _warn_about_collapse(sides: Mapping[Role, _Side], warned: set[str]) -> None:
 def _warn_about_chance(tasks: Mapping[str, Any], scored: Mapping[str, ScoredTask], warned: set[str]) -> None:
     """Warn about tasks that are significantly below chance, or not significantly above it.
 
-    Embeddings that carry nothing score at chance. Below it they carry something that the wrong choices have more of.
+    Random embeddings score at chance. Those below it carry information that favours the wrong choices.
     """
     enough = {name: task for name, task in tasks.items() if task["queries"] >= ENOUGH}
-    # Not by the bootstrap, whose interval is [0, 0] where nothing is right, as with a thousand candidates at chance.
+    # A test by counts: where no query is right, as can happen at chance among 1000 candidates, the bootstrap's interval
+    # is [0, 0] and would call the task below chance.
     below = [
         name for name, task in enough.items() if is_below(scored[name].right_or_tied, task["queries"], task["chance"])
     ]

@@ -16,7 +16,7 @@ from gen2embed.utils.errors import UserError
 
 Batch = list[list[int]]  # the rows of each rank
 
-SPREAD = 1  # names the random stream that spaces equal positives
+SPREAD = 1  # part of the seed of the random numbers that space equal positives, which the shuffling does not share
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class ClusterBatchSampler:
     Args:
         members: the rows of each cluster.
         rows: number of rows of the training data.
-        pairs: rows of a batch.
-        seed: of the order.
-        ranks: parts of a batch.
+        pairs: number of rows of a batch, of all ranks.
+        seed: decides the order.
+        ranks: number of parts of a batch.
         subsets: the subset of each row; None mixes all rows.
         mixed: whether a batch may hold several subsets. If not, a subset of fewer rows makes smaller batches.
-        weights: of each subset, in proportion to its rows of an epoch; None takes each row once.
+        weights: share of each subset in the rows of an epoch, relative to the others: with {a: 3, b: 1}, three
+            quarters of them are of a. None takes each row once.
         positives: which rows have equal positives; None treats all as different.
         distinct: keep rows of equal positives in different batches, as far as there are others.
     """
@@ -84,15 +85,15 @@ class ClusterBatchSampler:
     def epoch(self, epoch: int) -> list[Batch]:
         """Return the batches of an epoch, in order."""
         rng = np.random.default_rng((self.seed, epoch))
-        turns = {name: self._turn(name, epoch) for name in self._groups}
+        by_group = {name: self._clusters_of_epoch(name, epoch) for name in self._groups}
         if self.mixed:
-            clusters = list(itertools.chain.from_iterable(turns.values()))
+            clusters = list(itertools.chain.from_iterable(by_group.values()))
             clusters = [clusters[index] for index in rng.permutation(len(clusters))]
             spare = list(itertools.chain.from_iterable(self._groups.values()))
             return self._fill(clusters, spare, self.pairs, epoch)
         batches = [
             batch
-            for name, clusters in turns.items()
+            for name, clusters in by_group.items()
             for batch in self._fill(clusters, self._groups[name], min(self.pairs, self._sizes[name]), epoch)
         ]
         return [batches[index] for index in rng.permutation(len(batches))]
@@ -120,7 +121,7 @@ class ClusterBatchSampler:
         """The number of different rows of each group."""
         return {name: len({row for cluster in group for row in cluster}) for name, group in self._groups.items()}
 
-    def _turn(self, name: str, epoch: int) -> list[Cluster]:
+    def _clusters_of_epoch(self, name: str, epoch: int) -> list[Cluster]:
         """Return the clusters of a group that an epoch takes, from where the last epoch stopped in the group's passes.
 
         Passes are shuffled one by one and follow each other without end. Of 5 clusters, 3 an epoch, epoch 0 takes
@@ -151,9 +152,9 @@ class RankBatchSampler:
     """A rank's batches: its part of each batch of a plan. All ranks have the same number of batches.
 
     Args:
-        plan: of the batches of all ranks.
-        rank: whose parts are served.
-        first: number of batches to leave out at the beginning.
+        plan: the batches of all ranks.
+        rank: the rank whose parts are returned.
+        first: number of batches to leave out at the beginning, as a run that goes on does.
         ranks: number of ranks that share a batch; None is the number that the plan was made for. Another number divides
             the same batches anew.
     """
@@ -192,18 +193,18 @@ def check_sizes(rows: int, pairs: int, cluster: int = 1, ranks: int = 1) -> None
     """Raise `UserError` unless batches of whole clusters can be divided equally among the ranks.
 
     Args:
-        rows: of the training data.
-        pairs: of a batch.
-        cluster: rows of a full cluster.
-        ranks: that share a batch.
+        rows: number of rows of the training data.
+        pairs: number of rows of a batch.
+        cluster: number of rows of a full cluster.
+        ranks: number of ranks that share a batch.
     """
     if not 2 <= pairs <= rows:
         raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")
     unit = cluster * ranks
     if pairs % unit:
-        fits = [str(size) for size in (pairs // unit * unit, (pairs // unit + 1) * unit) if size]
+        nearest = [str(size) for size in (pairs // unit * unit, (pairs // unit + 1) * unit) if size]
         clusters = f"into whole clusters of {cluster} pairs " if cluster > 1 else ""
         among = f"on {ranks} ranks" if ranks > 1 else ""
         raise UserError(
-            f"batch.pairs={pairs} cannot be split {clusters}{among}".rstrip() + f"; set it to {' or '.join(fits)}"
+            f"batch.pairs={pairs} cannot be split {clusters}{among}".rstrip() + f"; set it to {' or '.join(nearest)}"
         )

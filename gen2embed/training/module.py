@@ -41,24 +41,24 @@ from gen2embed.utils.errors import UserError
 from gen2embed.utils.workers import unwrap
 
 REMEDY = "look at these rows, lower optim.optimizer.lr, or train in higher precision"
-NAMED = 256  # rows in a message
-SHOWN = ("loss", "accuracy")  # beside the progress bar
+MOST_ROWS = 256  # in a message
+PROGRESS_METRICS = ("loss", "accuracy")  # those beside the progress bar
 
 
 class ContrastiveModule(LightningModule):
     """Trains the parameters of the embedder's backbone and of the loss that require a gradient.
 
-    What it logs is of the global batch, the same on every rank.
+    The metrics that it logs are those of the global batch, the same on every rank.
 
     Args:
-        embedder: with its adapter attached.
-        loss: of the global batch.
+        embedder: the model to train, with its adapter attached.
+        loss: the loss of a global batch.
         sync: how the ranks train together.
-        seed: of the ranks' random streams.
-        optimizer: takes the parameters.
-        scheduler: takes the optimiser and `num_training_steps`; it steps once a batch.
+        seed: decides the random numbers of every rank, with the step.
+        optimizer: makes the optimiser from the trained parameters.
+        scheduler: makes the schedule from the optimiser and `num_training_steps`; it steps once a batch.
         gradient_clip: largest norm of the gradient; None does not clip.
-        shortcuts: those to take (`shortcuts.resolve`).
+        shortcuts: which repeated work to leave out (`shortcuts.resolve`).
     """
 
     def __init__(
@@ -97,15 +97,15 @@ class ContrastiveModule(LightningModule):
     def on_train_start(self) -> None:
         self.train()  # Lightning leaves the mode as it is, and models are loaded for inference
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LambdaLR):  # as all are that take a number of steps
+        if isinstance(scheduler, LambdaLR):  # every schedule of transformers that takes a number of steps is one
             set_rate_of_next_step(scheduler)
 
     def training_step(self, batch: TrainingBatch, _: int) -> None:
         self.sync.seed(self.seed, self.global_step)
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         self._count_cut(batch)
-        metrics: dict[str, Any] = {**self.accumulate(batch)}  # 1 to 5
-        norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # 6
+        metrics: dict[str, Any] = {**self.accumulate(batch)}  # steps 1 to 5 of the module's docstring
+        norm = self.sync.step(optimizer, self.trained, self.gradient_clip)  # step 6
         if not torch.isfinite(norm):
             rows = self._names(batch.rows)
             raise UserError(f"the gradient's norm is {norm.item()} at step {self.global_step - 1}, of {rows}; {REMEDY}")
@@ -113,7 +113,7 @@ class ContrastiveModule(LightningModule):
         metrics |= {"gradient_norm": norm, "lr": scheduler.get_last_lr()[0]}  # type: ignore[union-attr]
         metrics |= self.loss.metrics()
         for name, value in {**metrics, "step": float(self.global_step)}.items():
-            self.log(name, value, prog_bar=name in SHOWN, batch_size=len(batch))
+            self.log(name, value, prog_bar=name in PROGRESS_METRICS, batch_size=len(batch))
 
     def _count_cut(self, batch: TrainingBatch) -> None:
         """Count the inputs of all ranks that were cut at `max_length`, and warn of the first ones."""
@@ -197,14 +197,14 @@ class ContrastiveModule(LightningModule):
         """Raise `UserError` with the rows of any rank whose embeddings are not finite; every rank calls this."""
         broken = ~torch.isfinite(vectors.detach()).all(dim=1)[batch.order[: 2 * len(batch)]].view(2, -1).all(dim=0)
         bad_rows = self._names([row for row, bad in zip(batch.rows, broken.tolist(), strict=True) if bad])
-        finite = f"all embeddings are finite, of {self._names(batch.rows)}"
-        where = f"the embeddings of {bad_rows} are not finite" if bad_rows else finite
-        raise UserError(f"the loss is {loss.item()} at step {self.global_step}: {where}; {REMEDY}")
+        all_finite = f"all embeddings are finite, of {self._names(batch.rows)}"
+        cause = f"the embeddings of {bad_rows} are not finite" if bad_rows else all_finite
+        raise UserError(f"the loss is {loss.item()} at step {self.global_step}: {cause}; {REMEDY}")
 
     def _names(self, rows: list[str]) -> str:
         """Return the rows of all ranks, for a message; every rank calls this."""
         rows = self.sync.gather_texts(rows)
-        return ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+        return ", ".join(rows[:MOST_ROWS]) + (f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else "")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only trained weights: the base can be loaded from where it was."""
@@ -235,16 +235,16 @@ class ContrastiveModule(LightningModule):
 
 
 def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
-    """Convert the weights as the trainer will when it begins; returns the context that it runs a step in.
+    """Convert the weights as the trainer does before its first step, and return the context that it runs a step in.
 
     Args:
-        trainer: whose precision counts.
-        model: whose weights are converted in place.
+        trainer: the one whose precision is taken.
+        model: the one whose weights are converted, in place.
     """
     plugin = trainer.precision_plugin
-    if plugin.precision == "bf16-mixed":  # for DeepSpeed as well, whose engine would enter autocast by itself
+    if plugin.precision == "bf16-mixed":  # DeepSpeed's plugin too, which leaves autocast to its engine
         kind = trainer.strategy.root_device.type
         return partial(torch.autocast, kind, dtype=torch.bfloat16, cache_enabled=False)
-    if plugin.precision != "32-true":  # which leaves weights as they were loaded
+    if plugin.precision != "32-true":  # 32-true leaves the weights as they were loaded
         plugin.convert_module(model)
     return plugin.train_step_context

@@ -150,7 +150,7 @@ class Resume:
         return {**run, "settings": translate(run["settings"])}
 
     def _compare(self, cause: str, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-        """Raise `UserError` if the values differ. cause: what made the checkpoint then, in words."""
+        """Raise `UserError` if the values differ; `cause` says in words what made the checkpoint instead."""
         if differing := differences(saved, current):
             raise UserError(
                 f"the checkpoint {self.checkpoint} was made with {cause}: {'; '.join(differing)}; undo the change, "

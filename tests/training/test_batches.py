@@ -265,7 +265,7 @@ def test_weights_are_shares_of_the_rows(mixed):
 def test_no_row_comes_again_before_all_others_came():
     """24 of 60 rows of subset a an epoch: five epochs are two passes."""
     plan = ClusterBatchSampler([], 97, 8, 0, 1, SUBSETS, True, {"a": 24 / 97, "b": 60 / 97, "c": 13 / 97})
-    turns = [row[0] for epoch in range(5) for row in plan._turn("a", epoch)]
+    turns = [row[0] for epoch in range(5) for row in plan._clusters_of_epoch("a", epoch)]
     assert sorted(turns) == sorted([*range(60), *range(60)])
     assert sorted(turns[:60]) == list(range(60))
     assert turns[:60] != turns[60:]
