@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
         # 2. Mine, unless data.clusters names clusters, or mining=none wants none.
         elif miner:
             store = Path(cfg.paths.cluster_dir)
-            clusters = training.mine_clusters(
+            clusters = training.mine_on_rank_zero(
                 trainer, embedder, engine, pairs, miner, data.classification, searcher, store
             )
 

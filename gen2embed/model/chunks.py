@@ -26,7 +26,7 @@ class _Picture:
     """A resized picture.
 
     Args:
-        digest: Of its pixels.
+        digest: The digest of its pixels.
         image: The pixels.
         processed: The model's inputs for it.
         slot: The tokens, as text, that fill its slot.
@@ -40,13 +40,14 @@ class _Picture:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Make chunks of items. It needs no weights, and can run in worker processes.
+    """Makes chunks of items. It needs no weights, and can run in worker processes.
 
     Args:
         build: Makes token ids and picture inputs.
         packs: Whether it makes packed rows (`packing`) or padded batches.
         branches: Whether samples of a row share equal beginnings.
-        dtype: The model's; pictures travel in it. `to_device` would cast them later to the same bits.
+        dtype: The type of the model's weights; pictures travel in it, since `to_device` would cast them to the same
+            bits later.
     """
 
     build: InputBuilder

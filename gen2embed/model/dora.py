@@ -75,7 +75,7 @@ class CachingDoraLayer(DoraLinearLayer):
 
 
 def keep_norms(model: nn.Module) -> None:
-    """Make the DoRA layers of `model` keep their norms, in place, as the module's docstring says."""
+    """Make the DoRA layers of `model` cache their norms, in place, as the module's docstring says."""
     for module in model.modules():
         if type(module) is DoraLinearLayer:
             module.__class__ = CachingDoraLayer

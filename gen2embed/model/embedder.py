@@ -76,8 +76,8 @@ class Embedder:
             convention: `native` or `reference` in place of the prompt's (see `gen2embed.model.prompts`).
             resolution: A shipped name (a policy's, or qwen3_vl_embedding) or a `Resolution`.
             dtype: The type of the weights; auto is float32 on a CPU and bfloat16 on a GPU.
-            device: Where it runs; auto is a GPU if there is one.
-            max_length: In tokens; a longer input loses the end of its own text.
+            device: The device of the model; auto is a GPU if there is one.
+            max_length: The most tokens of an input; a longer one loses the end of its own text.
             revision: A commit, branch or tag of `path`. An adapter names that of its base.
             trust_remote_code: Whether code that lies beside the weights may run.
             attn_implementation: sdpa, eager or flash_attention_2, which falls back to sdpa, with a line that says why.
@@ -127,7 +127,7 @@ class Embedder:
             role: `query` or `candidate`.
             batch_tokens: Tokens of a forward pass; None leaves it to the device.
             truncate_dim: Keep this many first elements, as a unit vector again; None keeps all.
-            precision: int8 is a byte for an element, binary a bit (see `gen2embed.encoding.compression`).
+            precision: float32, int8 (a byte for an element) or binary (a bit; see `gen2embed.encoding.compression`).
 
         Returns:
             Unit vectors on the CPU, in order: float32 (n, d), int8 (n, d), or uint8 (n, d / 8) for binary.
@@ -166,7 +166,7 @@ class Embedder:
             repo_id: The hub's repository; a missing one is created.
             private: Whether a new repository is private; None is the account's default.
             revision: A branch; a missing one is created from main.
-            token: None is the token of `hf auth login`.
+            token: The hub's token; None is that of `hf auth login`.
 
         Raises:
             UserError: If the hub refuses.
@@ -203,7 +203,7 @@ class Embedder:
         hidden = self.backbone.model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
-            mm_encoder_outputs=vision.join([features[digest] for digest in chunk.pictures]),
+            mm_encoder_outputs=vision.join_features([features[digest] for digest in chunk.pictures]),
             use_cache=False,
             **attention_inputs(inputs["ends"], chunk.inputs["ends"], self.backbone.attention, self.backbone.dtype),
         ).last_hidden_state  # (1, t, d)
@@ -212,7 +212,7 @@ class Embedder:
     def vision_features(self, pictures: Mapping[str, Inputs]) -> dict[str, Features]:
         """Return the features of each picture, by digest; a frozen vision tower's are cached."""
         cache = self.feature_cache if self.backbone.frozen_vision else None
-        return vision.run(self.backbone.model, pictures, cache)
+        return vision.compute_features(self.backbone.model, pictures, cache)
 
     @property
     def prepare(self) -> Preparer:

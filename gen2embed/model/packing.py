@@ -106,7 +106,7 @@ def sample_lengths(ends: Int[Tensor, " t"], device: torch.device) -> dict[str, A
 
     Args:
         ends: The row's ends, on the CPU, so that nothing waits for a GPU.
-        device: Where the kernels run.
+        device: The device of the kernels.
     """
     borders = torch.cat([ends.new_zeros(1), ends.unique_consecutive()]).int()
     longest = int(borders.diff().max())
@@ -149,7 +149,9 @@ def _common(first: np.ndarray, second: np.ndarray) -> int:
 def _row(samples: Sequence[Sample], shared: Sequence[int]) -> tuple[Chunk, np.ndarray]:
     """Return one row of samples in depth-first order, and for each sample the index of its vector.
 
-    shared: how many tokens each shares with the sample before it.
+    Args:
+        samples: The samples.
+        shared: How many tokens each shares with the sample before it.
     """
     ids, positions, pictures = list[np.ndarray](), list[np.ndarray](), list[str]()
     ends = np.empty(sum(len(s.ids) - count for s, count in zip(samples, shared, strict=True)), np.int64)

@@ -93,7 +93,7 @@ class Source:
             return make_saved(call, "pooling")
         except UserError as error:
             raise UserError(
-                f"the checkpoint {self.name} was trained with a pooling of its own: {error}; have its module on "
+                f"the checkpoint {self.name} was trained with a pooling of its own: {error}; put its module on "
                 "PYTHONPATH, or choose a pooling"
             ) from error
 
@@ -109,8 +109,8 @@ def find_source(
     Args:
         path: A folder or a hub id of a base, or of an adapter, which names its base and the base's revision.
         adapter: An adapter to load onto `path`.
-        revision: Of the hub's repository `path`.
-        adapter_revision: Of the hub's repository `adapter`.
+        revision: The commit, branch or tag of `path` on the hub.
+        adapter_revision: That of `adapter`.
 
     Raises:
         UserError: For an adapter that is none or does not name its base, and for weights that were changed.
@@ -131,7 +131,9 @@ def find_source(
         adapter, adapter_revision = path, revision
         base, revision = base_of(config.parent)
         if not base:
-            raise UserError(f"the adapter {adapter} does not name its base; give the base as path, and it as adapter")
+            raise UserError(
+                f"the adapter {adapter} does not name its base; give the base as path, and this adapter as adapter"
+            )
         path = base
     folder = find_adapter(adapter, adapter_revision)
     if folder is None:
@@ -165,7 +167,9 @@ def fetch_file(path: str | Path, name: str, revision: str | None) -> Path | None
     except OSError as error:
         if hub.try_to_load_from_cache(str(path), name, revision=revision) is not hub._CACHED_NO_EXIST:
             first = first_line(error)
-            log.warning("the hub could not be asked whether %s has a %s, which is taken as no: %s", path, name, first)
+            log.warning(
+                "the hub could not be asked whether %s has a %s; it is loaded as if it had none: %s", path, name, first
+            )
         return None
 
 
@@ -174,7 +178,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path | None
 
     Args:
         source: A folder or a hub id.
-        revision: Of the hub's repository.
+        revision: The commit, branch or tag on the hub.
 
     Raises:
         UserError: If there is nothing at `source`.
@@ -219,8 +223,8 @@ def push_to_hub(
     backbone = embedder.backbone
     if isinstance(backbone.full, peft.PeftModel) and Path(backbone.name).is_dir():
         log.warning(
-            "the adapter names its base %s, a folder of this machine: who loads %s gives a base as path, and it as "
-            "adapter",
+            "the base %s is a folder of this machine, which others do not have: they load a base of their own, "
+            "with adapter=%s",
             backbone.name,
             repo_id,
         )

@@ -32,12 +32,10 @@ class Piece:
     """A run of characters of the rendered prompt, or the slot of an image.
 
     Args:
-        kind: Where it comes from.
-            template: the model's template; may hold special tokens
-            prompt: a system text or a suffix; plain text, never truncated
-            text: the item's own text; plain text, truncated if too long
-            image: the slot of the item's next picture
-            marker: an image token that stands for no picture
+        kind: Where it comes from. `template` is the model's template, which may hold special tokens. `prompt` is a
+            system text or a suffix, plain text that is never truncated. `text` is the item's own text, plain text that
+            is truncated if too long. `image` is the slot of the item's next picture, and `marker` an image token that
+            stands for no picture.
         text: Its characters; empty for image and marker.
     """
 

@@ -40,7 +40,7 @@ def advice(path: str | Path) -> str:
     kept = f"; checkpoints are for going on with their run, by output_dir={run}" if "checkpoints" in path.parts else ""
     models = models_of(run)
     if not models:
-        return f"{kept}; the run {run} has left no model yet: its training ends with {run / 'adapter'}"
+        return f"{kept}; the run {run} has not written a model yet: its training ends with {run / 'adapter'}"
     return f"{kept}; give a model of the run {run}: {_listed(models)}"
 
 

@@ -65,7 +65,9 @@ def _key(digest: str) -> tuple[str, str]:
     return digest, " ".join(types)
 
 
-def run(model: PreTrainedModel, pictures: Mapping[str, Inputs], cache: FeatureCache | None) -> dict[str, Features]:
+def compute_features(
+    model: PreTrainedModel, pictures: Mapping[str, Inputs], cache: FeatureCache | None
+) -> dict[str, Features]:
     """Return the features of pictures, by digest.
 
     Args:
@@ -74,17 +76,17 @@ def run(model: PreTrainedModel, pictures: Mapping[str, Inputs], cache: FeatureCa
         cache: The features of a frozen tower, looked up and added to; None if the tower is trained.
     """
     if cache is None:
-        return dict(zip(pictures, _run(model, list(pictures.values())), strict=True))
+        return dict(zip(pictures, _run_tower(model, list(pictures.values())), strict=True))
     cached = {digest: features for digest in pictures if (features := cache.get(digest))}
     missing = [digest for digest in pictures if digest not in cached]
     with torch.no_grad():
-        computed = dict(zip(missing, _run(model, [pictures[digest] for digest in missing]), strict=True))
+        computed = dict(zip(missing, _run_tower(model, [pictures[digest] for digest in missing]), strict=True))
     for digest, features in computed.items():
         cache.add(digest, features)
     return {**cached, **computed}
 
 
-def _run(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
+def _run_tower(model: PreTrainedModel, pictures: Sequence[Inputs]) -> list[Features]:
     """Return the features of pictures, by `model.get_image_features`; pictures of equal shapes share a pass."""
     features: dict[int, Features] = {}
     for group in _groups(pictures, GPU_ELEMENTS if model.device.type == "cuda" else CPU_ELEMENTS):
@@ -118,7 +120,7 @@ def _groups(pictures: Sequence[Inputs], elements: int) -> Iterator[list[int]]:
         yield group
 
 
-def join(features: Sequence[Features]) -> dict[str, Any]:
+def join_features(features: Sequence[Features]) -> dict[str, Any]:
     """Return the argument of the base model's forward by which features stand for a row's image tokens, in order."""
     if not features:
         return {}

@@ -14,7 +14,7 @@ from .memory import StepMemory as StepMemory
 from .module import ContrastiveModule as ContrastiveModule
 from .plan import check_clusters as check_clusters
 from .plan import copy_clusters as copy_clusters
-from .plan import mine_clusters as mine_clusters
+from .plan import mine_on_rank_zero as mine_on_rank_zero
 from .plan import plan_batches as plan_batches
 from .resume import Resume as Resume
 from .shortcuts import Shortcuts as Shortcuts

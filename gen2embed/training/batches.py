@@ -32,17 +32,17 @@ class ClusterBatchSampler:
     4. A batch whose candidates would all be one item, which trains nothing, exchanges clusters with others.
 
     Args:
-        members: the rows of each cluster.
-        rows: number of rows of the training data.
-        pairs: number of rows of a batch, of all ranks.
-        seed: decides the order.
-        ranks: number of parts of a batch.
-        subsets: the subset of each row; None mixes all rows.
-        mixed: whether a batch may hold several subsets. If not, a subset of fewer rows makes smaller batches.
-        weights: share of each subset in the rows of an epoch, relative to the others: with {a: 3, b: 1}, three
+        members: The rows of each cluster.
+        rows: The number of rows of the training data.
+        pairs: The number of rows of a batch, of all ranks.
+        seed: Decides the order.
+        ranks: The number of parts of a batch.
+        subsets: The subset of each row; None mixes all rows.
+        mixed: Whether a batch may hold several subsets. If not, a subset of fewer rows makes smaller batches.
+        weights: The share of each subset in the rows of an epoch, relative to the others: with {a: 3, b: 1}, three
             quarters of them are of a. None takes each row once.
-        positives: which rows have equal positives; None treats all as different.
-        distinct: keep rows of equal positives in different batches, as far as there are others.
+        positives: Which rows have equal positives; None treats all as different.
+        distinct: Whether rows of equal positives are kept in different batches, as far as there are others.
     """
 
     members: Sequence[Cluster]
@@ -152,11 +152,11 @@ class RankBatchSampler:
     """A rank's batches: its part of each batch of a plan. All ranks have the same number of batches.
 
     Args:
-        plan: the batches of all ranks.
-        rank: the rank whose parts are returned.
-        first: number of batches to leave out at the beginning, as a run that goes on does.
-        ranks: number of ranks that share a batch; None is the number that the plan was made for. Another number divides
-            the same batches anew.
+        plan: The batches of all ranks.
+        rank: The rank whose parts are returned.
+        first: The number of batches to leave out at the beginning, as a run that goes on does.
+        ranks: The number of ranks that share a batch; None is the number that the plan was made for. Another number
+            divides the same batches anew.
     """
 
     plan: ClusterBatchSampler
@@ -193,10 +193,10 @@ def check_sizes(rows: int, pairs: int, cluster: int = 1, ranks: int = 1) -> None
     """Raise `UserError` unless batches of whole clusters can be divided equally among the ranks.
 
     Args:
-        rows: number of rows of the training data.
-        pairs: number of rows of a batch.
-        cluster: number of rows of a full cluster.
-        ranks: number of ranks that share a batch.
+        rows: The number of rows of the training data.
+        pairs: The number of rows of a batch.
+        cluster: The number of rows of a full cluster.
+        ranks: The number of ranks that share a batch.
     """
     if not 2 <= pairs <= rows:
         raise UserError(f"batch.pairs={pairs} must be between 2 and the number of training rows, {rows}")

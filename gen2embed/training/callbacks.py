@@ -30,8 +30,8 @@ class SaveSteps(Callback):
     """Saves the adapter, ready to load, in `<folder>/<step>`.
 
     Args:
-        folder: of the steps.
-        every_n_steps: of the optimiser; None saves none.
+        folder: The folder of the adapters.
+        every_n_steps: The number of steps of the optimiser between two adapters; None saves none.
     """
 
     def __init__(self, folder: Path, every_n_steps: int | None = None) -> None:
@@ -54,7 +54,7 @@ class CheckRanksAgree(Callback):
     """Raises `UserError` on every rank, before the first step, if one has other inputs than rank 0.
 
     Args:
-        inputs: the model, the rows and the clusters of this rank, in plain values.
+        inputs: The model, the rows and the clusters of this rank, in plain values.
     """
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
@@ -119,12 +119,12 @@ class Validate(Callback):
     weights may be divided among the ranks.
 
     Args:
-        benchmark: to score.
-        engine: encodes its items.
-        folder: of the best adapter.
-        every_n_steps: of the optimiser.
-        keep: whether the run's adapter is that of the best step or of the last.
-        patience: number of scores in a row without a new best that ends the training; None never does.
+        benchmark: The benchmark to score.
+        engine: Encodes its items.
+        folder: The folder of the best adapter.
+        every_n_steps: The number of steps of the optimiser between two scores.
+        keep: Whether the run's adapter is that of the best step or of the last.
+        patience: The number of scores in a row without a new best that ends the training; None never does.
     """
 
     def __init__(

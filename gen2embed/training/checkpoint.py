@@ -94,9 +94,9 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
     On SIGTERM to any rank, all ranks finish and save their step, and end with `preemption.EXIT_CODE`.
 
     Args:
-        folder: of the checkpoints.
-        every_n_steps: of the optimiser; None saves after the last step alone.
-        keep: number of the newest that stay. None is removed before the next is complete.
+        folder: The folder of the checkpoints.
+        every_n_steps: The number of steps between two checkpoints; None saves after the last step alone.
+        keep: The number of newest checkpoints that stay. No checkpoint is removed before the next is complete.
     """
 
     def __init__(self, folder: Path, every_n_steps: int | None = 100, keep: int = 2) -> None:
@@ -144,9 +144,9 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
 
     def thin(self) -> None:
         """Remove all checkpoints but the `keep` newest."""
-        for old in steps(self.folder)[: -self.keep]:
+        for old in saved_checkpoints(self.folder)[: -self.keep]:
             if self._may_remove(old):
-                remove(old)
+                remove_checkpoint(old)
 
     def _may_remove(self, path: Path) -> bool:
         return path in self._saved or is_own(path)
@@ -158,7 +158,7 @@ class Checkpoints(Checkpoint):  # which Lightning calls after all other callback
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             if path.is_dir() and self._may_remove(path):
-                remove(path)
+                remove_checkpoint(path)
             put_in_place(unfinished, path)
             self._saved.add(path)
         trainer.strategy.barrier()
@@ -177,7 +177,7 @@ def _log_early(trainer: Trainer) -> None:
             logger.save()
 
 
-def steps(folder: Path) -> list[Path]:
+def saved_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder that a run can resume from, oldest first."""
     return sorted((path for path in folder.glob("step=*.ckpt") if re.fullmatch(r"step=\d+", path.stem)), key=step_of)
 
@@ -198,14 +198,14 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step="))
 
 
-def sweep(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove unfinished checkpoints of a run that was killed."""
     for path in folder.glob(".*step=*.ckpt*"):
         if UNFINISHED.fullmatch(path.name) and not path.is_symlink():
             _delete(path)
 
 
-def remove(path: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint, under a hidden name first, so that a folder that is half removed is not taken for one."""
     _delete(path.rename(path.with_name(f".{path.name}.removed")))
 

@@ -31,10 +31,10 @@ class TrainingBatch(Prepared):
     """A batch of n pairs, with e explicit negatives, in the order query 0 .. n-1, positive 0 .. n-1, negative 0 .. e-1.
 
     Args:
-        positives: item number of each positive. Equal items have equal numbers, on every rank.
-        negatives: item number of each explicit negative.
-        known: item numbers of the known positives of each query; where there are fewer than k, the last is repeated.
-        rows: where each pair comes from, for messages.
+        positives: The item number of each positive. Equal items have equal numbers, on every rank.
+        negatives: The item number of each explicit negative.
+        known: The item numbers of the known positives of each query; if there are fewer than k, the last is repeated.
+        rows: Where each pair comes from, for messages.
     """
 
     positives: Int[Tensor, " n"]
@@ -51,8 +51,8 @@ class Collate:
     """Makes a `TrainingBatch` of pairs.
 
     Args:
-        prepare: makes chunks of items, each in its role.
-        known: item numbers of all positives of a query, by its key, for queries that have several
+        prepare: Makes chunks of items, each in its role.
+        known: The item numbers of all positives of a query, by its key, for queries that have several
             (`several_positives`).
     """
 
@@ -169,10 +169,10 @@ class PairDataModule(LightningDataModule):
     had prepared.
 
     Args:
-        pairs: the training rows.
-        sampler: this rank's batches of rows.
-        collate: makes a batch of its pairs.
-        ahead: how many batches worker processes prepare ahead; None prepares each when it is needed.
+        pairs: The training rows.
+        sampler: This rank's batches of rows.
+        collate: Makes a batch of its pairs.
+        ahead: How many batches worker processes prepare ahead; None prepares each when it is needed.
     """
 
     def __init__(

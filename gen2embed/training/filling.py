@@ -27,12 +27,12 @@ def fill_batches(
     into is filled with clusters that come again, and then with single rows of them. No batch has a row twice.
 
     Args:
-        clusters: in the order in which they come.
-        spare: further clusters to complete batches with; all together have at least as many rows as a batch.
-        size: rows of a part.
-        parts: number of parts of a batch.
-        positives: which rows have equal positives; batches get negatives from others where they have none.
-        spread_by: keeps rows of equal positives in different batches, as far as there are others, in an order that
+        clusters: The clusters, in the order in which they come.
+        spare: Further clusters to complete batches with; all together have at least as many rows as a batch.
+        size: The number of rows of a part.
+        parts: The number of parts of a batch.
+        positives: Which rows have equal positives; batches get negatives from others where they have none.
+        spread_by: Keeps rows of equal positives in different batches, as far as there are others, in an order that
             these random numbers decide; None does not.
     """
     distinct = positives if spread_by is not None else None

@@ -50,14 +50,14 @@ class Fit:
     """A training that is ready to begin, and what was measured for it.
 
     Args:
-        embedder: with its adapter, to use when the training is done.
-        module: takes the steps.
-        data: serves this rank's batches.
-        limit: of a chunk.
-        sampled: the memory of some pairs' chunks.
-        memory: that a step takes on a rank.
-        loaders: how many batches they hold, in words.
-        shortcuts: whether each is taken, and why, in words.
+        embedder: The embedder with its adapter, for use when the training is done.
+        module: Takes the steps.
+        data: Serves this rank's batches.
+        limit: The largest chunk.
+        sampled: The memory of some pairs' chunks.
+        memory: The memory that a step takes on a rank.
+        loaders: How many batches the loaders hold, in words.
+        shortcuts: Whether each shortcut is taken, and why, in words.
     """
 
     embedder: Embedder
@@ -73,9 +73,9 @@ class Fit:
         """Train to the last step; returns the embedder in evaluation mode, on the trainer's device.
 
         Args:
-            trainer: that runs the steps.
-            resume: knows the checkpoint to go on from, if there is one.
-            validation: scores the embedder on the way.
+            trainer: Runs the steps.
+            resume: Knows the checkpoint to go on from, if there is one.
+            validation: Scores the embedder on the way.
         """
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks += [CheckRanksAgree(resume.inputs), CountWithoutNegatives()]
@@ -93,14 +93,14 @@ def prepare_fit(
     """Attach what is trained to the embedder, choose the shortcuts, and measure what a step takes.
 
     Args:
-        trainer: that will run the steps.
-        recipe: how to train.
-        embedder: with its base model, which is changed in place.
-        pairs: the training rows.
-        sampler: this rank's batches of them.
+        trainer: Will run the steps.
+        recipe: How to train.
+        embedder: The embedder, whose base model is changed in place.
+        pairs: The training rows.
+        sampler: This rank's batches of the rows.
 
     Raises:
-        UserError: if the loaders' batches do not fit into shared memory.
+        UserError: If the loaders' batches do not fit into shared memory.
     """
     assert recipe.adapter is not None
     batch, sync = recipe.batch, sync_of(trainer.strategy)
@@ -160,10 +160,10 @@ def save_adapter(
     """Save the run's adapter, that of the last step or of the best; returns the embedder that has it.
 
     Args:
-        folder: of the run; an adapter that an earlier start left there is replaced.
-        embedder: as the last step left it.
-        validation: knows the best step, if that one is to be kept.
-        load: returns the embedder with the adapter of a folder.
+        folder: The folder of the run; an adapter of an earlier start is replaced.
+        embedder: The embedder after the last step.
+        validation: Knows the best step; None keeps the last.
+        load: Returns the embedder with the adapter of a folder.
     """
     if validation is not None and validation.keep == "best" and validation.best:
         log.info("the adapter is that of step %d, the best of the validation", validation.best["step"])

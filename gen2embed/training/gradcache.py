@@ -50,13 +50,13 @@ def backward_cached(
     """Accumulate the gradient of `loss(all embeddings)` into the parameters behind `embed`, and into `learned`.
 
     Args:
-        chunks: what `embed` takes, in the order in which `loss` expects their rows.
-        embed: returns the embeddings of a chunk.
-        loss: takes the embeddings of all chunks.
-        backward: back-propagates a scalar, such as Lightning's `manual_backward`.
-        learned: the parameters of the loss.
-        backward_learned: accumulates a gradient into one of them.
-        retained: number of chunks whose graphs are retained, the first ones; the gradient is the same to the bit.
+        chunks: What `embed` takes, in the order in which `loss` expects their rows.
+        embed: Returns the embeddings of a chunk.
+        loss: Takes the embeddings of all chunks.
+        backward: Back-propagates a scalar, such as Lightning's `manual_backward`.
+        learned: The parameters of the loss.
+        backward_learned: Accumulates a gradient into a parameter of the loss.
+        retained: How many chunks, the first ones, have their graphs retained; the gradient is the same to the bit.
 
     Returns:
         The loss, without a graph.

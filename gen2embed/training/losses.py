@@ -34,10 +34,10 @@ class ContrastiveTargets:
     """Which of m candidates answer which of n queries, by item numbers: equal numbers are the same item.
 
     Args:
-        candidates: item number of each candidate; candidate i < n is the positive of query i.
-        known: item numbers of the positives that training rows pair with each query, its own among them; where there
-            are fewer than k, the last is repeated, as in [[7, 7], [8, 9]]. Its own alone (k = 1) unless the loss
-            `needs_known_positives`.
+        candidates: The item number of each candidate; candidate i < n is the positive of query i.
+        known: The item numbers of the positives that training rows pair with each query, its own among them; where
+            there are fewer than k, the last is repeated, as in [[7, 7], [8, 9]]. Its own alone (k = 1) unless the
+            loss `needs_known_positives`.
     """
 
     candidates: Int[Tensor, " m"]
@@ -59,7 +59,7 @@ class ContrastiveLoss(nn.Module):
     """A loss with all that training asks of one; each member has a default.
 
     Attributes:
-        needs_known_positives: whether `targets.known` must hold all positives of a query in the training data, and not
+        needs_known_positives: Whether `targets.known` must hold all positives of a query in the training data, and not
             its own alone.
     """
 
@@ -99,16 +99,16 @@ class InfoNCE(ContrastiveLoss):
 
     Args:
         temperature: T; the paper's is 0.02 (arXiv 2508.00955, section 4).
-        mask_identical: leave candidates that are the same item as the positive of query i out of the sum over j, since
-            they are no negatives. False is the paper's plain loss.
-        mask_known: likewise candidates that some training row pairs with query i.
-        mask_margin: likewise candidates whose similarity to query i is above that of its positive by more than this:
-            with 0.1 and a positive at 0.6, those above 0.7, as in Qwen3 Embedding (arXiv 2506.05176, section 3); None
-            masks none.
-        dims: the loss is the mean of the losses of the first d elements, as unit vectors, for each d, so that vectors
-            can be cut (Matryoshka representations, arXiv 2205.13147); None takes whole vectors alone.
-        learn_temperature: train log(1 / T), beginning at `temperature`, with 1 / T at most 100 as in CLIP (arXiv
-            2103.00020).
+        mask_identical: Whether the sum over j leaves out candidates that are the same item as the positive of query i,
+            since they are no negatives. False is the paper's plain loss.
+        mask_known: Whether it leaves out candidates that some training row pairs with query i.
+        mask_margin: It leaves out candidates whose similarity to query i is above that of its positive by more than
+            this: with 0.1 and a positive at 0.6, those above 0.7, as in Qwen3 Embedding (arXiv 2506.05176, section 3);
+            None leaves out none.
+        dims: Sizes d; the loss is the mean of the losses of the first d elements, as unit vectors, so that vectors can
+            be cut (Matryoshka representations, arXiv 2205.13147); None takes whole vectors alone.
+        learn_temperature: Whether log(1 / T) is trained, beginning at `temperature`, with 1 / T at most 100 as in CLIP
+            (arXiv 2103.00020).
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class InfoNCE(ContrastiveLoss):
         """Return the mean loss of the n queries, over `dims` if there are several.
 
         Raises:
-            UserError: if `dims` go beyond the vectors.
+            UserError: If `dims` go beyond the vectors.
         """
         scale, width = self.scale(), queries.shape[1]
         if self.dims and max(self.dims) > width:
@@ -195,10 +195,10 @@ def describe(
     """Return metrics of a batch. A candidate is right if it is one of the query's positives in `targets.known`.
 
     Returns:
-        accuracy: share of queries whose most similar candidate is right.
-        positive_similarity: mean over queries and their own positives.
-        negative_similarity: mean over queries and all candidates that are not right.
-        without_negatives: number of queries to which the loss leaves no candidate but ones that equal the positive,
+        accuracy: The share of queries whose most similar candidate is right.
+        positive_similarity: The mean over queries and their own positives.
+        negative_similarity: The mean over queries and all candidates that are not right.
+        without_negatives: The number of queries to which the loss leaves no candidate but ones that equal the positive,
             so that they train nothing.
     """
     sums = queries.new_zeros(5)

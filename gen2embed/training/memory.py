@@ -34,13 +34,13 @@ class StepMemory:
     """Bytes that a rank needs at the peak of a training step, by part.
 
     Args:
-        weights: all parameters, frozen ones included.
-        optimizer: the optimiser's state.
-        gradients: of the trained parameters.
-        features: vision features of the pictures of the batch.
-        embeddings: of the batch, and their gradient.
-        graphs: those that are retained from the first pass, but one.
-        workspace: of the largest chunk, forward and backward, or of another stage that takes more.
+        weights: All parameters, frozen ones included.
+        optimizer: The optimiser's state.
+        gradients: The gradients of the trained parameters.
+        features: Vision features of the pictures of the batch.
+        embeddings: The embeddings of the batch, and their gradient.
+        graphs: The graphs that are retained from the first pass, but one.
+        workspace: What the largest chunk takes, forward and backward, or another stage that takes more.
     """
 
     weights: int
@@ -74,14 +74,14 @@ def predict(
     """Return the memory that a rank needs from the second step on.
 
     Args:
-        parameters: of the whole model, with `requires_grad` as in training; the meta device's serve, too.
-        chunks: the largest one of each kind, as `measure_chunk` counts it.
-        vectors: bytes of the embeddings of a batch.
-        features: bytes of the vision features of the rank's pictures, if they are cached; else 0.
-        others: the most bytes that are held before there is a graph, by the vision tower or for DoRA's norms.
-        graphs: number of chunks whose graphs are retained from the first pass.
-        ranks: that train together.
-        zero: the stage of DeepSpeed's ZeRO (arXiv 1910.02054, section 5): 1 divides the optimiser's state among the
+        parameters: The parameters of the whole model, with `requires_grad` as in training, on any device, also meta.
+        chunks: The largest one of each kind, as `measure_chunk` counts it.
+        vectors: The bytes of the embeddings of a batch.
+        features: The bytes of the vision features of the rank's pictures, if they are cached; else 0.
+        others: The most bytes that are held before there is a graph, by the vision tower or for DoRA's norms.
+        graphs: The number of chunks whose graphs are retained from the first pass.
+        ranks: The number of ranks that train together.
+        zero: The stage of DeepSpeed's ZeRO (arXiv 1910.02054, section 5): 1 divides the optimiser's state among the
             ranks, 2 also the gradients, 3 also the weights; 0 divides nothing.
     """
     parameters = list(parameters)
@@ -114,8 +114,8 @@ def measure_chunk(embed: Callable[[], Tensor], parameters: Iterable[nn.Parameter
     The gradient of a parameter is dropped as soon as it is complete, so that this never holds more than a step.
 
     Args:
-        embed: returns the embeddings of a chunk.
-        parameters: of the model.
+        embed: Returns the embeddings of a chunk.
+        parameters: The parameters of the model.
     """
     hooks = [parameter.register_post_accumulate_grad_hook(_drop) for parameter in parameters if parameter.requires_grad]
     try:

@@ -51,14 +51,14 @@ class ContrastiveModule(LightningModule):
     The metrics that it logs are those of the global batch, the same on every rank.
 
     Args:
-        embedder: the model to train, with its adapter attached.
-        loss: the loss of a global batch.
-        sync: how the ranks train together.
-        seed: decides the random numbers of every rank, with the step.
-        optimizer: makes the optimiser from the trained parameters.
-        scheduler: makes the schedule from the optimiser and `num_training_steps`; it steps once a batch.
-        gradient_clip: largest norm of the gradient; None does not clip.
-        shortcuts: which repeated work to leave out (`shortcuts.resolve`).
+        embedder: The model to train, with its adapter attached.
+        loss: The loss of a global batch.
+        sync: How the ranks train together.
+        seed: Decides the random numbers of every rank, with the step.
+        optimizer: Makes the optimiser from the trained parameters.
+        scheduler: Makes the schedule from the optimiser and `num_training_steps`; it steps once a batch.
+        gradient_clip: The largest norm of the gradient; None does not clip.
+        shortcuts: Which repeated work to leave out (`shortcuts.resolve`).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ContrastiveModule(LightningModule):
         """Return the batch with all but its chunks on the device; each chunk moves there when it is embedded.
 
         Raises:
-            UserError: if a loader's worker returned one in place of a batch.
+            UserError: If a loader's worker returned one in place of a batch.
         """
         batch = unwrap(batch)
         moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
@@ -136,13 +136,13 @@ class ContrastiveModule(LightningModule):
         """Accumulate the gradient of the global batch: steps 1 to 5.
 
         Args:
-            batch: this rank's part of it.
+            batch: This rank's part of the global batch.
 
         Returns:
             The loss of the global batch, and the metrics of `describe`.
 
         Raises:
-            UserError: if the loss is not finite, with the rows that it comes from.
+            UserError: If the loss is not finite, with the rows that it comes from.
         """
         embedder, shortcuts = self.embedder, self.shortcuts
         batch = self.sync.pad_chunks(batch, partial(embedder.prepare, limit=ChunkLimit(embedder.budget)))
@@ -170,9 +170,9 @@ class ContrastiveModule(LightningModule):
         """Return the loss of the global batch, and put its metrics into `metrics`: steps 2 and 3.
 
         Args:
-            batch: this rank's part.
-            metrics: by name, to be filled.
-            vectors: the embeddings of this rank's chunks, in their order.
+            batch: This rank's part.
+            metrics: Gets the metrics, by name.
+            vectors: The embeddings of this rank's chunks, in their order.
         """
         sides = vectors[batch.order].split([len(batch), len(batch), len(batch.negatives)])
         queries, positives, negatives = map(self.sync.gather, sides)
@@ -238,8 +238,8 @@ def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractC
     """Convert the weights as the trainer does before its first step, and return the context that it runs a step in.
 
     Args:
-        trainer: the one whose precision is taken.
-        model: the one whose weights are converted, in place.
+        trainer: The one whose precision is taken.
+        model: The one whose weights are converted, in place.
     """
     plugin = trainer.precision_plugin
     if plugin.precision == "bf16-mixed":  # DeepSpeed's plugin too, which leaves autocast to its engine

@@ -29,7 +29,7 @@ def contrastive_loss(module: Any) -> ContrastiveLoss:
     """Return the module as a `ContrastiveLoss`.
 
     Raises:
-        UserError: if it is no `torch.nn.Module`, or its `forward` does not take queries, candidates and targets.
+        UserError: If it is no `torch.nn.Module`, or its `forward` does not take queries, candidates and targets.
     """
     name = type(module).__name__
     if not isinstance(module, nn.Module):
@@ -48,11 +48,11 @@ def try_loss(loss: ContrastiveLoss, width: int) -> None:
     """Call a copy of the loss on two pairs and an explicit negative.
 
     Args:
-        loss: to be trained with.
-        width: elements of the model's vectors.
+        loss: The loss.
+        width: The number of elements of the model's vectors.
 
     Raises:
-        UserError: if it returns no scalar with a gradient for queries or candidates.
+        UserError: If it returns no scalar with a gradient for queries or candidates.
     """
     loss = copy.deepcopy(loss)  # which may count its calls, or keep what it has seen
     name = type(loss.module if isinstance(loss, PlainLoss) else loss).__name__

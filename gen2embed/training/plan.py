@@ -27,14 +27,14 @@ def plan_batches(
     """Return the plan of a run's batches, still without clusters.
 
     Args:
-        pairs: the training rows.
-        batch: the settings of the batches.
-        seed: of their order.
-        ranks: that share a batch when the run begins.
-        clusters: those of the run, or the miner that will make them. A rank's part of a batch holds whole ones.
+        pairs: The training rows.
+        batch: The settings of the batches.
+        seed: The seed of the order of the batches.
+        ranks: The number of ranks that share a batch when the run begins.
+        clusters: The clusters of the run, or the miner that will make them. A rank's part of a batch holds whole ones.
 
     Raises:
-        UserError: for sizes or weights that do not fit the pairs.
+        UserError: Sizes or weights do not fit the pairs.
     """
     largest = clusters.largest if isinstance(clusters, Clusters) else clusters.top_k + 1 if clusters else 1
     check_sizes(len(pairs), batch.pairs, largest, ranks)
@@ -61,11 +61,11 @@ def check_clusters(
     """Raise `UserError` if another model mined the clusters; warn if the pairs' pictures changed since.
 
     Args:
-        clusters: to train on.
-        embedder: that is trained.
-        pairs: the rows of the clusters.
-        any_model: take clusters of another model.
-        warn: whether this rank warns.
+        clusters: The clusters to train on.
+        embedder: The embedder that is trained.
+        pairs: The rows of the clusters.
+        any_model: Whether another model may have mined the clusters.
+        warn: Whether this rank warns.
     """
     if not any_model:
         check_miner(clusters, embedder.backbone.identity, embedder.backbone.is_identified_by)
@@ -73,7 +73,7 @@ def check_clusters(
         warn_of_other_pictures(clusters, pairs)
 
 
-def mine_clusters(
+def mine_on_rank_zero(
     trainer: Trainer,
     embedder: Embedder,
     engine: Engine,
@@ -89,7 +89,7 @@ def mine_clusters(
     Lightning starts its ranks and connects them when it fits, after rank 0 has mined.
 
     Raises:
-        UserError: on another rank, if rank 0 has not mined within the strategy's timeout.
+        UserError: Rank 0 has not mined within the strategy's timeout; the other ranks raise it.
     """
     if trainer.is_global_zero:
         path = mine_once(folder, embedder, pairs, miner, engine, classification, search)

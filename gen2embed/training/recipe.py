@@ -69,9 +69,9 @@ class Optimization:
     """The group `optim`: how the weights move.
 
     Args:
-        optimizer: takes the parameters.
-        scheduler: takes the optimiser and `num_training_steps`; it steps once a batch.
-        gradient_clip: largest norm of the gradient; None does not clip.
+        optimizer: Takes the parameters.
+        scheduler: Takes the optimiser and `num_training_steps`; it steps once a batch.
+        gradient_clip: The largest norm of the gradient; None does not clip.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -87,10 +87,10 @@ class Optimization:
         """Try the optimiser and its schedule on one small weight.
 
         Args:
-            steps: of the training.
+            steps: The number of steps of the training.
 
         Raises:
-            UserError: if one of them does not take its settings.
+            UserError: If one of them does not take its settings.
         """
         weight = nn.Parameter(torch.zeros(2, 2))  # a matrix, since some optimisers, such as Muon, take nothing else
         try:
@@ -111,12 +111,12 @@ class Recipe:
     """The parts of a training that need no model.
 
     Args:
-        adapter: attaches what is trained; None trains nothing.
-        loss: of a global batch.
-        optimization: how the weights move.
-        shortcuts: those to take where they leave the gradient as it is.
-        batch: how pairs become batches, and batches chunks.
-        seed: of all random numbers.
+        adapter: Attaches what is trained; None trains nothing.
+        loss: The loss of a global batch.
+        optimization: How the weights move.
+        shortcuts: The shortcuts to take where they leave the gradient as it is.
+        batch: How pairs become batches, and batches chunks.
+        seed: The seed of all random numbers.
     """
 
     adapter: Adapter | None

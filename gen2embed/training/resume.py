@@ -23,7 +23,7 @@ from gen2embed.data.pairs import data_fingerprint, items_digest
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.run_models import models_of
 from gen2embed.training.batches import ClusterBatchSampler
-from gen2embed.training.checkpoint import Checkpoints, remove, step_of, steps, sweep
+from gen2embed.training.checkpoint import Checkpoints, remove_checkpoint, remove_unfinished, saved_checkpoints, step_of
 from gen2embed.training.logger import CSVLogger
 from gen2embed.training.run_file import CHANGEABLE, FILE, FREE, PICTURES, refuse_foreign, strategy, without_new
 from gen2embed.types import Pair
@@ -38,20 +38,20 @@ class Resume:
     """The checkpoint that a run goes on from, if there is one.
 
     Attributes:
-        checkpoint: the newest in the run's folder; None starts from the beginning.
-        ranks: number of ranks that batches are planned for, which is that of the run's first start.
-        inputs: the model, the rows and the clusters, in plain values; `check` sets it.
+        checkpoint: The newest in the run's folder; None starts from the beginning.
+        ranks: The number of ranks that batches are planned for, which is that of the run's first start.
+        inputs: The model, the rows and the clusters, in plain values; `check` sets it.
     """
 
     def __init__(self, config: Mapping[str, Any], trainer: Trainer) -> None:
         """Look for a checkpoint.
 
         Args:
-            config: all settings of the run, in plain values.
-            trainer: with the callback that saves checkpoints.
+            config: All settings of the run, in plain values.
+            trainer: Has the callback that saves checkpoints.
 
         Raises:
-            UserError: if other settings made the checkpoint.
+            UserError: If other settings made the checkpoint.
         """
         if config["resume"] not in ("auto", "never"):
             raise UserError(f"resume={config['resume']} is unknown; choose one of auto, never")
@@ -66,8 +66,8 @@ class Resume:
             return
         self.folder = self.callback.folder
         if trainer.is_global_zero:
-            sweep(self.folder)
-        if config["resume"] == "auto" and (checkpoints := steps(self.folder)):
+            remove_unfinished(self.folder)
+        if config["resume"] == "auto" and (checkpoints := saved_checkpoints(self.folder)):
             self.checkpoint = checkpoints[-1]
             saved = self._read()["settings"]
             settings = without_new(self.settings, saved)
@@ -81,12 +81,12 @@ class Resume:
         Without a checkpoint to go on from, those that lie in the folder are removed.
 
         Args:
-            embedder: before an adapter is attached to it.
-            pairs: the training rows.
-            plan: of the batches, with its clusters.
+            embedder: The embedder before an adapter is attached to it.
+            pairs: The training rows.
+            plan: The plan of the batches, with its clusters.
 
         Raises:
-            UserError: if the checkpoint was made with others.
+            UserError: The checkpoint was made with another model, other rows or other clusters.
         """
         inputs = {"model": embedder.fingerprint, "data": _describe(pairs), "clusters": _describe_clusters(plan)}
         self.inputs = json_values(inputs)
@@ -102,8 +102,8 @@ class Resume:
         if self.folder is None or not self.trainer.is_global_zero:
             return
         refuse_foreign(self.folder)
-        for path in steps(self.folder):
-            remove(path)
+        for path in saved_checkpoints(self.folder):
+            remove_checkpoint(path)
         self._write({"settings": self.settings, **self.inputs, PICTURES: items_digest(pairs, negatives=True)})
 
     def _compare_inputs(self, saved: Mapping[str, Any], embedder: Embedder, pairs: Sequence[Pair]) -> None:

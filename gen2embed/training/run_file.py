@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gen2embed.training.checkpoint import is_own, steps
+from gen2embed.training.checkpoint import is_own, saved_checkpoints
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import without
 
@@ -39,7 +39,7 @@ def strategy(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_new(settings: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out settings that the saved ones lack, where they are off: an earlier version did not have them."""
+    """Return the settings without those that the saved ones lack and that are off: they are newer than that run."""
     return {
         key: without_new(value, saved[key]) if isinstance(value, dict) and isinstance(saved.get(key), dict) else value
         for key, value in settings.items()
@@ -49,11 +49,11 @@ def without_new(settings: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[s
 
 def refuse_foreign(folder: Path) -> None:
     """Raise `UserError` for files that have the names of a run's and were written by something else."""
-    foreign = [path for path in steps(folder) if not is_own(path)]
+    foreign = [path for path in saved_checkpoints(folder) if not is_own(path)]
     if (file := folder / FILE).exists() and not _is_own(file):
         foreign.append(file)
     if foreign:
-        raise UserError(f"{foreign[0]} was not saved by a run of ours; move it away, or choose another output_dir")
+        raise UserError(f"{foreign[0]} was not saved by a run of gen2embed; move it away, or choose another output_dir")
 
 
 def _is_own(file: Path) -> bool:

@@ -38,10 +38,10 @@ class Shortcuts:
     """Which shortcuts are wanted, or taken.
 
     Args:
-        deduplicate: embed equal items once.
-        cache_vision: keep the features of a step's pictures for its second pass.
-        cache_dora_norms: keep DoRA's weight norms for the second pass.
-        retain_graphs: number of chunks whose graphs are retained; None is as many as there is memory for.
+        deduplicate: Whether equal items are embedded once.
+        cache_vision: Whether the features of a step's pictures are cached for its second pass.
+        cache_dora_norms: Whether DoRA's weight norms are cached for the second pass.
+        retain_graphs: The number of chunks whose graphs are retained; None is as many as there is memory for.
     """
 
     deduplicate: bool = True
@@ -64,9 +64,9 @@ def resolve(wanted: Shortcuts, embedder: Embedder, *, lockstep: bool) -> tuple[S
     The number of graphs stays as it is wanted: `graphs_to_retain` decides it.
 
     Args:
-        wanted: by the user.
-        embedder: with its adapter.
-        lockstep: whether ranks must run the same modules in the same order.
+        wanted: The shortcuts that the user wants.
+        embedder: The embedder with its adapter.
+        lockstep: Whether ranks must run the same modules in the same order.
     """
     backbone = embedder.backbone
     dora = any(isinstance(module, DoraLinearLayer) for module in backbone.full.modules())
@@ -92,13 +92,13 @@ class Sampled:
     """What some pairs of a batch take.
 
     Args:
-        pairs: number of pairs.
-        chunks: number of their chunks.
-        tokens: of the largest chunk.
-        kinds: memory of the largest chunk of each kind, with pictures and without.
-        vectors: bytes of all embeddings.
-        features: bytes of the vision features of all pictures, if they are cached; else 0.
-        others: the most bytes that a step holds before its chunks have graphs.
+        pairs: The number of pairs.
+        chunks: The number of their chunks.
+        tokens: The tokens of the largest chunk.
+        kinds: The memory of the largest chunk of each kind, with pictures and without.
+        vectors: The bytes of all embeddings.
+        features: The bytes of the vision features of all pictures, if they are cached; else 0.
+        others: The most bytes that a step holds before its chunks have graphs.
     """
 
     pairs: int
@@ -120,11 +120,11 @@ def sample_chunks(
     """Measure what the pairs take in a training step, forward and backward; this never holds more than that step.
 
     Args:
-        embedder: with its adapter.
-        collate: makes a batch of pairs.
-        pairs: of a batch.
-        shortcuts: those that the step takes.
-        precision: returns the context that Lightning runs a step in, such as autocast.
+        embedder: The embedder with its adapter.
+        collate: Makes a batch of pairs.
+        pairs: Pairs of a batch.
+        shortcuts: The shortcuts that the step takes.
+        precision: Returns the context that Lightning runs a step in, such as autocast.
     """
     batch, full = collate(pairs), embedder.backbone.full
     largest: dict[bool, Chunk] = {}
@@ -163,12 +163,12 @@ def predict_step(
     """Return the memory that a rank needs for steps like the sampled pairs', by part.
 
     Args:
-        embedder: with its adapter.
-        sampled: some pairs of a batch (`sample_chunks`).
-        pairs: number of pairs of a batch that this rank embeds.
-        steps: of the training; the embedder's own cache of features grows with each.
-        graphs: number of chunks whose graphs are retained.
-        ranks: that train together.
+        embedder: The embedder with its adapter.
+        sampled: Some pairs of a batch (`sample_chunks`).
+        pairs: The number of pairs of a batch that this rank embeds.
+        steps: The number of steps of the training; the embedder's own cache of features grows with each.
+        graphs: The number of chunks whose graphs are retained.
+        ranks: The number of ranks that train together.
         zero: DeepSpeed's stage; 0 where every rank has all weights, gradients and state.
     """
     factor = pairs / sampled.pairs
@@ -191,11 +191,11 @@ def graphs_to_retain(
     """Return the number of chunks whose graphs are retained, and why, in words.
 
     Args:
-        wanted: number of chunks; None is as many as memory has room for.
-        needed: by a step that retains none.
-        sampled: chunks whose graphs are as large as those to retain.
-        device: that the model is on.
-        processes: that train in this device's memory.
+        wanted: The number of chunks; None is as many as memory has room for.
+        needed: The memory of a step that retains none.
+        sampled: Chunks whose graphs are as large as those to retain.
+        device: The device of the model.
+        processes: The number of processes that train in this device's memory.
     """
     if wanted is not None:
         return wanted, f"of {wanted} chunks, as chosen"

@@ -19,12 +19,12 @@ from gen2embed.utils.log import log
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
 
-class Ranks(DDPStrategy):
+class RanksStrategy(DDPStrategy):
     """Lightning's launcher and process group, where the failure of one rank ends all, and every wait has a timeout.
 
     Args:
-        timeout_seconds: how long a rank waits for another one, in a step or for what rank 0 mines.
-        options: of Lightning's DDP strategy.
+        timeout_seconds: How long a rank waits for another one, in a step or for what rank 0 mines.
+        options: Further arguments of Lightning's DDP strategy.
     """
 
     def __init__(self, timeout_seconds: float, **options: Any) -> None:
@@ -42,7 +42,7 @@ class Ranks(DDPStrategy):
             super().setup_distributed()
         except dist.DistStoreError as error:
             raise UserError(
-                f"not every rank was there after {self.timeout_seconds:g} seconds; see what the others say, or raise "
+                f"some ranks had not started after {self.timeout_seconds:g} seconds; read their logs, or raise "
                 "trainer.strategy.timeout_seconds"
             ) from error
 
@@ -59,7 +59,7 @@ class Ranks(DDPStrategy):
         self.launcher.kill(signal.SIGKILL)  # type: ignore[union-attr]
 
 
-class Replicated(Ranks):
+class Replicated(RanksStrategy):
     """A copy of the model on every device.
 
     The copies are not wrapped in `DistributedDataParallel`, whose buckets would only take memory: `Replicas` adds the
@@ -78,7 +78,7 @@ class Replicated(Ranks):
 
 def sync_of(strategy: Strategy) -> Sync:
     """Return how the ranks of a trainer's strategy train together; raises `UserError` for any other strategy."""
-    if isinstance(strategy, Ranks):
+    if isinstance(strategy, RanksStrategy):
         return strategy.sync()
     if isinstance(strategy, SingleDeviceStrategy):
         return OneRank()

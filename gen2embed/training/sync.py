@@ -33,9 +33,9 @@ class Sync(Protocol):
     """How a training step works with the other ranks. Every rank calls each method, in the same order.
 
     Attributes:
-        factor: number that a rank multiplies a scalar by before it back-propagates it: that of the ranks where the
+        factor: The number that a rank multiplies a scalar by before it back-propagates it: that of the ranks where the
             reduction takes a mean, else 1.
-        lockstep: whether ranks divide the weights, so that all must run the same modules in the same order.
+        lockstep: Whether ranks divide the weights, so that all must run the same modules in the same order.
     """
 
     factor: float
@@ -64,17 +64,17 @@ class Sync(Protocol):
         """Return the batch in chunks that all ranks can run in lockstep, if they must.
 
         Args:
-            batch: of this rank.
-            prepare: makes chunks of items.
+            batch: This rank's batch.
+            prepare: Makes chunks of items.
         """
 
     def step(self, optimizer: Any, parameters: Iterable[Parameter], largest: float | None) -> Float[Tensor, ""]:
         """Clip the norm of the gradient, step the optimiser, and remove the gradient.
 
         Args:
-            optimizer: to step.
-            parameters: that it steps.
-            largest: norm that the gradient is clipped to; None does not clip.
+            optimizer: The optimiser to step.
+            parameters: The parameters that it steps.
+            largest: The norm that the gradient is clipped to; None does not clip.
 
         Returns:
             The norm before it was clipped.

@@ -26,8 +26,8 @@ def tempered(subsets: Sequence[str], temperature: float) -> dict[str, float]:
     A temperature of 1 leaves subsets as large as they are; the higher it is, the more alike they become.
 
     Args:
-        subsets: the subset of each row.
-        temperature: above 0.
+        subsets: The subset of each row.
+        temperature: A number above 0.
     """
     if temperature <= 0:
         raise UserError(f"batch.temperature is above 0; got {temperature:g}")

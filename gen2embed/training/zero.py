@@ -34,7 +34,7 @@ from torch.nn import Module, Parameter
 
 from gen2embed.encoding.batch import Chunk, Prepare
 from gen2embed.training.datamodule import TrainingBatch
-from gen2embed.training.strategies import Ranks
+from gen2embed.training.strategies import RanksStrategy
 from gen2embed.training.sync import Replicas, Sync
 from gen2embed.types import Item
 from gen2embed.utils.compat import forget_trace
@@ -51,15 +51,15 @@ class AsLoaded(DeepSpeedPrecision):
         return module
 
 
-class Zero(Ranks, DeepSpeedStrategy):
+class Zero(RanksStrategy, DeepSpeedStrategy):
     """Lightning's DeepSpeed, for the step of `ContrastiveModule`: one gradient of one global batch.
 
     bf16-mixed is autocast over float32 weights, as without DeepSpeed. In bf16-true, weights and accumulated gradients
     are bfloat16, and the optimiser steps on float32 copies. float16 would skip steps, and is refused.
 
     Args:
-        stage: of ZeRO.
-        timeout_seconds: how long a rank waits for another one.
+        stage: The stage of ZeRO.
+        timeout_seconds: How long a rank waits for another one.
     """
 
     runs_on: ClassVar[type[Accelerator]] = CUDAAccelerator

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from gen2embed import Item
 from gen2embed.model.adapter import Full, Lora
-from gen2embed.training.checkpoint import step_of, steps
+from gen2embed.training.checkpoint import saved_checkpoints, step_of
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
 from gen2embed.training.shortcuts import Shortcuts, resolve
@@ -241,7 +241,7 @@ def interrupt(rank, folder, into, step):
     if rank == 0:
         shutil.copytree(folder, into)
         shutil.rmtree(Path(into) / "adapter")
-        for path in steps(Path(into) / "checkpoints"):
+        for path in saved_checkpoints(Path(into) / "checkpoints"):
             if step_of(path) > step:
                 shutil.rmtree(path)
     torch.distributed.barrier()

@@ -174,7 +174,7 @@ def test_another_base(tmp_path, caplog):
     folder = copied(tmp_path, base_model_name_or_path="some/other-base")
     load_golden("none", adapter=folder)
     assert "names some/other-base as its base; it is loaded onto" in caplog.text
-    with pytest.raises(UserError, match="does not name its base; give the base as path, and it as adapter"):
+    with pytest.raises(UserError, match="does not name its base; give the base as path"):
         Embedder.from_pretrained(ADAPTER)
     ours = trained_adapter(tmp_path, Lora(["q_proj"]))
     card = json.loads((ours / "gen2embed.json").read_text())
