@@ -26,6 +26,7 @@ from gen2embed.model.prompts import Convention, Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.model.run_models import advice
 from gen2embed.outputs.paths import check_folder, replace_folder
+from gen2embed.utils.compat import is_known_absent
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
@@ -165,7 +166,7 @@ def fetch_file(path: str | Path, name: str, revision: str | None) -> Path | None
     except RemoteEntryNotFoundError:
         return None
     except OSError as error:
-        if hub.try_to_load_from_cache(str(path), name, revision=revision) is not hub._CACHED_NO_EXIST:
+        if not is_known_absent(str(path), name, revision):
             first = first_line(error)
             log.warning(
                 "the hub could not be asked whether %s has a %s; it is loaded as if it had none: %s", path, name, first

@@ -56,3 +56,10 @@ def set_rate_of_next_step(scheduler: LambdaLR) -> None:
     scheduler._last_lr = [base * rate(scheduler.last_epoch) for base, rate in rates]
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
         group["lr"] = rate
+
+
+def is_known_absent(repository: str, name: str, revision: str | None) -> bool:
+    """Return whether the hub's cache has noted that a repository lacks a file (huggingface_hub 2.4.0)."""
+    import huggingface_hub as hub
+
+    return hub.try_to_load_from_cache(repository, name, revision=revision) is hub._CACHED_NO_EXIST
