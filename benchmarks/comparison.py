@@ -30,7 +30,7 @@ class Compared:
         return over(self.seconds[base], self.seconds[ours])
 
     def describe(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "work": self.work,
             "schemes": {
@@ -48,7 +48,7 @@ class Compared:
 
 
 def say(compared: Compared) -> None:
-    """One line, as soon as a work is done: the whole takes long."""
+    """Print one line as soon as a work is done, since all of them take long."""
     described = compared.describe()["schemes"]
     parts = (
         f"{name} {figures['median']:.3f} s ({figures['over_reference']:.2f})" for name, figures in described.items()
@@ -85,7 +85,9 @@ def show(comparisons: Sequence[Compared], title: str, clock: str, difference: st
 def update_speed(file: Path, works: Mapping[str, tuple[Compared, str]]) -> None:
     """Put works into the list that `make bench` leaves, in place of earlier ones of the same name.
 
-    works: by name, the comparison and which of its schemes counts as ours.
+    Args:
+        file: The list, which need not exist.
+        works: The comparison of each work, and which of its schemes counts as ours, by the work's name.
     """
     earlier = json.loads(file.read_text()) if file.is_file() else []
     rows = {row["work"]: row for row in earlier}

@@ -58,7 +58,7 @@ BASE, KEPT, PEFT, MERGED = "the base", "DoRA, norms kept", "DoRA as peft has it"
 
 
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
-    """Every work by every scheme; and of every work the floor, with a profile if asked for."""
+    """Return the comparison of every work by every scheme, and the floor of every work, with a profile if asked for."""
     shape, dtype = SHAPES[args.shape], getattr(torch, args.dtype)
     embedder = Embedder.from_pretrained(
         folder, prompt="hierarchical", resolution=ORIGINAL, dtype=args.dtype, device=args.device
@@ -94,7 +94,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], lis
 
 
 def compare_adapter(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The mix by the base, and by a DoRA adapter on it in three ways; prints seconds over the base's."""
+    """Compare the mix by the base with the mix by a DoRA adapter in three ways; print seconds over the base's."""
 
     def load() -> Embedder:
         return Embedder.from_pretrained(folder, resolution=ORIGINAL, dtype=args.dtype, device=args.device)
@@ -129,7 +129,7 @@ def compare_adapter(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def show_floors(comparisons: list[Compared], floors: list[dict[str, Any]], items: int) -> None:
-    """Items a second, and the share of the device's peak that the floor's operations make."""
+    """Print items a second, and the share of the device's peak that the floor's operations make."""
     table = Table(title="the least that must be computed, over what the device can")
     for column in ("work", "scheme", "items a second", "GFLOP of the floor", "share of the peak"):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")

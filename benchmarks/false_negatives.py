@@ -50,7 +50,7 @@ def miners(top_k: int, seed: int) -> dict[str, Miner]:
 
 
 def count(clusters: Sequence[Sequence[int]], meanings: Sequence[str]) -> tuple[int, int]:
-    """Ordered pairs of rows that share a cluster, and those of them that mean the same."""
+    """Return how many ordered pairs of rows share a cluster, and how many of these mean the same."""
     pairs = sum(len(members) * (len(members) - 1) for members in clusters)
     cluster_words = [np.array([meanings[row] for row in members]) for members in clusters]
     return pairs, sum(int((words[:, None] == words).sum()) - len(words) for words in cluster_words)

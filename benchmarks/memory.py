@@ -45,7 +45,7 @@ MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2*
 
 
 def load(scheme: str, folder: Path) -> tuple[Callable[[Sequence[Pair]], Any], Callable[[Any], object]]:
-    """What a scheme makes of pairs before a step, and the step, which takes that."""
+    """Return what a scheme makes of pairs before a step, and the step, which takes that."""
     embedder = Embedder.from_pretrained(folder, prompt="hierarchical", resolution=ORIGINAL, device="cpu")
     prompt = embedder.build.prompt
     if scheme == OURS:
@@ -60,7 +60,7 @@ def load(scheme: str, folder: Path) -> tuple[Callable[[Sequence[Pair]], Any], Ca
 
 
 def measure(folder: Path, scheme: str, work: str, pairs: int, side: int) -> dict[str, float]:
-    """One step, in this process."""
+    """Measure one step, in this process."""
     prepare, step = load(scheme, folder)
     batch = draw_pairs(work, pairs, side)
     step(prepare(batch))
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def show(rows: Sequence[dict[str, Any]], pairs: Sequence[int]) -> None:
-    """A row a scheme, a column a number of pairs; and how ours grows where its inputs are left out."""
+    """Print a row for each scheme, a column for each number of pairs, and how ours grows without its inputs."""
     table = Table(title=f"peak over the model, MiB, by pairs; commit {COMMIT}", min_width=72)
     for column in ("work", "scheme", *map(str, pairs)):
         table.add_column(column, justify="left" if column in ("work", "scheme") else "right")

@@ -39,7 +39,7 @@ console = Console(width=120)
 
 
 def draw(count: int, width: int, seed: int) -> np.ndarray:
-    """Unit vectors in float32."""
+    """Return unit vectors in float32."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((count, width), np.float32) + np.float32(1)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -51,7 +51,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def search_one_by_one(queries: np.ndarray, candidates: np.ndarray, count: int, title: str) -> np.ndarray:
-    """The loop: one search of a flat faiss index a query."""
+    """Search as the loop does: one search of a flat faiss index for each query."""
     index = faiss.IndexFlatIP(candidates.shape[1])
     index.add(candidates)
     neighbours = np.empty((len(queries), count), np.int64)
@@ -63,7 +63,7 @@ def search_one_by_one(queries: np.ndarray, candidates: np.ndarray, count: int, t
 
 
 def group_by_sets(queries: np.ndarray, positive: np.ndarray, neighbours: np.ndarray) -> list[list[int]]:
-    """The loop's grouping: dictionaries and sets, both phases, no classification."""
+    """Group as the loop does: with dictionaries and sets, in both phases, without classification."""
     owners_of: dict[int, set[int]] = {}
     for row, candidate in enumerate(positive.tolist()):
         owners_of.setdefault(candidate, set()).add(row)
@@ -123,7 +123,7 @@ def compare(rows: int, width: int) -> None:
 
 
 def sampled(rows: int, width: int, sample: int) -> None:
-    """Our search in full, the loop on a sample, extrapolated."""
+    """Time our search in full, and the loop on a sample, extrapolated."""
     queries, candidates = draw(rows, width, 0), draw(rows, width, 1)
     some = np.linspace(0, rows - 1, sample).astype(int)
     looped, loop = timed(lambda: search_one_by_one(queries[some], candidates, POOL, f"loop over {sample} queries"))
@@ -139,7 +139,7 @@ def sampled(rows: int, width: int, sample: int) -> None:
 
 
 def million(rows: int, width: int, sample: int, memory: float, folder: Path) -> None:
-    """A sample of queries among candidates that are memory-mapped, and the peak of what the process held itself."""
+    """Search a sample of queries among memory-mapped candidates, and measure the peak of the process's own memory."""
     path = folder / "candidates.npy"
     written = np.lib.format.open_memmap(path, "w+", np.float16, (rows, width))
     with progress("drawing candidates", rows) as advance:
@@ -190,7 +190,7 @@ class AnonymousPeak:
 
 
 def growth(width: int, largest: int, output: Path) -> None:
-    """Seconds over rows, with the exponent that fits, as a table and a chart."""
+    """Print and draw seconds over rows, with the exponent that fits."""
     sizes = [largest // 2**power for power in (4, 3, 2, 1, 0)]
     spent: dict[str, list[float]] = {"search": [], "grouping": []}
     for rows in sizes:

@@ -31,17 +31,19 @@ Step = Callable[[Sequence[Pair]], Tensor]
 
 
 def encode(embedder: Embedder, drawn: Drawn) -> Tensor:
-    """Nothing is kept between two runs."""
+    """Return the vectors; nothing is kept between two runs."""
     return Engine(store=None, shown=False).encode(replace(embedder, feature_cache=FeatureCache(2**30)), *drawn).vectors
 
 
 def make_step(
     embedder: Embedder, keep: int, tokens: int | None = None
 ) -> tuple[Collate, Callable[[TrainingBatch], Tensor]]:
-    """What makes a batch of pairs, and the step, which leaves its gradient in the embedder's trained parameters.
+    """Return what makes a batch of pairs, and the step, which leaves its gradient in the trained parameters.
 
-    keep: of how many chunks the graphs are kept from the first pass, instead of a second one.
-    tokens: of a chunk; None is as many as the device runs well.
+    Args:
+        embedder: The embedder with its adapter.
+        keep: The number of chunks whose graphs are kept from the first pass, in place of a second one.
+        tokens: The tokens of a chunk; None is as many as the device runs well.
     """
     embedder = replace(embedder, feature_cache=FeatureCache(0))  # keeps no picture for the next step
     shortcuts, _ = resolve(Shortcuts(retain_graphs=keep), embedder, lockstep=False)
@@ -53,13 +55,13 @@ def make_step(
 
 
 def step(embedder: Embedder, pairs: Sequence[Pair], keep: int) -> Tensor:
-    """The gradient of a batch, inputs and all; returns the loss."""
+    """Accumulate the gradient of a batch, inputs included; return the loss."""
     prepare, step = make_step(embedder, keep)
     return step(prepare(pairs))
 
 
 def seeded(step: Step, model: torch.nn.Module, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """The gradients that a step leaves, under one seed."""
+    """Return the gradients that a step leaves, under one seed."""
     torch.manual_seed(0)
     step(pairs)
     return gradients(model)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def resident(name: str) -> float:
-    """MiB of this process: VmRSS is what it holds, VmHWM the most since the last `forget_peak`."""
+    """Return MiB of this process: VmRSS is what it holds, VmHWM the most since the last `forget_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
 
 
 def give_back_memory() -> None:
-    """What Python and the heap keep for later."""
+    """Give back to the system what Python and the heap keep for later."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 

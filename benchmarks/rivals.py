@@ -32,7 +32,7 @@ ORIGINAL = Resolution(policy="original")
 
 
 def loss_of(queries: Tensor, candidates: Tensor) -> Tensor:
-    """InfoNCE over the batch, as published (arXiv 2508.00955, section 4)."""
+    """Return InfoNCE over the batch, as published (arXiv 2508.00955, section 4)."""
     logits = queries @ candidates.T / TEMPERATURE
     return nn.functional.cross_entropy(logits, torch.arange(len(queries), device=logits.device))
 
@@ -41,12 +41,12 @@ def loss_of(queries: Tensor, candidates: Tensor) -> Tensor:
 
 
 def dora(dropout: float) -> Lora:
-    """The paper's adapter: DoRA of rank 8."""
+    """Return the paper's adapter: DoRA of rank 8."""
     return Lora(TARGETS, dropout=dropout, dora=True)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained, by the path from the layers on, which is the same however the model is wrapped."""
+    """Return the trained parameters by their path from the layers on, which no wrapper of the model changes."""
     gradients = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name[name.index("layers.") :]: gradients[name] for name in sorted(gradients)}
 
@@ -61,7 +61,7 @@ def start(model: nn.Module, seed: int = 1) -> None:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the gradients, which are then cleared."""
+    """Return a copy of the gradients, and clear them."""
     gradients = {}
     for name, parameter in trained(model).items():
         assert parameter.grad is not None, name
@@ -70,7 +70,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def gradient_error(gradients: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
-    """The largest of all parameters' relative errors, in the Euclidean norm."""
+    """Return the largest of all parameters' relative errors, in the Euclidean norm."""
     assert set(gradients) == set(truth)
     errors = [
         (gradients[name].double() - reference.double()).norm() / reference.double().norm()
@@ -84,7 +84,7 @@ def gradient_error(gradients: dict[str, Tensor], truth: dict[str, Tensor]) -> fl
 
 @dataclass(frozen=True)
 class Reference:
-    """The whole model. chunk: samples a forward pass, of an encoding's batch and of a cached step's."""
+    """The published scheme over the same model; `chunk` is the samples of a forward pass, in encoding and in a step."""
 
     backbone: Backbone
     prompt: Prompt
@@ -101,7 +101,7 @@ class Reference:
         return replace(self, backbone=backbone)
 
     def prepare(self, items: Sequence[Item], role: Role) -> Inputs:
-        """One processor call a sample, then padding."""
+        """Return inputs: one call of the processor for each sample, then padding."""
         processor = self.backbone.processor
         samples = []
         for item in items:
@@ -123,7 +123,7 @@ class Reference:
         return inputs
 
     def embed(self, inputs: Inputs) -> Tensor:
-        """The last token's final hidden state, normalised."""
+        """Return the last token's final hidden state, normalised."""
         device, dtype = self.backbone.device, self.backbone.dtype
         inputs = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
         hidden = self.backbone.full(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1]
@@ -137,11 +137,11 @@ class Reference:
         return torch.cat([self.embed(self.prepare(part, role)).cpu() for part in parts])
 
     def step(self, pairs: Sequence[Pair]) -> Tensor:
-        """The gradient of a batch, cached; returns the loss."""
+        """Accumulate the gradient of a batch by caching; return the loss."""
         return self.cached(self.chunks(pairs))
 
     def cached(self, chunks: Sequence[Inputs]) -> Tensor:
-        """Accumulate the gradient of prepared chunks; returns the loss."""
+        """Accumulate the gradient of prepared chunks; return the loss."""
         states, embedded = [], []
         with torch.no_grad():
             for chunk in chunks:
@@ -157,7 +157,7 @@ class Reference:
         return loss.detach()
 
     def plain_step(self, pairs: Sequence[Pair]) -> Tensor:
-        """The gradient of the batch in one graph: the truth, while dropout is 0."""
+        """Accumulate the gradient of the batch in one graph, the truth while dropout is 0; return the loss."""
         loss = loss_of(*torch.cat([self.embed(chunk) for chunk in self.chunks(pairs)]).chunk(2))
         loss.backward()
         return loss.detach()
@@ -179,7 +179,7 @@ class Reference:
 
 
 def content_of(item: Item, role: Role, prompt: Prompt) -> list[dict[str, Any]]:
-    """The user's message: the item's parts, and the suffix."""
+    """Return the user's message: the item's parts, and the suffix."""
     parts: list[dict[str, Any]] = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part.source}
         for part in item.parts

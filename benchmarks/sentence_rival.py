@@ -38,7 +38,7 @@ class SentenceTransformers:
 
     @classmethod
     def load(cls, folder: Path, prompt: Prompt, chunk: int, dtype: Dtype, device: str) -> SentenceTransformers:
-        """Its processor would need torchvision for videos, so it gets ours, which leaves these out."""
+        """Load a checkpoint with our processor, as the library's own needs torchvision for videos."""
         processor = load_processor(str(folder), AutoConfig.from_pretrained(folder), ORIGINAL, {})
         with mock.patch.object(transformer.AutoProcessor, "from_pretrained", return_value=processor):
             first = transformer.Transformer(
@@ -109,7 +109,7 @@ class SentenceTransformers:
         return value.to(self.model.device) if isinstance(value, Tensor) else value
 
     def _input(self, item: Item, role: Role) -> str | dict[str, Any]:
-        """As its users would give it: a text, or a picture and a text."""
+        """Return an input as the library's users write it: a text, or a picture and a text."""
         parts = content_of(item, role, self.prompt)
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         pictures = [part["image"] for part in parts if part["type"] == "image"]

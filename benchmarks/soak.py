@@ -52,7 +52,7 @@ class Series:
     files: list[int] = field(default_factory=list)
 
     def quarter(self, values: list[float], number: int, begin: float) -> float:
-        """The median in a quarter (0 to 3) of the time between `begin` and the last sample."""
+        """Return the median in a quarter (0 to 3) of the time between `begin` and the last sample."""
         length = (self.seconds[-1] - begin) / 4
         first = begin + number * length
         window = [value for at, value in zip(self.seconds, values, strict=True) if first <= at <= first + length]
@@ -105,7 +105,7 @@ def watch(command: list[str], metrics: Path) -> tuple[dict[str, Series], float]:
 
 
 def held(root: psutil.Process) -> dict[str, tuple[float, int]]:
-    """MiB and open files of each rank with its workers. A process that ends meanwhile holds nothing."""
+    """Return MiB and open files of each rank with its workers; a process that ends meanwhile holds nothing."""
     out = dict.fromkeys(RANKS, (0.0, 0))
     try:
         family = [root, *root.children(recursive=True)]
@@ -127,7 +127,7 @@ def read_losses(file: Path) -> list[float]:
 
 
 def growth(series: Series, begin: float) -> dict[str, tuple[float, float]]:
-    """Of memory (MiB) and open files: the medians of the second and of the last quarter."""
+    """Return the medians of memory (MiB) and open files in the second and in the last quarter."""
     columns = {"memory": series.memory, "files": [float(count) for count in series.files]}
     return {
         name: (series.quarter(values, 1, begin), series.quarter(values, 3, begin)) for name, values in columns.items()

@@ -52,7 +52,7 @@ WORKS = {"step_pictures": ("pictures", 0.0), "step_texts": ("texts", 0.0), "step
 
 
 def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedder, Reference, SentenceTransformers]:
-    """Three models with the same weights and adapters, ready to be trained."""
+    """Return three models with the same weights and adapters, ready for training."""
     embedder = Embedder.from_pretrained(
         folder, prompt="hierarchical", resolution=ORIGINAL, dtype=args.dtype, device=args.device
     )
@@ -65,7 +65,7 @@ def load(args: argparse.Namespace, folder: Path, dropout: float) -> tuple[Embedd
 
 
 def compare(args: argparse.Namespace, folder: Path) -> tuple[list[Compared], list[dict[str, Any]]]:
-    """Every work by every scheme, and profiles if asked for."""
+    """Return the comparison of every work by every scheme, and profiles if asked for."""
     shape, device, profiles = SHAPES[args.shape], torch.device(args.device), []
     comparisons = []
     for work in args.works:

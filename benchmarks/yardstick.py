@@ -87,7 +87,7 @@ SHAPES = {
 
 
 def proportions(shape: Shape) -> str:
-    """Of the multiplications by weights; attention over other tokens comes on top."""
+    """Return in words how the multiplications by weights divide; attention over other tokens comes on top."""
     head, vision = shape.head_weights / shape.text_weights, shape.vision_weights / shape.text_weights
     return f"head / layers {head:.3f}, vision / layers {vision:.2f} a visual token, layers {shape.text_weights:,}"
 
@@ -133,7 +133,7 @@ class Drawn:
         self._random, self._said = np.random.default_rng(seed), set[str]()
 
     def text(self, least: int, most: int) -> str:
-        """Words that the tokenizer has as one token each."""
+        """Return words that the tokenizer has as one token each."""
         while True:
             count = int(self._random.integers(least, most + 1))
             text = " ".join(self._random.choice(WORDS.split(), count))
@@ -150,7 +150,7 @@ class Drawn:
 
 
 def draw_items(name: str, count: int, side: int) -> tuple[list[Item], Role]:
-    """A workload of items to encode, and their role."""
+    """Return a workload of items to encode, and their role."""
     drawn = Drawn()
     if name == "pictures":
         return _pictures(drawn, count, side), "query"
@@ -180,7 +180,7 @@ def _labels(drawn: Drawn, count: int) -> list[Item]:
 
 
 def draw_pairs(name: str, count: int, side: int, repeats: bool = True) -> list[Pair]:
-    """A workload of pairs to take a step on."""
+    """Return a workload of pairs to take a step on."""
     drawn = Drawn()
     if name == "pictures":
         each = 2 if repeats else 1
@@ -203,7 +203,7 @@ def draw_pairs(name: str, count: int, side: int, repeats: bool = True) -> list[P
 
 
 def floor(shape: Shape, items: Sequence[Item], role: Role, build: InputBuilder) -> tuple[float, float]:
-    """Floating-point operations of embedding the items, none done twice: of the layers, and of the vision tower.
+    """Return the operations of embedding the items, none done twice: of the layers, and of the vision tower.
 
     Each distinct picture goes through the vision tower once; each distinct beginning of an input (a node of the prefix
     tree over the items' tokens) goes through the layers once, and attends to what stands before it.
@@ -233,7 +233,7 @@ def floor(shape: Shape, items: Sequence[Item], role: Role, build: InputBuilder) 
 
 
 def matmul_rate(shape: Shape, device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second in a product of the size of the layers' largest."""
+    """Return the floating-point operations a second in a product of the size of the layers' largest."""
     rows = 512
     a = torch.randn(rows, shape.hidden, device=device, dtype=dtype)
     b = torch.randn(shape.hidden, shape.intermediate, device=device, dtype=dtype)
@@ -245,13 +245,13 @@ def matmul_rate(shape: Shape, device: torch.device, dtype: torch.dtype) -> float
 
 
 def cpu_seconds() -> float:
-    """Of this process, all threads, and of the processes that it started and that have ended."""
+    """Return the CPU seconds of this process, all threads, and of the processes that it started and that ended."""
     children = getrusage(RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """CPU seconds on a CPU; on a GPU those between two events."""
+    """Return the result of some work and its seconds: CPU seconds on a CPU, those between two events on a GPU."""
     if device.type != "cuda":
         started = cpu_seconds()
         return work(), cpu_seconds() - started
@@ -267,13 +267,17 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 def alternate(
     schemes: Mapping[str, Callable[[Drawing], Any]], draw: Callable[[], Drawing], rounds: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each scheme in each round, and what its warm-up returned.
+    """Return the seconds of each scheme in each round, and what its warm-up returned.
 
     A round runs all schemes, each round beginning with another one, so that what slows the machine down for a while
     slows all of them.
 
-    draw: makes the workload, anew for every run and outside of its time, so that nothing is kept on it. What a scheme
-    keeps from run to run elsewhere is its own fault: here it would count as speed.
+    Args:
+        schemes: The schemes by name.
+        draw: Makes the workload, anew for every run and outside of its time, so that no scheme keeps anything on it.
+            What a scheme keeps elsewhere from run to run would count as its speed.
+        rounds: The number of rounds.
+        device: The device that the schemes run on.
     """
     results = {name: work(draw()) for name, work in schemes.items()}
     names, seconds = list(schemes), {name: list[float]() for name in schemes}
@@ -286,12 +290,12 @@ def alternate(
 
 
 def over(base: Sequence[float], ours: Sequence[float]) -> float:
-    """The median over rounds of how many times as long the base took."""
+    """Return the median over rounds of how many times as long the base took."""
     return statistics.median(b / o for b, o in zip(base, ours, strict=True))
 
 
 def spread(seconds: Sequence[float]) -> float:
-    """Half of the range, over the median."""
+    """Return half of the range, over the median."""
     return (max(seconds) - min(seconds)) / 2 / statistics.median(seconds)
 
 

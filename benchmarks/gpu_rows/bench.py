@@ -22,15 +22,28 @@ MAX_LENGTH = 2048  # tokens, as conf/model has it
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes.
+    """The sizes of all rows.
 
-    shape: of the rows that measure time. shallow: of those that compare values.
-    side: of a picture, pixels. seconds: of one measurement. products: sizes of matrices. copied: bytes.
-    items: of each work to encode. compared: in row 5. samples: of a rival's batch, by work.
-    pairs, many: of a step. checked: pairs whose gradient is compared. growth: pairs of two steps whose memory is.
-    chunk: samples of the published scheme's cached step. tokens: of the chunks that are tried.
-    searched, dim: vectors and their elements. workers: processes that prepare inputs, outside of what is timed.
-    spare: bytes that a CPU is taken to have; None is what the device has.
+    Args:
+        shape: The model of the rows that measure time.
+        shallow: The model of the rows that compare values.
+        side: The side of a picture, in pixels.
+        seconds: The length of one measurement.
+        products: The sizes of the matrices that are multiplied.
+        copied: The bytes that are copied.
+        items: The number of items to encode, by work.
+        compared: The number of items that row 5 compares, by work.
+        samples: The samples of a rival's batch, by work.
+        pairs: The pairs of a step.
+        many: The pairs of a large step.
+        checked: The pairs whose gradient is compared.
+        growth: The pairs of two steps whose memory is compared.
+        chunk: The samples of a chunk in the published scheme's cached step.
+        tokens: The tokens of the chunks that are tried.
+        searched: The number of vectors that are searched.
+        dim: The elements of such a vector.
+        workers: The processes that prepare inputs, outside of what is timed.
+        spare: The bytes that a CPU is taken to have; None is what the device has.
     """
 
     shape: Shape
@@ -107,7 +120,7 @@ SMALL = Setting(
 
 @dataclass
 class Bench:
-    """What a row needs. rate: operations a second of a large bf16 product; None until it was measured."""
+    """What a row needs; `rate` is the operations a second of a large bf16 product, None until it is measured."""
 
     device: torch.device
     setting: Setting

@@ -19,7 +19,11 @@ MOST = 50  # runs of one measurement
 def repeat(work: Callable[[], Any], device: torch.device, seconds: float, *, warm: bool = True) -> float:
     """Return the median seconds of a run, of as many as fit into so many seconds, one at least.
 
-    warm: run it once before, uncounted.
+    Args:
+        work: What is timed.
+        device: The device that it runs on.
+        seconds: How long it may take in all.
+        warm: Whether to run it once before, without counting that.
     """
     return statistics.median(take_turns({"": work}, device, seconds, warm=warm)[""])
 
@@ -75,7 +79,7 @@ def measure_peak(work: Callable[[], Any], device: torch.device) -> Peak:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Float32 products and convolutions in float32, without TF32."""
+    """Compute float32 products and convolutions in float32 inside the context, without TF32."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -75,7 +75,7 @@ def run_rivals(bench: Bench) -> None:
 
 
 def compare(bench: Bench, embedder: Embedder, theirs: Any, work: str, count: int) -> None:
-    """Record one work by all schemes, which take turns. theirs: sentence-transformers; None where it is missing."""
+    """Record one work by all schemes, which take turns; `theirs` is sentence-transformers, None where it is missing."""
     setting = bench.setting
     items, role = drawn = draw(work, count, setting.side)
     size = setting.samples[work]

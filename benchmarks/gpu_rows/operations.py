@@ -21,11 +21,14 @@ from gen2embed.encoding.batch import Chunk, Prepared
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of some rows.
+    """The floating-point operations of some rows.
 
-    tokens: of the rows. text: of the layers' matrices. vision: of the vision tower, its attention included.
-    attention: of the pairs of tokens that a mask lets through. dense: of all pairs of a row, as a kernel computes them
-        that takes a mask.
+    Args:
+        tokens: The tokens of the rows.
+        text: The operations of the layers' matrices.
+        attention: The operations of the pairs of tokens that a mask lets through.
+        dense: The operations of all pairs of a row, which a kernel that takes a mask computes.
+        vision: The operations of the vision tower, its attention included.
     """
 
     tokens: int = 0

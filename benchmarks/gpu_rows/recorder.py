@@ -30,8 +30,14 @@ class OverBudgetError(BaseException):
 class Figure:
     """A measured value.
 
-    goal: what it should be, in words; empty for none. met: whether it is; None without a goal.
-    at: seconds since the start of the run.
+    Args:
+        row: The number of the plan's row.
+        name: What was measured.
+        value: Its value.
+        unit: The unit.
+        goal: What the value should be, in words; empty for none.
+        met: Whether it is; None without a goal.
+        at: The seconds since the start of the run.
     """
 
     row: int
@@ -61,7 +67,7 @@ def readable(value: float) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the plan. seconds: its budget. run: takes the bench, and records what it measures."""
+    """A row of the plan, with its budget in seconds; `run` takes the bench and records what it measures."""
 
     number: int
     title: str

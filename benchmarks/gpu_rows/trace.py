@@ -18,10 +18,13 @@ MARK = "the traced work"
 
 @dataclass(frozen=True)
 class Trace:
-    """Milliseconds by kernel, the longest first, and how often each ran; of the device, those it was busy for.
+    """What a profiler saw of some work. On a CPU the kernels are operations, and it is busy throughout.
 
-    span: from the first kernel to the end of the last. waits: calls by which the host waited, by name. On a CPU the
-    kernels are operations, and it is busy throughout.
+    Args:
+        kernels: The name of each kernel, its milliseconds and how often it ran, the longest first.
+        busy: The milliseconds in which the device computed.
+        span: The milliseconds from the first kernel to the end of the last.
+        waits: How often the host waited, by the name of the call.
     """
 
     kernels: list[tuple[str, float, int]]

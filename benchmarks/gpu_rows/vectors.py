@@ -47,7 +47,7 @@ def together(embedder: Embedder, items: list[Item]) -> Tensor:
 
 @contextmanager
 def attending(embedder: Embedder, attention: str) -> Iterator[None]:
-    """Inside, the model has another implementation of attention. Raises what transformers does for one it lacks."""
+    """Give the model another implementation of attention inside the context; raises what transformers raises."""
     full = embedder.backbone.full
     before = full.config._attn_implementation
     full.set_attn_implementation(attention)

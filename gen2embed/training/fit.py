@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning import Callback, Trainer, seed_everything
+from torch import nn
 
 from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.model.adapter import save
@@ -25,7 +28,7 @@ from gen2embed.training.datamodule import (
     warn_about_positives,
 )
 from gen2embed.training.memory import StepMemory
-from gen2embed.training.module import ContrastiveModule, as_in_training
+from gen2embed.training.module import ContrastiveModule
 from gen2embed.training.recipe import Recipe
 from gen2embed.training.resume import Resume
 from gen2embed.training.shortcuts import (
@@ -131,6 +134,22 @@ def prepare_fit(
     data = PairDataModule(pairs, sampler, collate, batch.ahead)
     loaders = batch.ahead.describe(size)
     return Fit(embedder, module, data, limit, sampled, memory, loaders, {**reasons, "retain_graphs": reason})
+
+
+def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
+    """Convert the weights as the trainer does before its first step, and return the context that it runs a step in.
+
+    Args:
+        trainer: Has the precision.
+        model: The model, whose weights are converted in place.
+    """
+    plugin = trainer.precision_plugin
+    if plugin.precision == "bf16-mixed":  # DeepSpeed's plugin too, which leaves autocast to its engine
+        kind = trainer.strategy.root_device.type
+        return partial(torch.autocast, kind, dtype=torch.bfloat16, cache_enabled=False)
+    if plugin.precision != "32-true":  # 32-true leaves the weights as they were loaded
+        plugin.convert_module(model)
+    return plugin.train_step_context
 
 
 def _retain_graphs(

@@ -14,14 +14,14 @@ Random numbers depend on seed, step and rank alone, so that an interrupted run r
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -232,19 +232,3 @@ class ContrastiveModule(LightningModule):
         optimizer = self._make_optimizer(self.trained)
         scheduler = self._make_scheduler(optimizer, num_training_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
-def as_in_training(trainer: Trainer, model: nn.Module) -> Callable[[], AbstractContextManager[object]]:
-    """Convert the weights as the trainer does before its first step, and return the context that it runs a step in.
-
-    Args:
-        trainer: The one whose precision is taken.
-        model: The one whose weights are converted, in place.
-    """
-    plugin = trainer.precision_plugin
-    if plugin.precision == "bf16-mixed":  # DeepSpeed's plugin too, which leaves autocast to its engine
-        kind = trainer.strategy.root_device.type
-        return partial(torch.autocast, kind, dtype=torch.bfloat16, cache_enabled=False)
-    if plugin.precision != "32-true":  # 32-true leaves the weights as they were loaded
-        plugin.convert_module(model)
-    return plugin.train_step_context
