@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from gen2embed.data.row_files import visible
+from gen2embed.data.row_files import visible_entries
 from gen2embed.utils.content import not_a_file, shown
 from gen2embed.utils.errors import UserError, first_few
 from gen2embed.utils.log import log
@@ -24,7 +24,7 @@ LISTED_FROM = 64  # names in one folder; fewer are looked up one by one, as the 
 
 def picture_roots(image_dir: Path) -> list[Path]:
     """Return the folders to look for pictures in: `image_dir`, and those right below it that are not hidden."""
-    return [image_dir, *(path for path in visible(image_dir) if path.is_dir())]
+    return [image_dir, *(path for path in visible_entries(image_dir) if path.is_dir())]
 
 
 def locate_pictures(image_dir: Path, names: Iterable[str], home: Path | None = None) -> Callable[[str], Path]:

@@ -33,7 +33,7 @@ def data_files(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         raise UserError(f"{path} is not a {kinds} file; convert it")
     files: dict[str, list[Path]] = {}
-    for file in filter(is_table, visible(path)):
+    for file in filter(is_table, visible_entries(path)):
         shards = files.setdefault(SHARD.sub("", file.name) if SHARD.search(file.name) else file.stem, [])
         if shards and not (SHARD.search(shards[0].name) and SHARD.search(file.name)):
             raise UserError(two_files(f"the subset {file.stem}", [shards[0], file]))
@@ -61,7 +61,7 @@ def parts_of(path: Path) -> list[Path]:
     """Return the files in a folder that is named as a parquet file, in order; else the path itself."""
     if path.suffix.lower() != ".parquet" or not path.is_dir():
         return [path]
-    return [part for part in visible(path) if part.suffix.lower() == ".parquet" and part.is_file()] or [path]
+    return [part for part in visible_entries(path) if part.suffix.lower() == ".parquet" and part.is_file()] or [path]
 
 
 def home_of(path: Path) -> Path:
@@ -73,7 +73,7 @@ def _report_skipped(folder: Path) -> None:
     """Warn of files and folders that are not read, though they may hold rows."""
     if hidden := [file.name for file in folder.glob(".*") if is_rows_file(file)]:
         log.warning("%s: %d hidden files are skipped, such as %s", folder, len(hidden), hidden[0])
-    others = [path for path in visible(folder) if not is_table(path)]
+    others = [path for path in visible_entries(folder) if not is_table(path)]
     if unread := [path.name for path in others if OTHER_ROWS.search(path.name) and not path.is_dir()]:
         kinds = ", ".join(SUFFIXES)
         log.warning("%s: %d files are skipped, which are not %s: %s", folder, len(unread), kinds, ", ".join(unread[:3]))
@@ -89,7 +89,7 @@ def _holds_rows(folder: Path) -> bool:
     return False
 
 
-def visible(folder: Path) -> list[Path]:
+def visible_entries(folder: Path) -> list[Path]:
     """Return the entries of a folder that are not hidden, sorted; none if there is no such folder."""
     return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 

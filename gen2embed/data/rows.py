@@ -16,7 +16,7 @@ import datasets
 from datasets.packaged_modules.cache.cache import Cache  # used without the hub
 
 from gen2embed.data.reading import SEPARATORS, Refused, Table, checked_value, read, refuse
-from gen2embed.data.row_files import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible
+from gen2embed.data.row_files import SHARD, SUFFIXES, check_shards, parts_of, two_files, visible_entries
 from gen2embed.types import Item
 from gen2embed.utils.errors import UserError, did_you_mean, first_few, first_line
 from gen2embed.utils.files import is_remote
@@ -87,7 +87,7 @@ def read_subset(
     layouts = [layout.format(subset=glob.escape(subset), split=glob.escape(split)) for layout in LAYOUTS]
     held = [files for layout in layouts if (files := sorted(folder.glob(layout)))]
     if not held:
-        names = sorted({path.stem for path in visible(folder) if path.is_dir() or path.suffix in SUFFIXES})
+        names = sorted({path.stem for path in visible_entries(folder) if path.is_dir() or path.suffix in SUFFIXES})
         raise UserError(
             f"{folder / subset} has no file {split}-*.parquet or {split}.jsonl; {folder} holds "
             f"{', '.join(names[:40]) or 'nothing'}{did_you_mean(subset, names)}"

@@ -20,7 +20,7 @@ from typing import Any
 from gen2embed.data.benchmark import Benchmark, choose_tasks
 from gen2embed.data.locate import locate_pictures, picture_roots
 from gen2embed.data.numbering import number_distinct
-from gen2embed.data.row_files import visible
+from gen2embed.data.row_files import visible_entries
 from gen2embed.data.rows import known_names, make_item
 from gen2embed.data.text_files import parse_json, read_text
 from gen2embed.types import Item, Policy, RankingTask
@@ -162,7 +162,7 @@ def _pictures(image_dir: Path, rows: Sequence[Mapping[str, str]], file: Path) ->
 def _read(folder: Path, subset: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     file = folder / f"{subset}.json"
     if not file.is_file():
-        names = [path.stem for path in visible(folder) if path.suffix == ".json"]
+        names = [path.stem for path in visible_entries(folder) if path.suffix == ".json"]
         state = f"holds {', '.join(names) or 'no .json file'}" if folder.is_dir() else "does not exist"
         raise UserError(f"the annotations {file} do not exist; {folder} {state}{did_you_mean(subset, names)}")
     text = read_text(file)

@@ -21,7 +21,7 @@ TRAINED = ("data", "mining", "adapter", "loss", "optim", "batch", "trainer", "se
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """The results of a run, for the card.
 
     Attributes:
@@ -35,7 +35,7 @@ class Run:
     manifest: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path) -> ScoredRun:
         """Return the run of a folder; raises `UserError` for one without a run's scores."""
         files = {name: folder / f"{name}.json" for name in ("results", "manifest")}
         missing = [str(file) for file in files.values() if not file.is_file()]
@@ -94,7 +94,7 @@ class Facts:
         return is_hub_id(self.base)
 
 
-def write_card(folder: Path, name: str, facts: Facts, check: Mapping[str, float], run: Run | None) -> None:
+def write_model_card(folder: Path, name: str, facts: Facts, check: Mapping[str, float], run: ScoredRun | None) -> None:
     """Write `README.md`.
 
     Args:

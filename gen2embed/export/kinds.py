@@ -18,7 +18,7 @@ from gen2embed.model.adapter import save
 from gen2embed.model.card import read_card
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pooling import LastToken
-from gen2embed.model.pretrained import Source
+from gen2embed.model.pretrained import PretrainedSource
 from gen2embed.utils.choices import Role
 from gen2embed.utils.errors import UserError
 
@@ -107,7 +107,7 @@ class Alone:
         save(replace(embedder, backbone=replace(backbone, name=base)), folder)
 
     def load(self, folder: Path, place: Place) -> Encode:
-        plain = place.load(place.base, **Source(folder, None, read_card(folder)).choose()._asdict())
+        plain = place.load(place.base, **PretrainedSource(folder, None, read_card(folder)).choose()._asdict())
         peft.PeftModel.from_pretrained(plain.backbone.full, folder)  # which puts its layers into the model
         return plain.encode
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gen2embed.data.items import Input
-from gen2embed.export.card import Facts, Run, write_card
+from gen2embed.export.card import Facts, ScoredRun, write_model_card
 from gen2embed.export.kinds import Alone, Encode, Kind, Merged, Place
 from gen2embed.export.sentences import SentenceTransformers, needs_code
 from gen2embed.export.serving import Vllm
@@ -34,7 +34,7 @@ LEAST = 0.99999  # cosine to the model's own vector
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """The model to export, and facts for its card.
 
     Attributes:
@@ -73,7 +73,7 @@ class Source:
         )
 
 
-def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float32") -> dict[str, float]:
+def export(kind: str, source: ExportSource, output: Path, dtype: ExportDtype = "float32") -> dict[str, float]:
     """Write an export to the folder `output`; return the least cosines of its check.
 
     1. Load the model, and embed the sample in both roles.
@@ -90,7 +90,7 @@ def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float3
         raise UserError(f"the kind {kind!r} is unknown{did_you_mean(kind, KINDS)}; choose one of {', '.join(KINDS)}")
     inputs = [Path(path) for path in (source.model, source.adapter) if path is not None]
     output = check_folder(output, inputs)
-    exporter, run = KINDS[kind], None if source.run is None else Run.read(source.run)
+    exporter, run = KINDS[kind], None if source.run is None else ScoredRun.read(source.run)
     if not exporter.merges and dtype != "float32":
         raise UserError(f"an adapter keeps its own type; leave dtype={dtype} out")
     check: dict[str, float] = {}
@@ -101,7 +101,7 @@ def export(kind: str, source: Source, output: Path, dtype: ExportDtype = "float3
         check["parity"] = _least(written.vectors, _embed_export(exporter, folder, written.place, name), name)
         if written.rounding is not None:
             check["rounding"] = written.rounding
-        write_card(folder, output.resolve().name, written.facts, check, run)
+        write_model_card(folder, output.resolve().name, written.facts, check, run)
 
     replace_folder(output, write, by=None)
     return check
@@ -124,7 +124,7 @@ class _Written:
     place: Place
 
 
-def _write(kind: str, source: Source, folder: Path, dtype: ExportDtype, run: Run | None) -> _Written:
+def _write(kind: str, source: ExportSource, folder: Path, dtype: ExportDtype, run: ScoredRun | None) -> _Written:
     """Do steps 1 and 2."""
     exporter, embedder = KINDS[kind], source.load()
     backbone, build = embedder.backbone, embedder.build

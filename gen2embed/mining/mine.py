@@ -80,10 +80,10 @@ def mine_pairs(
     if ranks.rank > 0:
         return None
     table = _group(pairs, rows_of, subsets, miner)
-    return Mined(table, {**describe(model, pairs, miner, search), "searched": searched}, encoded)
+    return Mined(table, {**describe_mining(model, pairs, miner, search), "searched": searched}, encoded)
 
 
-def describe(model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) -> dict[str, Any]:
+def describe_mining(model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) -> dict[str, Any]:
     """Return what decides the clusters that `miner` makes of `pairs`: if it is equal, so are the clusters."""
     scores = [pair.teacher_score for pair in pairs]
     return {
@@ -198,7 +198,7 @@ def await_mined(
 
 
 def _path(folder: Path, model: Model, pairs: Sequence[Pair], miner: Miner, search: Search) -> Path:
-    return folder / f"{fingerprint_digest(describe(model, pairs, miner, search))}.parquet"
+    return folder / f"{fingerprint_digest(describe_mining(model, pairs, miner, search))}.parquet"
 
 
 def _digests(pairs: Sequence[Pair]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from .embedder import Embedder as Embedder
 from .inputs import InputBuilder as InputBuilder
 from .pooling import LastToken as LastToken
 from .pooling import Pooling as Pooling
-from .pretrained import Source as Source
+from .pretrained import PretrainedSource as PretrainedSource
 from .prompts import Piece as Piece
 from .prompts import Prompt as Prompt
 from .prompts import render as render

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gen2embed.model.pooling import LAST, LastToken, Pooling, describe
+from gen2embed.model.pooling import LAST, LastToken, Pooling, describe_pooling
 from gen2embed.model.prompts import Prompt
 from gen2embed.model.resolution import Resolution
 from gen2embed.utils.errors import UserError
@@ -40,7 +40,7 @@ class CardSettings(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """Return plain values. Cards without a pooling, of which earlier versions wrote many, mean the last token."""
         described = {"prompt": self.prompt.describe(), "resolution": self.resolution.describe()}
-        return described if self.pooling == LastToken() else {**described, "pooling": describe(self.pooling)}
+        return described if self.pooling == LastToken() else {**described, "pooling": describe_pooling(self.pooling)}
 
 
 def is_adapter(path: str | Path) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gen2embed.model.identity import digest_value
 from gen2embed.model.inputs import InputBuilder
-from gen2embed.model.pooling import Pooling, describe
+from gen2embed.model.pooling import Pooling, describe_pooling
 from gen2embed.utils.fingerprints import json_values
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def fingerprint_of(backbone: Backbone, build: InputBuilder, pooling: Pooling) ->
         "image_processor": json_values(backbone.processor.image_processor.to_dict()),
         "processor": json_values(_settings(backbone.processor)),
         "pictures": "upright, 16 bits scaled to 8",  # `load_picture`
-        "pooling": json_values(describe(pooling)),
+        "pooling": json_values(describe_pooling(pooling)),
         "attention": backbone.attention,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "max_length": build.max_length,

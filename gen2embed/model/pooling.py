@@ -69,7 +69,7 @@ class LastToken:
         return hidden[samples.last]
 
 
-def describe(pooling: Pooling) -> str | dict[str, Any]:
+def describe_pooling(pooling: Pooling) -> str | dict[str, Any]:
     """Return the class and the fields of a pooling, for fingerprints and cards; `LAST` for the default."""
     return LAST if pooling == LastToken() else target_of(pooling)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class PretrainedSource:
     """Where an embedder is loaded from.
 
     Args:
@@ -104,7 +104,7 @@ def find_source(
     adapter: str | Path | None = None,
     revision: str | None = None,
     adapter_revision: str | None = None,
-) -> Source:
+) -> PretrainedSource:
     """Return the source at `path`; loads no weights, but compares those of a folder with their digests.
 
     Args:
@@ -123,12 +123,12 @@ def find_source(
             except (HfHubHTTPError, RevisionResolutionError) as error:
                 first = first_line(error)
                 log.warning("the hub could not be asked about %s, which is taken to be a base alone: %s", path, first)
-                return Source(path, None, {}, revision)
+                return PretrainedSource(path, None, {}, revision)
         if (config := fetch_file(path, "adapter_config.json", revision)) is None:
             card = fetch_file(path, CARD, revision)
             if Path(path).is_dir():
                 check_weights(Path(path))
-            return Source(path, None, read_card(card.parent) if card else {}, revision)
+            return PretrainedSource(path, None, read_card(card.parent) if card else {}, revision)
         adapter, adapter_revision = path, revision
         base, revision = base_of(config.parent)
         if not base:
@@ -139,7 +139,7 @@ def find_source(
     folder = find_adapter(adapter, adapter_revision)
     if folder is None:
         raise UserError(f"{adapter} is not an adapter: it has no adapter_config.json{advice(adapter)}")
-    return Source(path, folder, read_card(folder), revision)
+    return PretrainedSource(path, folder, read_card(folder), revision)
 
 
 def _prompt(choice: str | Prompt | None, card: Mapping[str, Any]) -> Prompt:

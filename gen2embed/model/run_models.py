@@ -21,7 +21,7 @@ def is_model(path: Path) -> bool:
     return any((path / name).is_file() for name in FILES)
 
 
-def is_run(path: Path) -> bool:
+def is_training_run(path: Path) -> bool:
     """Return whether a folder is that of a training run."""
     return (path / "checkpoints" / "run.json").is_file() or bool(models_of(path))
 
@@ -32,7 +32,7 @@ def advice(path: str | Path) -> str:
     if path.is_file() and is_model(path.parent):
         return f"; give its folder, {path.parent}"
     for run in (path, path.parent, path.parent.parent):
-        if run.is_dir() and is_run(run):
+        if run.is_dir() and is_training_run(run):
             break
     else:
         jobs = [model for job in _folders(path) for model in models_of(job)[:1]]

@@ -15,7 +15,7 @@ from gen2embed.config.targets import find_target
 from gen2embed.config.values import plain
 from gen2embed.model.card import CARD, read_card, saved_settings
 from gen2embed.model.pooling import target_of
-from gen2embed.model.pretrained import Source, fetch_file, find_adapter
+from gen2embed.model.pretrained import PretrainedSource, fetch_file, find_adapter
 from gen2embed.utils.errors import UserError
 from gen2embed.utils.fingerprints import differences, flat
 from gen2embed.utils.log import log
@@ -118,7 +118,7 @@ def adopt_checkpoint(cfg: DictConfig, groups: Iterable[str], adapter_keys: set[s
     file = folder / CARD if folder else fetch_file(cfg.checkpoint, CARD, cfg.checkpoint_revision)
     card = read_card(file.parent) if file else {}
     if card or folder:
-        settings = Source(cfg.checkpoint, folder, card).choose()
+        settings = PretrainedSource(cfg.checkpoint, folder, card).choose()
         adopted = {
             "prompt": {"_target_": cfg.prompt._target_, **settings.prompt.describe()},
             "resolution": {"_target_": cfg.resolution._target_, **settings.resolution.describe()},

@@ -85,7 +85,9 @@ def write_results(folder: Path, scores: Mapping[str, Any], predictions: pa.Table
 
 def log_scores(loggers: Sequence[Logger], scores: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
     """Log the scores of several benchmarks at the end of a run."""
-    log_values(loggers, {name: value for benchmark in scores for name, value in flat(benchmark).items()}, config)
+    log_values(
+        loggers, {name: value for benchmark in scores for name, value in logged_scores(benchmark).items()}, config
+    )
 
 
 def log_values(loggers: Sequence[Logger], values: Mapping[str, float | None], config: Mapping[str, Any]) -> None:
@@ -96,7 +98,7 @@ def log_values(loggers: Sequence[Logger], values: Mapping[str, float | None], co
         logger.finalize("success")
 
 
-def flat(scores: Mapping[str, Any]) -> dict[str, float]:
+def logged_scores(scores: Mapping[str, Any]) -> dict[str, float]:
     """Return precision@1 by a logger's names: `world/shape`, `world/vqa`, `world/overall`."""
     entries = {**scores["tasks"], **scores["groups"], **scores["averages"], "overall": scores["overall"]}
     return {f"{scores['benchmark']}/{name}": score["precision@1"] for name, score in entries.items() if score}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gen2embed.data.positives import Cluster, Positives
 from gen2embed.training.filling import fill_batches
-from gen2embed.training.weights import check_weights
+from gen2embed.training.weights import check_subset_weights
 from gen2embed.utils.errors import UserError
 
 Batch = list[list[int]]  # the rows of each rank
@@ -65,7 +65,7 @@ class ClusterBatchSampler:
                 f"{largest}; raise it"
             )
         if self.weights is not None:
-            check_weights(self.weights, self.subsets or ())
+            check_subset_weights(self.weights, self.subsets or ())
         if self.mixed and sum(self._sizes.values()) < self.pairs:
             raise UserError(f"batch.pairs={self.pairs} is more than the subsets with a weight have rows; lower it")
         for name, rows in self._sizes.items():

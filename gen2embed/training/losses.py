@@ -189,7 +189,7 @@ class InfoNCE(ContrastiveLoss):
 
 
 @torch.no_grad()
-def describe(
+def batch_metrics(
     queries: Float[Tensor, "n d"], candidates: Float[Tensor, "m d"], targets: ContrastiveTargets, loss: ContrastiveLoss
 ) -> dict[str, Float[Tensor, ""]]:
     """Return metrics of a batch. A candidate is right if it is one of the query's positives in `targets.known`.

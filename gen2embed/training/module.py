@@ -33,7 +33,7 @@ from gen2embed.model.dora import cached_norms
 from gen2embed.model.embedder import Embedder
 from gen2embed.training.datamodule import TrainingBatch
 from gen2embed.training.gradcache import backward_cached
-from gen2embed.training.losses import ContrastiveLoss, ContrastiveTargets, describe
+from gen2embed.training.losses import ContrastiveLoss, ContrastiveTargets, batch_metrics
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import Sync
 from gen2embed.utils.compat import set_rate_of_next_step
@@ -139,7 +139,7 @@ class ContrastiveModule(LightningModule):
             batch: This rank's part of the global batch.
 
         Returns:
-            The loss of the global batch, and the metrics of `describe`.
+            The loss of the global batch, and the metrics of `batch_metrics`.
 
         Raises:
             UserError: If the loss is not finite, with the rows that it comes from.
@@ -179,7 +179,7 @@ class ContrastiveModule(LightningModule):
         candidates = torch.cat([positives, negatives])
         numbers = torch.cat([self.sync.gather(batch.positives), self.sync.gather(batch.negatives)])
         targets = ContrastiveTargets(numbers, self.sync.gather(batch.known))
-        metrics |= describe(queries, candidates, targets, self.loss)
+        metrics |= batch_metrics(queries, candidates, targets, self.loss)
         value = self.loss(queries, candidates, targets)
         if not torch.isfinite(value):
             self._raise_not_finite(batch, vectors, value)

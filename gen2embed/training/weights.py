@@ -10,7 +10,7 @@ from gen2embed.data.rows import known_names
 from gen2embed.utils.errors import UserError
 
 
-def check_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:
+def check_subset_weights(weights: Mapping[str, float], subsets: Sequence[str]) -> None:
     """Raise `UserError` unless every subset has a weight of at least 0, and one is above."""
     names = list(dict.fromkeys(subsets))
     known_names("batch.weights", "subset", names, list(weights))

@@ -33,7 +33,7 @@ from gen2embed.encoding.engine import Engine
 from gen2embed.evaluation.evaluate import evaluate
 from gen2embed.export import kinds, sentences, write
 from gen2embed.export.sentences import lent_processor
-from gen2embed.export.write import KINDS, Source, export
+from gen2embed.export.write import KINDS, ExportSource, export
 from gen2embed.model.adapter import Lora, save
 from gen2embed.outputs import redacted
 from gen2embed.runs import results
@@ -175,7 +175,7 @@ def test_sentence_transformers_keeps_level_2_of_a_long_text(exported, trained):
     ids=["resized", "reference", "the paper's"],
 )
 def test_sentence_transformers_with_code_of_its_own(trained, tmp_path, given, settings):
-    source = Source(str(GOLDEN / "checkpoint"), adapter=str(GOLDEN / "adapter"), device="cpu", **given)
+    source = ExportSource(str(GOLDEN / "checkpoint"), adapter=str(GOLDEN / "adapter"), device="cpu", **given)
     folder = tmp_path / "with_code"
     export("sentence-transformers", source, folder)
     config = json.loads((folder / "sentence_bert_config.json").read_text())
@@ -193,7 +193,7 @@ def test_sentence_transformers_with_code_of_its_own(trained, tmp_path, given, se
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "smolvlm"])  # whose processor wants videos
 def test_sentence_transformers_of_every_family(family, tmp_path):
     make_checkpoint(family, tmp_path / family)
-    source = Source(str(tmp_path / family), device="cpu")
+    source = ExportSource(str(tmp_path / family), device="cpu")
     check = export("sentence-transformers", source, tmp_path / "out", "bfloat16")
     assert check["parity"] > 0.99999 > check["rounding"] > 0.9
 
@@ -280,7 +280,7 @@ def blocks(folder, language):
 @pytest.mark.parametrize("resolution", ["original", "clip"])
 def test_the_requests_to_vllm_ask_for_our_vectors(trained, tmp_path, monkeypatch, capsys, resolution):
     folder = tmp_path / "served"
-    export("vllm", Source(str(trained / "adapter"), resolution=resolution, device="cpu"), folder)
+    export("vllm", ExportSource(str(trained / "adapter"), resolution=resolution, device="cpu"), folder)
     command_line, (snippet,) = " ".join(blocks(folder, "bash")), blocks(folder, "python")
     assert "vllm serve served --runner pooling" in command_line
     assert "--chat-template served/embedding.jinja" in command_line
@@ -406,7 +406,7 @@ BREAKS = {
 def test_a_broken_export_is_not_written(trained, tmp_path, monkeypatch, broken, said):
     monkeypatch.setattr(*BREAKS[broken])
     with pytest.raises(UserError, match=said):
-        source = Source(str(trained / "adapter"), resolution="clip", device="cpu")
+        source = ExportSource(str(trained / "adapter"), resolution="clip", device="cpu")
         export("sentence-transformers", source, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -438,7 +438,7 @@ def test_an_adapter_that_was_not_saved_whole_is_not_written(trained, tmp_path, m
 
     monkeypatch.setattr(kinds, "save", halved)
     with pytest.raises(UserError, match=r"the adapter export .* cosine -?0"):
-        export("adapter", Source(str(trained / "adapter"), device="cpu"), tmp_path / "out")
+        export("adapter", ExportSource(str(trained / "adapter"), device="cpu"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -460,22 +460,22 @@ def test_refusals(trained, tmp_path, kind, options, said):
     given = {"model": str(trained / "adapter"), "device": "cpu", **options}
     dtype = given.pop("dtype", "float32")
     with pytest.raises(UserError, match=said):
-        export(kind, Source(**given), tmp_path / "out", dtype)
+        export(kind, ExportSource(**given), tmp_path / "out", dtype)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_there_is_kept(trained, tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="is not empty: it holds mine; name a new folder"):
-        export("merged", Source(str(trained / "adapter")), tmp_path)
+        export("merged", ExportSource(str(trained / "adapter")), tmp_path)
     assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_scores_of_another_model_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match="are not of this model: adapter"):
-        export("merged", Source(str(TINY), resolution="original", run=trained, device="cpu"), tmp_path / "out")
+        export("merged", ExportSource(str(TINY), resolution="original", run=trained, device="cpu"), tmp_path / "out")
     with pytest.raises(UserError, match="are not of this model: prompt"):
-        source = Source(str(trained / "adapter"), prompt="none", run=trained, device="cpu")
+        source = ExportSource(str(trained / "adapter"), prompt="none", run=trained, device="cpu")
         export("merged", source, tmp_path / "out")
 
 
@@ -483,10 +483,10 @@ def test_results_of_no_run_are_refused(trained, tmp_path):
     for name in ("results", "manifest"):
         redacted.write_json(tmp_path / f"demo/{name}.json", {"arm": {}})
     with pytest.raises(UserError, match="is not of one run"):
-        export("merged", Source(str(trained / "adapter"), run=tmp_path / "demo"), tmp_path / "out")
+        export("merged", ExportSource(str(trained / "adapter"), run=tmp_path / "demo"), tmp_path / "out")
 
 
 def test_a_missing_library_is_named(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(sentences, "LIBRARY", "not_installed")
     with pytest.raises(UserError, match=r"pip install 'gen2embed\[serve\]'"):
-        export("sentence-transformers", Source(str(trained / "adapter"), device="cpu"), tmp_path / "out")
+        export("sentence-transformers", ExportSource(str(trained / "adapter"), device="cpu"), tmp_path / "out")

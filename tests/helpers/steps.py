@@ -14,7 +14,7 @@ from gen2embed.encoding.batch import ChunkLimit
 from gen2embed.model.adapter import Lora, save
 from gen2embed.training.batches import ClusterBatchSampler, RankBatchSampler
 from gen2embed.training.datamodule import Collate, several_positives
-from gen2embed.training.losses import ContrastiveTargets, InfoNCE, describe
+from gen2embed.training.losses import ContrastiveTargets, InfoNCE, batch_metrics
 from gen2embed.training.module import ContrastiveModule
 from gen2embed.training.shortcuts import NO_SHORTCUTS, Shortcuts
 from gen2embed.training.sync import OneRank
@@ -124,7 +124,7 @@ def whole(module, pairs, chunk=None):
     answers = ContrastiveTargets(torch.tensor([numbers[item.key] for item in candidates]), known)
     loss = module.loss(*sides, answers)
     loss.backward()
-    return {"loss": loss.detach(), **describe(*sides, answers, module.loss), "gradients": gradients(module)}
+    return {"loss": loss.detach(), **batch_metrics(*sides, answers, module.loss), "gradients": gradients(module)}
 
 
 def error(found, expected):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gen2embed import Embedder, UserError
 from gen2embed.model.card import CARD, read_card
-from gen2embed.model.pooling import LastToken, SampleTokens, describe, target_of
+from gen2embed.model.pooling import LastToken, SampleTokens, describe_pooling, target_of
 
 SOURCE = """
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def test_the_last_token_is_what_cards_of_earlier_versions_mean(tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "saved")
     assert "pooling" not in read_card(tmp_path / "saved")
     assert Embedder.from_pretrained(tmp_path / "saved", device="cpu").pooling == LastToken()
-    assert describe(LastToken()) == "last_token"
+    assert describe_pooling(LastToken()) == "last_token"
     assert target_of(LastToken()) == {"_target_": "gen2embed.model.pooling.LastToken"}
 
 

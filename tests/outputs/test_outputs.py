@@ -16,7 +16,7 @@ from places import PLACES, PRECIOUS, file, folder, lost, permissions_count, tree
 
 from gen2embed import Embedder, UserError
 from gen2embed.__main__ import main
-from gen2embed.export.write import Source, export
+from gen2embed.export.write import ExportSource, export
 from gen2embed.model.adapter import Lora, save
 from gen2embed.outputs.paths import check_file, check_folder, replace_folder, write_file
 from gen2embed.outputs.record import RECORD, append, is_written
@@ -390,7 +390,7 @@ def test_the_umask_decides_modes(tmp_path, tiny, umask):
     before = os.umask(umask)
     try:
         tiny.save_pretrained(tmp_path / "saved")
-        export("merged", Source(str(TINY), device="cpu"), tmp_path / "exported")
+        export("merged", ExportSource(str(TINY), device="cpu"), tmp_path / "exported")
         write_file(tmp_path / "v.npy", "embed", lambda opened: opened.write(b"1"))
         backbone = Lora(["q_proj"], r=2).attach(Embedder.from_pretrained(TINY, device="cpu").backbone)
         adapted = replace(tiny, backbone=backbone)

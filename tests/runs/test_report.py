@@ -66,9 +66,9 @@ def test_chart_draws_every_task(tmp_path):
 
 
 def test_flat():
-    assert report.flat(SCORES) == {"b/x": 0.5, "b/y": 0.25, "b/one": 0.5}
-    assert report.flat(WHOLE)["b/overall"] == 0.375
-    assert report.flat(WHOLE)["b/IND"] == 0.41
+    assert report.logged_scores(SCORES) == {"b/x": 0.5, "b/y": 0.25, "b/one": 0.5}
+    assert report.logged_scores(WHOLE)["b/overall"] == 0.375
+    assert report.logged_scores(WHOLE)["b/IND"] == 0.41
 
 
 def test_git_commit_says_dirty(monkeypatch, tmp_path):

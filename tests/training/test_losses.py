@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from gen2embed import UserError
 from gen2embed.training import losses
-from gen2embed.training.losses import LARGEST_SCALE, ContrastiveTargets, InfoNCE, describe
+from gen2embed.training.losses import LARGEST_SCALE, ContrastiveTargets, InfoNCE, batch_metrics
 from gen2embed.training.plain_loss import contrastive_loss, try_loss
 
 KEYS = [0, 1, 2, 1, 4, 1, 0]  # of the positives
@@ -82,7 +82,7 @@ def test_in_blocks_it_is_the_same(options, monkeypatch):
         value.backward()
         tensors = [
             value,
-            *describe(*inputs, answers, loss).values(),
+            *batch_metrics(*inputs, answers, loss).values(),
             loss.log_scale.grad,
             *(side.grad for side in inputs),
         ]
@@ -110,7 +110,7 @@ def test_nothing_is_larger_than_a_block(options, monkeypatch):
     with Largest() as largest:
         loss = InfoNCE(0.3, **options)
         loss(*inputs, answers).backward()
-        describe(*inputs, answers, loss)
+        batch_metrics(*inputs, answers, loss)
     assert largest.elements <= max(losses.BLOCK, sides[1].numel()) < 7 * len(sides[1])
 
 
@@ -120,7 +120,7 @@ def test_describe_against_a_loop():
     similarity = [[float(query @ candidate) for candidate in candidates] for query in queries]
     best = [max(range(len(keys)), key=row.__getitem__) for row in similarity]
     wrong = [similarity[i][j] for i in range(7) for j in range(len(keys)) if not right[i][j]]
-    found = describe(queries, candidates, answers, InfoNCE())
+    found = batch_metrics(queries, candidates, answers, InfoNCE())
     assert found["accuracy"] == pytest.approx(sum(right[i][at] for i, at in enumerate(best)) / 7)
     assert found["positive_similarity"] == pytest.approx(sum(similarity[i][i] for i in range(7)) / 7)
     assert found["negative_similarity"] == pytest.approx(sum(wrong) / len(wrong))
@@ -136,7 +136,7 @@ def test_queries_without_negatives():
     sides = vectors, vectors.roll(1, 0)
 
     def count(answers, **options):
-        return describe(*sides, answers, InfoNCE(**options))["without_negatives"].item()
+        return batch_metrics(*sides, answers, InfoNCE(**options))["without_negatives"].item()
 
     assert count(answers) == 0
     assert count(answers, mask_known=True) == 1

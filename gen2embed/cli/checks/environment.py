@@ -93,7 +93,7 @@ def check_shared_memory() -> Iterator[Finding]:
         yield Finding("ok", state)
 
 
-def check_folder(folder: Path) -> Iterator[Finding]:
+def check_output_folder(folder: Path) -> Iterator[Finding]:
     """Check that results can be written to a folder, which need not exist yet."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     remedy = "choose another folder, or free some space"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gen2embed.cli.checks.budget import Budget
 from gen2embed.cli.checks.data import check_items, check_settings
-from gen2embed.cli.checks.environment import check_device, check_folder, check_libraries, check_shared_memory
+from gen2embed.cli.checks.environment import check_device, check_libraries, check_output_folder, check_shared_memory
 from gen2embed.cli.checks.findings import Finding, announce, guarded
 from gen2embed.cli.checks.threads import check_threads
 from gen2embed.cli.checks.weights import check_files, check_loaded, check_speed
@@ -53,7 +53,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from guarded("device", check_device())
     yield from guarded("threads", check_threads())
     yield from guarded("shared memory", check_shared_memory())
-    yield from guarded("output folder", check_folder(args.output))
+    yield from guarded("output folder", check_output_folder(args.output))
     items: list[Item] = []
     if settings := [name for name in args.data if "=" in name and not Path(name).exists()]:
         announce(f"reading the rows and the headers of pictures of {' '.join(settings)}")

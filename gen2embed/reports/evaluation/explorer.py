@@ -9,7 +9,7 @@ import numpy as np
 
 from gen2embed.data.benchmark import Benchmark, task_digest
 from gen2embed.data.pictures import check_pictures
-from gen2embed.reports.evaluation.results import Result, Run
+from gen2embed.reports.evaluation.results import EvaluationRun, Result
 from gen2embed.reports.html import part_values
 from gen2embed.types import ImagePart, Item, RankingTask
 from gen2embed.utils.errors import UserError
@@ -21,7 +21,7 @@ TEXT = 240  # characters shown of a text
 THUMBNAIL, QUALITY = 96, 70  # pixels of a picture's longer side; of WebP
 
 
-def explore(runs: Sequence[Run], benchmarks: Sequence[Benchmark], count: int, seed: int) -> dict[str, Any]:
+def explore(runs: Sequence[EvaluationRun], benchmarks: Sequence[Benchmark], count: int, seed: int) -> dict[str, Any]:
     """Return some queries of each task, chosen at random, wrong ones more than right ones, with each run's answers.
 
     Items and pictures come once each, and are referred to by their places.

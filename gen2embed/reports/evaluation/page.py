@@ -17,7 +17,7 @@ from gen2embed.config.schema import make_saved
 from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.reports.evaluation import charts
 from gen2embed.reports.evaluation.explorer import RIGHT_ANSWERS, TEXT, WRONG, explore
-from gen2embed.reports.evaluation.results import Result, Run, read_runs
+from gen2embed.reports.evaluation.results import EvaluationRun, Result, read_runs
 from gen2embed.reports.evaluation.tables import RESAMPLES, make_table
 from gen2embed.reports.html import write_page
 from gen2embed.utils.errors import UserError
@@ -77,7 +77,7 @@ def check_count(queries: int | None) -> None:
         raise UserError(f"report_queries is a number of queries of each task, 0 for none; got {queries}")
 
 
-def read_benchmarks(run: Run) -> list[Benchmark]:
+def read_benchmarks(run: EvaluationRun) -> list[Benchmark]:
     """Return a run's benchmarks, read again; raises `UserError` where they are no longer as its manifest says."""
     chosen = next(iter(run.results.values())).manifest["config"]["benchmark"]
     try:
@@ -97,7 +97,7 @@ def read_benchmarks(run: Run) -> list[Benchmark]:
 # --- facts of runs --------------------------------------------------------------------------------------------------
 
 
-def _facts(run: Run) -> dict[str, list[str]]:
+def _facts(run: EvaluationRun) -> dict[str, list[str]]:
     """Return the parts and circumstances of a run, by name, as lines, of which the first is the short form."""
     manifests = [result.manifest for result in run.results.values()]
     manifest, fingerprint = manifests[0], manifests[0]["fingerprint"]
@@ -135,7 +135,7 @@ def _resolution(manifest: Mapping[str, Any]) -> str:
     return ", ".join([resolution["policy"], *bounds, f"backend {resolution['backend']}"])
 
 
-def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:
+def _settings(runs: Sequence[EvaluationRun]) -> dict[str, list[str]]:
     """Return the settings that differ between runs, by their keys."""
     configs = [next(iter(run.results.values())).manifest["config"] for run in runs]
     settings = [dict(flat(without(config, IGNORED))) for config in configs]
@@ -149,7 +149,7 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 # --- a benchmark ----------------------------------------------------------------------------------------------------
 
 
-def _section(runs: Sequence[Run], benchmark: str, seed: int) -> dict[str, Any]:
+def _section(runs: Sequence[EvaluationRun], benchmark: str, seed: int) -> dict[str, Any]:
     """Return one benchmark as the template shows it."""
     names, results = [run.name for run in runs], [run.results[benchmark] for run in runs]
     table = make_table(results, seed)

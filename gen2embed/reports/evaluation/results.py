@@ -40,20 +40,20 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """A run: the end of its folder's path that tells it from other runs, and its results by benchmark."""
 
     name: str
     results: Mapping[str, Result]
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(folders: Sequence[Path]) -> list[EvaluationRun]:
     """Return the runs in folders, whose first can be compared with each of the others.
 
     Raises:
         UserError: Where a folder holds no results, and where runs are not of the same queries.
     """
-    runs = [Run(name, _read(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
+    runs = [EvaluationRun(name, _read(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
     for run in runs[1:]:
         if lines := _differ(runs[0], run):
             raise UserError(f"{runs[0].name} and {run.name} cannot be compared query by query: {'; '.join(lines)}")
@@ -100,7 +100,7 @@ def _read_predictions(path: Path, scores: Mapping[str, Any]) -> dict[str, dict[s
     return predictions
 
 
-def _differ(first: Run, second: Run) -> list[str]:
+def _differ(first: EvaluationRun, second: EvaluationRun) -> list[str]:
     """Return the differences that keep two runs from being paired, in words."""
     lines = _only("benchmark", (first, first.results), (second, second.results))
     for name in (name for name in first.results if name in second.results):
@@ -115,7 +115,7 @@ def _differ(first: Run, second: Run) -> list[str]:
     return lines
 
 
-def _only(kind: str, *sides: tuple[Run, Mapping[str, Any]]) -> list[str]:
+def _only(kind: str, *sides: tuple[EvaluationRun, Mapping[str, Any]]) -> list[str]:
     """Return a line for each name that one of two runs lacks."""
     pairs = zip(sides, reversed(sides), strict=True)
     return [

@@ -23,7 +23,7 @@ OWN = "own positive"
 
 
 @dataclass(frozen=True)
-class Rows:
+class ClusterRows:
     """Rows of a file, by cluster and in it by position.
 
     Attributes:
@@ -38,13 +38,13 @@ class Rows:
     similarity: np.ndarray
     owner_similarity: np.ndarray
 
-    def where(self, chosen: np.ndarray) -> Rows:
+    def where(self, chosen: np.ndarray) -> ClusterRows:
         """Return the rows that a mask or indices choose."""
-        return Rows(*(column[chosen] for column in vars(self).values()))
+        return ClusterRows(*(column[chosen] for column in vars(self).values()))
 
 
 @dataclass(frozen=True)
-class Subset:
+class MinedSubset:
     """One subset's rows, the clusters whose anchors are in it, and the owners that a sample of these skipped.
 
     Attributes:
@@ -58,8 +58,8 @@ class Subset:
     name: str
     pairs: np.ndarray
     covered: int
-    members: Rows
-    skipped: Rows
+    members: ClusterRows
+    skipped: ClusterRows
 
     @cached_property
     def anchors(self) -> np.ndarray:
@@ -78,7 +78,7 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class Run:
+class MiningRun:
     """A mining run.
 
     Attributes:
@@ -95,7 +95,7 @@ class Run:
     pairs: Sequence[Pair]
     queries: np.ndarray
     positives: np.ndarray
-    subsets: Sequence[Subset]
+    subsets: Sequence[MinedSubset]
 
     @property
     def embedded(self) -> bool:
@@ -103,7 +103,7 @@ class Run:
         return self.manifest["embedding"] is not None
 
 
-def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
+def read_run(folder: Path, pairs: Sequence[Pair]) -> MiningRun:
     """Return the run in a folder of mine.py; raises `UserError` for no clusters, or for those of other rows."""
     table, manifest = read_table(folder / "clusters.parquet", pairs)
     place = {(pair.subset, pair.row): index for index, pair in enumerate(pairs)}
@@ -118,26 +118,26 @@ def read_run(folder: Path, pairs: Sequence[Pair]) -> Run:
     for number, name in enumerate(names):
         own = clusters[subset_of_cluster == number]
         parts = (rows.where(np.isin(rows.cluster, own)) for rows in (members, skipped))
-        subsets.append(Subset(name, np.flatnonzero(subset_of_pair == number), int(covered[number]), *parts))
+        subsets.append(MinedSubset(name, np.flatnonzero(subset_of_pair == number), int(covered[number]), *parts))
     queries, positives = (
         number_distinct(_identity(getattr(pair, side)) for pair in pairs)[0] for side in ("query", "positive")
     )
-    return Run(manifest, sample, pairs, queries, positives, subsets)
+    return MiningRun(manifest, sample, pairs, queries, positives, subsets)
 
 
-def _columns(table: pa.Table, place: Mapping[tuple[str, int], int]) -> Rows:
+def _columns(table: pa.Table, place: Mapping[tuple[str, int], int]) -> ClusterRows:
     if "position" in table.column_names:
         table = table.sort_by([("cluster", "ascending"), ("position", "ascending")])
     pair = [place[row] for row in zip(table["subset"].to_pylist(), table["row"].to_pylist(), strict=True)]
     similarity = (table[name].to_numpy().astype(np.float32) for name in ("similarity", "owner_similarity"))
-    return Rows(table["cluster"].to_numpy(), np.array(pair, np.int64), *similarity)
+    return ClusterRows(table["cluster"].to_numpy(), np.array(pair, np.int64), *similarity)
 
 
 def _read_skipped(
     path: Path, manifest: Mapping[str, Any], place: Mapping[tuple[str, int], int]
-) -> tuple[Rows, Mapping[str, Any] | None]:
+) -> tuple[ClusterRows, Mapping[str, Any] | None]:
     if not path.is_file():
-        return Rows(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.float32))), None
+        return ClusterRows(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.float32))), None
     table = pq.read_table(path)
     sample = json.loads(table.schema.metadata[b"gen2embed"])
     if sample["clusters"] != fingerprint_digest(manifest):
@@ -162,7 +162,7 @@ def _identity(item: Item) -> tuple[tuple[str, str], ...]:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
-def values(subsets: Sequence[Subset], column: str) -> dict[str, np.ndarray]:
+def values(subsets: Sequence[MinedSubset], column: str) -> dict[str, np.ndarray]:
     """Return a similarity of the owners that anchors kept and skipped, and of the anchors' own positives."""
     groups = {
         "kept": [getattr(subset.members, column)[subset.owners] for subset in subsets],
@@ -174,7 +174,7 @@ def values(subsets: Sequence[Subset], column: str) -> dict[str, np.ndarray]:
     return {name: cosines[~np.isnan(cosines)] for name, cosines in joined.items()}
 
 
-def duplicates(run: Run, subset: Subset) -> dict[str, int]:
+def duplicates(run: MiningRun, subset: MinedSubset) -> dict[str, int]:
     """Return how many rows have a query, a positive, or both that another row of the subset has, too."""
     queries, positives = run.queries[subset.pairs], run.positives[subset.pairs]
     numbers = {"query": queries, "positive": positives, "both": queries * len(run.pairs) + positives}
@@ -182,7 +182,7 @@ def duplicates(run: Run, subset: Subset) -> dict[str, int]:
     return {name: int(rows[rows > 1].sum()) for name, rows in counts.items()}
 
 
-def clashes(run: Run, subset: Subset) -> int:
+def clashes(run: MiningRun, subset: MinedSubset) -> int:
     """Return how many clusters hold two rows of one query or of one positive: certain false negatives."""
     number = np.repeat(np.arange(len(subset.sizes)), subset.sizes)
     clash = np.zeros(len(subset.sizes), bool)
@@ -192,7 +192,7 @@ def clashes(run: Run, subset: Subset) -> int:
     return int(clash.sum())
 
 
-def facts(run: Run, subset: Subset) -> dict[str, Any]:
+def facts(run: MiningRun, subset: MinedSubset) -> dict[str, Any]:
     """Return the figures of one subset."""
     top_k, sizes = run.manifest["settings"].get("top_k"), subset.sizes
     most = len(np.unique(run.positives[subset.pairs]))  # rows of one positive do not meet

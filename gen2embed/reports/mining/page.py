@@ -15,7 +15,7 @@ from gen2embed.outputs.claims import of_run
 from gen2embed.outputs.paths import write_file
 from gen2embed.reports.html import PAGE, WRITER, part_values, write_page
 from gen2embed.reports.mining import charts
-from gen2embed.reports.mining.figures import Run, Subset, facts, read_run, values
+from gen2embed.reports.mining.figures import MinedSubset, MiningRun, facts, read_run, values
 from gen2embed.reports.svg import Draw, svg
 from gen2embed.types import ImagePart, Pair
 from gen2embed.utils.log import progress
@@ -71,7 +71,7 @@ def write_report(folder: Path, pairs: Sequence[Pair], roots: Sequence[Path] = ()
 # --- the gallery ----------------------------------------------------------------------------------------------------
 
 
-def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
+def gallery(run: MiningRun, subset: MinedSubset, seed: int) -> Iterator[dict[str, Any]]:
     """Yield some clusters of a subset: where skipped owners were sampled, clusters of that sample."""
     sampled = np.unique(subset.skipped.cluster)
     clusters = sampled if len(sampled) else np.unique(subset.members.cluster)
@@ -89,13 +89,13 @@ def gallery(run: Run, subset: Subset, seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _pictures(run: Run, rows: Mapping[str, Any]) -> Iterator[ImagePart]:
+def _pictures(run: MiningRun, rows: Mapping[str, Any]) -> Iterator[ImagePart]:
     for side in (rows["members"], rows["skipped"]):
         for pair in side.pair:
             yield from run.pairs[pair].pictures
 
 
-def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
+def _card(run: MiningRun, rows: Mapping[str, Any]) -> dict[str, Any]:
     """Return a cluster as the template shows it."""
     members = rows["members"]
     anchor, own = members.pair[0], float(members.similarity[0])
@@ -125,7 +125,7 @@ def _card(run: Run, rows: Mapping[str, Any]) -> dict[str, Any]:
 # --- charts ---------------------------------------------------------------------------------------------------------
 
 
-def _draws(subsets: Sequence[Subset]) -> dict[str, Draw]:
+def _draws(subsets: Sequence[MinedSubset]) -> dict[str, Draw]:
     """Return the charts of one subset, or of several together, without those that would be empty."""
     sizes = np.concatenate([subset.sizes for subset in subsets])
     draws = {"Cluster sizes": charts.sizes(sizes)} if len(sizes) else {}
@@ -136,11 +136,11 @@ def _draws(subsets: Sequence[Subset]) -> dict[str, Draw]:
     return draws
 
 
-def _drawn(subsets: Sequence[Subset], name: str) -> dict[str, Markup]:
+def _drawn(subsets: Sequence[MinedSubset], name: str) -> dict[str, Markup]:
     return {title: svg(draw, f"{title}, {name}: histogram") for title, draw in _draws(subsets).items()}
 
 
-def _overview(run: Run) -> bytes:
+def _overview(run: MiningRun) -> bytes:
     """Return the bytes of `mining.png`."""
     shares = {subset.name: subset.covered / len(subset.pairs) for subset in run.subsets}
     draws = [charts.coverage(shares), *_draws(run.subsets).values()]
