@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from faults.harness import half_files, unfinished
-from gen2embed.training.checkpoint import step_of, steps
+from gen2embed.training.checkpoint import saved_checkpoints, step_of
 
 pytestmark = pytest.mark.xdist_group("faults")  # one worker has the runs that nobody killed
 
@@ -92,7 +92,7 @@ def test_a_read_only_folder(harnesses, stage, folder, file):
     (where := harness.now / folder).mkdir(exist_ok=True)
     with read_only(where):
         check_refusal(harness, harness.start("seed=0", permissions=True), DENIED.format(file))
-        assert stage != "train" or [step_of(path) for path in steps(where)] == [2, 4]
+        assert stage != "train" or [step_of(path) for path in saved_checkpoints(where)] == [2, 4]
     harness.go_on("seed=0")
     harness.compare("seed=0")
     assert not harness.found

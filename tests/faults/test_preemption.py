@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pytest
 from omegaconf.errors import ConfigKeyError
 
-from gen2embed.training.checkpoint import step_of, steps
+from gen2embed.training.checkpoint import saved_checkpoints, step_of
 from gen2embed.utils.preemption import EXIT_CODE, Preempted, listening
 
 pytestmark = pytest.mark.xdist_group("faults")  # one worker has the runs that nobody killed
@@ -27,7 +27,7 @@ def stop_and_go_on(harness, more, rank, **told):
     assert "SIGTERM: step 5 of 8 is in" in said
     assert said.count(SAID) == 1
     assert "Traceback" not in said
-    assert [step_of(path) for path in steps(harness.now / "run/checkpoints")] == [4, 5]
+    assert [step_of(path) for path in saved_checkpoints(harness.now / "run/checkpoints")] == [4, 5]
     harness.go_on(more)
     assert "continuing from step 5 of 8" in " ".join(harness.said().split())
     harness.compare(more)

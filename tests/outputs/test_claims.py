@@ -19,7 +19,7 @@ from gen2embed.outputs.claims import claim_run_folder, is_run, release_claims
 from gen2embed.outputs.record import RECORD
 from gen2embed.reports.html import check_page
 from gen2embed.training.callbacks import SaveSteps
-from gen2embed.training.checkpoint import MARK, Checkpoints, sweep
+from gen2embed.training.checkpoint import MARK, Checkpoints, remove_unfinished
 from gen2embed.training.logger import CSVLogger
 from gen2embed.training.resume import Resume
 
@@ -216,7 +216,7 @@ def test_starting_over_keeps_checkpoints_of_others(tmp_path):
 def test_a_sweep_follows_no_link(tmp_path):
     (tmp_path / ".step=000003.ckpt").symlink_to(folder(tmp_path / "theirs"))
     before = tree(tmp_path)
-    sweep(tmp_path)
+    remove_unfinished(tmp_path)
     assert tree(tmp_path) == before
 
 

@@ -25,6 +25,7 @@ from gen2embed.reports.mining.figures import facts, read_run, values
 from gen2embed.reports.mining.page import gallery, write_report
 from gen2embed.reports.svg import count
 from gen2embed.types import Pair
+from gen2embed.utils.fingerprints import fingerprint_digest
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -64,7 +65,7 @@ def leave_run(folder, pairs, similar=True):
         "embedding": {"model": "weights:1"} if similar else None,
     }
     write_clusters(folder / "clusters.parquet", cluster_table(similar), manifest)
-    sample = {"anchors": 200, "pool": 12, "seed": 7, "clusters": skipping.digest(manifest)}
+    sample = {"anchors": 200, "pool": 12, "seed": 7, "clusters": fingerprint_digest(manifest)}
     rows = [(0, "a", 4, 0.4, 0.9), (0, "a", 5, 0.2, 0.3), (2, "b", 3, 1.0000001, -0.2)] if similar else []
     table = pa.Table.from_pylist([dict(zip(skipping.SCHEMA.names, row, strict=True)) for row in rows], skipping.SCHEMA)
     write_skipped(folder / "skipped.parquet", table.replace_schema_metadata({"gen2embed": json.dumps(sample)}))

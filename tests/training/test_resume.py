@@ -26,7 +26,13 @@ from gen2embed import UserError
 from gen2embed.data.pairs import data_fingerprint
 from gen2embed.model.adapter import Lora
 from gen2embed.training.batches import ClusterBatchSampler
-from gen2embed.training.checkpoint import CheckpointFiles, Checkpoints, remove, steps, sweep
+from gen2embed.training.checkpoint import (
+    CheckpointFiles,
+    Checkpoints,
+    remove_checkpoint,
+    remove_unfinished,
+    saved_checkpoints,
+)
 from gen2embed.training.logger import CSVLogger
 from gen2embed.training.losses import InfoNCE
 from gen2embed.training.module import ContrastiveModule
@@ -86,7 +92,7 @@ def adapter(folder):
 
 
 def newest(folder):
-    found = steps(folder / "checkpoints")
+    found = saved_checkpoints(folder / "checkpoints")
     return int(found[-1].stem.removeprefix("step=")) if found else 0
 
 
@@ -111,7 +117,10 @@ def test_the_run_is_what_the_kills_need(whole):
     assert made["clusters"].startswith("6 clusters")
     assert made["settings"]["adapter"]["dropout"] == 0.1
     assert made["settings"]["optim"]["optimizer"]["_target_"] == "torch.optim.AdamW"
-    assert [path.name for path in steps(whole() / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
+    assert [path.name for path in saved_checkpoints(whole() / "checkpoints")] == [
+        "step=000006.ckpt",
+        "step=000008.ckpt",
+    ]
     assert len(ClusterBatchSampler([[row, row + 1] for row in range(0, 12, 2)], 12, 4, 0).epoch(0)) == EPOCH
     with (whole() / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [*range(1, STEPS + 1), 0]
@@ -198,7 +207,7 @@ def test_a_finished_run_trains_nothing_and_evaluates_again(forks, whole, tmp_pat
     assert set(json.loads((folder / "results.json").read_text())["tasks"]) == {"shape"}
     assert same(adapter(folder), adapter(whole()))
     assert same(checkpoint(folder), checkpoint(whole()))
-    assert [path.name for path in steps(folder / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
+    assert [path.name for path in saved_checkpoints(folder / "checkpoints")] == ["step=000006.ckpt", "step=000008.ckpt"]
     rows = [(its / "metrics.csv").read_text().splitlines()[1 : STEPS + 1] for its in (folder, whole())]
     assert [row.split(",")[:8] for row in rows[0]] == [row.split(",") for row in rows[1]]
 
@@ -425,12 +434,12 @@ def test_the_last_are_kept_and_another_name_stays(tmp_path, kind):
     callback.save(fake_trainer(write), "best")
     callback.save(fake_trainer(write), "best")  # in place of the first
     assert names() == ["best.ckpt", "step=000120.ckpt", "step=000130.ckpt"]
-    assert [path.name for path in steps(tmp_path)] == names()[1:]
+    assert [path.name for path in saved_checkpoints(tmp_path)] == names()[1:]
     with pytest.raises(OSError, match="disk full"):
         callback.save(fake_trainer(lambda path: write(path) or full_disk()), "step=000140")
     assert names() == [".step=000140.ckpt", "best.ckpt", "step=000120.ckpt", "step=000130.ckpt"]
-    sweep(tmp_path)
-    remove(steps(tmp_path)[0])
+    remove_unfinished(tmp_path)
+    remove_checkpoint(saved_checkpoints(tmp_path)[0])
     assert names() == ["best.ckpt", "step=000130.ckpt"]
 
 
@@ -441,8 +450,8 @@ def full_disk():
 def test_the_order_is_that_of_numbers(tmp_path):
     for name in ("step=999999", "step=1000000", "step=2", "step=3-v1", "best"):
         (tmp_path / f"{name}.ckpt").touch()
-    assert [path.stem for path in steps(tmp_path)] == ["step=2", "step=999999", "step=1000000"]
-    assert steps(tmp_path / "none") == []
+    assert [path.stem for path in saved_checkpoints(tmp_path)] == ["step=2", "step=999999", "step=1000000"]
+    assert saved_checkpoints(tmp_path / "none") == []
 
 
 def test_a_checkpoint_that_is_broken_says_so(tmp_path):
