@@ -105,8 +105,8 @@ def _check_sizes(rows_of: Mapping[str, Sequence[int]], miner: Miner) -> None:
             raise UserError(f"subset {name} has one row, and a cluster needs two; add rows, or leave the subset out")
         if miner.top_k >= len(rows):
             raise UserError(
-                f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(rows)} rows; lower it, or "
-                "leave the subset out"
+                f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(rows)} rows; set it to "
+                f"{len(rows) - 1} or less, or leave the subset out"
             )
 
 

@@ -118,7 +118,7 @@ def test_the_first_rank_builds_the_index_for_the_others(tmp_path, monkeypatch):
     shards[1].unlink()
     built = []
     monkeypatch.setattr("gen2embed.search.neighbours.build_index", lambda *_: built.append(approximate.build_index(*_)))
-    with pytest.raises(UserError, match="1 of 2 files.*timeout_seconds"):
+    with pytest.raises(UserError, match=r"1 of 2 files.*timeout_seconds"):
         find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(0, 2, timeout_seconds=0.2))
     assert built == [None]
     assert (find_neighbours(search, QUERIES, CANDIDATES, 5, {}, RankGroup(1, 2)).indices == expected).all()
