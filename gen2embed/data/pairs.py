@@ -67,8 +67,27 @@ class PairSource(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mmeb(PairSource):
-    """MMEB's training set, or another one in its layout. Further arguments: see `PairSource`.
+class RowSource(PairSource):
+    """A source of pairs in rows of MMEB's columns. Further arguments: see `PairSource`.
+
+    Args:
+        max_rows_per_subset: How many rows of each subset are read, the first ones; None for all.
+        teacher_column: The column of another model's scores of the pairs.
+        negatives: Whether to read the columns of explicit negatives.
+    """
+
+    max_rows_per_subset: int | None = None
+    teacher_column: str | None = None
+    negatives: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_rows_per_subset is not None and self.max_rows_per_subset < 1:
+            raise UserError(f"data.max_rows_per_subset is at least 1, or null for all; got {self.max_rows_per_subset}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mmeb(RowSource):
+    """MMEB's training set, or another one in its layout. Further arguments: see `RowSource`.
 
     Args:
         path: A folder in the layout of the hub's repository, or a hub id.
@@ -76,9 +95,6 @@ class Mmeb(PairSource):
         subsets: The names of the subsets to read.
         revision: The commit, branch or tag of the hub's repository.
         split: The split to read.
-        max_rows_per_subset: How many rows of each subset are read, the first ones; None for all.
-        teacher_column: The column of another model's scores of the pairs.
-        negatives: Whether to read the columns of explicit negatives.
     """
 
     path: str
@@ -86,12 +102,6 @@ class Mmeb(PairSource):
     subsets: Sequence[str]
     revision: str | None = None
     split: str = "original"
-    max_rows_per_subset: int | None = None
-    teacher_column: str | None = None
-    negatives: bool = False
-
-    def __post_init__(self) -> None:
-        _check_rows(self.max_rows_per_subset)
 
     def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
         columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
@@ -107,27 +117,18 @@ class Mmeb(PairSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files(PairSource):
-    """Your own pairs: one parquet, jsonl or csv file, or a folder of them, each a subset. See also `PairSource`.
+class Files(RowSource):
+    """Your own pairs: one parquet, jsonl or csv file, or a folder of them, each a subset. See also `RowSource`.
 
     Args:
         path: The file or folder.
         image_dir: The folder of the pictures; None for the folder of the files.
         subsets: The subsets to read, by the names of their files without extension; None for all.
-        max_rows_per_subset: How many rows of each subset are read, the first ones; None for all.
-        teacher_column: The column of another model's scores of the pairs.
-        negatives: Whether to read the columns of explicit negatives.
     """
 
     path: Path
     image_dir: Path | None = None
     subsets: Sequence[str] | None = None
-    max_rows_per_subset: int | None = None
-    teacher_column: str | None = None
-    negatives: bool = False
-
-    def __post_init__(self) -> None:
-        _check_rows(self.max_rows_per_subset)
 
     def read(self, refused: Callable[[str], Refused] | None) -> list[Pair]:
         columns, pairs = _columns(self.teacher_column, self.negatives), list[Pair]()
@@ -148,11 +149,6 @@ class Files(PairSource):
     @property
     def _root(self) -> Path:
         return Path(self.image_dir) if self.image_dir else home_of(Path(self.path))
-
-
-def _check_rows(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise UserError(f"data.max_rows_per_subset is at least 1, or null for all; got {limit}")
 
 
 def _columns(teacher: str | None, negatives: bool) -> Columns:
