@@ -12,5 +12,4 @@ from .prompts import Prompt as Prompt
 from .prompts import render as render
 from .resolution import Resolution as Resolution
 from .resolution import resize as resize
-from .resolution import target_size as target_size
 from .vision import FeatureCache as FeatureCache

@@ -11,7 +11,7 @@ from typing import Literal
 
 from PIL import Image
 
-from gen2embed.shipped.resizing import POLICIES, resized, size_after
+from gen2embed.shipped.resizing import POLICIES, resized
 from gen2embed.types import Policy
 from gen2embed.utils.errors import UserError
 
@@ -48,11 +48,6 @@ def canonical(policy: str) -> str:
     if name not in POLICIES:
         raise UserError(f"resolution {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
     return name
-
-
-def target_size(width: int, height: int, policy: str) -> tuple[int, int]:
-    """Return width and height, in pixels, of a picture that a policy has resized."""
-    return size_after(width, height, canonical(policy))
 
 
 def resize(picture: Image.Image, policy: str) -> Image.Image:

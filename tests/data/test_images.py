@@ -10,6 +10,7 @@ from gen2embed import UserError
 from gen2embed.data.pictures import check_pictures, load_picture
 from gen2embed.model import resolution
 from gen2embed.model.resolution import Resolution
+from gen2embed.shipped.resizing import size_after
 from gen2embed.types import ImagePart
 
 CASES = json.loads((GOLDEN / "resolutions.json").read_text())
@@ -31,7 +32,7 @@ def test_original_and_alias():
 
 def test_resampling_filters():
     picture = Image.effect_noise((1200, 500), 50).convert("RGB")
-    size = resolution.target_size(1200, 500, "clamp")
+    size = size_after(1200, 500, "clamp")
     assert resolution.resize(picture, "clamp").tobytes() == picture.resize(size, Image.Resampling.LANCZOS).tobytes()
     assert (
         resolution.resize(picture, "clip").tobytes() == picture.resize((336, 336), Image.Resampling.BICUBIC).tobytes()
