@@ -17,6 +17,8 @@ QUOTES = ("'", '"')
 
 def explain_setting(error: BaseException) -> str | None:
     """Return the message for a setting that Hydra cannot read, with the form to type; None for other errors."""
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return "a group takes the name of a choice, and a setting gives it a number; write GROUP.KEY=VALUE for one key"
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override))
     if not isinstance(error, HydraException):

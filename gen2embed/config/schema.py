@@ -7,18 +7,19 @@ shipped defaults. Both hold for keys added with `+` as well.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from gen2embed.config.messages import SPECIAL_KEYS, default_config, explain, join_key, unknown_key
 from gen2embed.config.presets import compose_shipped
@@ -30,6 +31,12 @@ from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.redaction import expanded
 
 FREE = {"batch.weights"}  # mappings whose keys are the user's
+TYPES = {  # of keys outside of constructor calls, where the type of the default does not say it all
+    "bootstrap": Annotated[int, Field(ge=1)],
+    "checkpoint": str | None,
+    "checkpoint_revision": str | None,
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+}
 
 
 def check(cfg: DictConfig, config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> None:
@@ -98,6 +105,8 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
                 raise UserError(unknown_key(join_key(path, key), known))
             sibling = re.fullmatch(r"\$\{\.(\w+)\}", str(known[key]))
             _check_keys(value, known[sibling[1] if sibling else key], join_key(path, key))
+    elif path in TYPES:
+        _check_value(node, TYPES[path], path)
     elif default is not None and node is not None:
         _check_value(node, type(default), path)
 
@@ -105,6 +114,12 @@ def _check_keys(node: Any, default: Any, path: str) -> None:
 def check_call(node: Mapping[str, Any], path: str) -> Any:
     """Check one constructor call, and return the class or function that it names."""
     target = find_target(node["_target_"], path)
+    check_arguments(target, node, path)
+    return target
+
+
+def check_arguments(target: Any, node: Mapping[str, Any], path: str) -> None:
+    """Raise `UserError` for a setting at `path` that a class or function does not take, or a value that it refuses."""
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = _hints(target)
@@ -119,15 +134,21 @@ def check_call(node: Mapping[str, Any], path: str) -> Any:
                 raise UserError(f"{join_key(path, key)} must be a {hint.__name__}; got a {argument.__name__}")
         elif key in hints:
             _check_value(value, hints[key], join_key(path, key))
-    return target
 
 
 def _hints(target: Any) -> dict[str, Any]:
     """Return the annotations of a target's parameters; none where they cannot be resolved outside of its library."""
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):
-        return {}
+    places = [target.__init__ if inspect.isclass(target) else target]
+    if dataclasses.is_dataclass(
+        target
+    ):  # its `__init__` knows the names of its own module, not those of inherited fields
+        places.append(target)
+    for place in places:
+        try:
+            return typing.get_type_hints(place)
+        except (NameError, TypeError, AttributeError):
+            continue
+    return {}
 
 
 def _check_value(value: Any, hint: Any, path: str) -> None:

@@ -18,6 +18,7 @@ from gen2embed.encoding.collapse import warn_if_collapsed
 from gen2embed.encoding.engine import Encoded, Engine, Model
 from gen2embed.mining.base import Miner, Subset
 from gen2embed.mining.clusters import SCHEMA, write_clusters
+from gen2embed.mining.filters import Filters
 from gen2embed.mining.subsets import make_subsets
 from gen2embed.search.exact import Search
 from gen2embed.search.neighbours import find_neighbours
@@ -50,7 +51,7 @@ def mine_pairs(
 ) -> Mined | None:
     """Mine clusters in every subset of `pairs`.
 
-        1. Check that no subset is too small, before anything is embedded.
+        1. Check that no subset is too small, and that rows have the scores that the miner filters by.
         2. Embed the queries and the positives; each rank embeds its part.
         3. Search the candidates nearest to each query, subset by subset; each rank searches its part.
         4. Group the rows of each subset into clusters, on rank 0.
@@ -68,10 +69,11 @@ def mine_pairs(
         The clusters on rank 0, None on the others.
 
     Raises:
-        UserError: A subset is too small for the miner.
+        UserError: A subset is too small for the miner, or has no scores of another model that it filters by.
     """
     rows_of = rows_by_subset(pairs)
     _check_sizes(rows_of, miner)
+    _check_scores(pairs, miner)
     if ranks.rank == 0:
         _warn_of_lone_positives(pairs)
     encoded = _encode(model, engine, pairs, ranks) if miner.embeds else ()
@@ -108,6 +110,17 @@ def _check_sizes(rows_of: Mapping[str, Sequence[int]], miner: Miner) -> None:
                 f"mining.top_k={miner.top_k} is larger than the data: subset {name} has {len(rows)} rows; set it to "
                 f"{len(rows) - 1} or less, or leave the subset out"
             )
+
+
+def _check_scores(pairs: Sequence[Pair], miner: Miner) -> None:
+    """Raise `UserError` for rows without the score that the miner filters by."""
+    if not isinstance(miner, Filters) or miner.min_teacher_score is None:
+        return
+    if unscored := [pair.subset for pair in pairs if pair.teacher_score is None]:
+        raise UserError(
+            f"mining.min_teacher_score needs a score for each row, and {len(unscored)} have none, the first in subset "
+            f"{unscored[0]}; set data.teacher_column to the column of them"
+        )
 
 
 def _warn_of_lone_positives(pairs: Sequence[Pair]) -> None:

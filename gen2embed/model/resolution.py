@@ -36,6 +36,9 @@ class Resolution:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy", canonical(self.policy))
+        for name in ("min_pixels", "max_pixels"):
+            if (pixels := getattr(self, name)) is not None and pixels < 1:
+                raise UserError(f"resolution.{name} is at least 1, or null; got {pixels}")
 
     def describe(self) -> dict[str, object]:
         """Return plain values, for fingerprints and checkpoints."""

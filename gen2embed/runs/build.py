@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from gen2embed.config.overrides import chosen_groups, overridden
+from gen2embed.config.schema import check_arguments
 from gen2embed.config.values import plain
 from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.data.pairs import PairSource
@@ -113,6 +114,12 @@ def check_training(cfg: DictConfig, trainer: Trainer) -> None:
             "model.compiled=true draws other random numbers in the second pass over a chunk than in the first, so it "
             "is not for training; leave it to mine.py and eval.py"
         )
+    steps = {"max_steps": trainer.max_steps, "log_every_n_steps": trainer.log_every_n_steps}  # type: ignore[attr-defined]
+    for name, value in steps.items():
+        if value < 1:
+            raise UserError(f"trainer.{name} is at least 1 in training; got {value}")
+    if trainer.max_epochs == 0:
+        raise UserError("trainer.max_epochs=0 trains nothing; set it to 1, and adapter=none to train nothing")
     instantiate(cfg.compression, _convert_="all")
     if trainer.is_global_zero:
         sources = [Path(path) for path in (cfg.model.path, cfg.checkpoint) if path is not None]
@@ -126,6 +133,7 @@ def make_recipe(cfg: DictConfig, trainer: Trainer) -> Recipe:
     Raises:
         UserError: A part does not take its settings. The model is not needed to see it.
     """
+    check_arguments(BatchSettings, plain(cfg.batch), "batch")
     seed_everything(cfg.seed, workers=True, verbose=False)  # a loss may begin with random weights
     optimization = Optimization(**instantiate(cfg.optim))
     optimization.check(trainer.max_steps)

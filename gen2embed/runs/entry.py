@@ -71,7 +71,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 if stop.code:
                     log.warning("ended by SIGTERM, with exit code %d; the same command goes on from here", stop.code)
                 raise
-            except (HydraException, OmegaConfBaseException, UserError, OSError, RuntimeError) as error:
+            except (HydraException, OmegaConfBaseException, UserError, OSError, RuntimeError, ValueError) as error:
                 message = explain(error, config_name, sys.argv[1:])
                 if message is None:
                     raise
@@ -89,7 +89,8 @@ def _complete(cfg: DictConfig, config_name: str) -> DictConfig:
     from gen2embed.runs.build import started_together  # noqa: PLC0415
     from gen2embed.runs.composition import adopt_checkpoint, drop_foreign  # noqa: PLC0415
 
-    simultaneous = started_together() > 1 or cfg.trainer.get("num_nodes", 1) > 1
+    nodes = cfg.trainer.get("num_nodes", 1)  # not checked yet
+    simultaneous = started_together() > 1 or (isinstance(nodes, int) and nodes > 1)
     if simultaneous and "${now:" in plain(cfg, resolve=False)["output_dir"]:
         raise UserError(
             "processes that start together need one folder, and the default names a time, which differs between them; "

@@ -61,6 +61,11 @@ class Search:
     sample: int = 1000
 
     def __post_init__(self) -> None:
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise UserError(f"search.device={self.device} is no device; choose one of auto, cpu, cuda") from error
         if self.memory_gib <= 0:
             raise UserError(f"search.memory_gib is above 0; got {self.memory_gib:g}")
         for name in ("block", "shard_size", "probes", "sample"):

@@ -11,7 +11,7 @@ from gen2embed import UserError
 from gen2embed.config import schema, values
 from gen2embed.config.messages import explain
 from gen2embed.config.presets import compose_shipped, conf_dir
-from gen2embed.runs.build import make_trainer
+from gen2embed.runs.build import check_training, make_recipe, make_trainer
 
 ENTRIES = ("eval", "mine", "train")
 GROUPS = {  # of each entry point, in the order of its defaults
@@ -124,6 +124,10 @@ def test_an_embedder_brings_its_prompt_and_pixel_budget_unless_told(entry):
         (["+prompt.system.passage=x"], "prompt.system.*passage.* is not valid: Input should be 'query' or 'candidate'"),
         (["engine.batch_tokens=many"], "engine.batch_tokens='many' is not valid"),
         (["seed=x"], "seed='x' is not valid"),
+        (["seed=-1"], "seed=-1 is not valid: .*greater than or equal to 0"),
+        (["seed=null"], "seed=None is not valid"),
+        (["bootstrap=0"], "bootstrap=0 is not valid: .*greater than or equal to 1"),
+        (["checkpoint=7"], "checkpoint=7 is not valid: .*for texts write \"checkpoint='7'\""),
         (
             ["prompt._target_=os.system"],
             "prompt._target_='os.system' is not allowed; a target .*is what a file of conf/ names",
@@ -158,6 +162,36 @@ def test_a_value_that_a_library_does_not_take():
         schema.check(composed("optim.optimizer.lr=fast", entry="train"), "train", [])
 
 
+@pytest.mark.parametrize("setting", ["seed=x", "on_error=x", "max_skipped_share=x", "clusters_of_any_model=x"])
+def test_values_of_inherited_fields(setting):
+    key, _, value = setting.partition("=")
+    with pytest.raises(UserError, match=rf"data\.{key}='{value}' is not valid"):
+        schema.check(composed(f"data.{setting}", entry="train"), "train", [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch.pairs=null"], r"batch\.pairs=None is not valid"),
+        (["batch.chunk_tokens=x"], r"batch\.chunk_tokens='x' is not valid"),
+        (["batch.temperature=x"], r"batch\.temperature='x' is not valid"),
+        (["batch.weights=1"], r"batch\.weights=1 is not valid"),
+        (["+batch.weights.shape=many"], r"batch\.weights.*='many' is not valid"),
+    ],
+)
+def test_mistakes_in_the_settings_of_batches(overrides, message):
+    cfg = composed(*overrides, entry="train")
+    with pytest.raises(UserError, match=message):
+        make_recipe(cfg, make_trainer(cfg))
+
+
+@pytest.mark.parametrize("setting", ["max_steps=0", "max_steps=-1", "log_every_n_steps=0", "max_epochs=0"])
+def test_a_trainer_that_would_not_train(setting):
+    cfg = composed(f"trainer.{setting}", entry="train")
+    with pytest.raises(UserError, match=rf"trainer\.{setting.partition('=')[0]}"):
+        check_training(cfg, make_trainer(cfg))
+
+
 CONVENTION = "prompt.conventoin is unknown; prompt has convention, "
 
 
@@ -174,6 +208,8 @@ CONVENTION = "prompt.conventoin is unknown; prompt has convention, "
         ("+prompt.conventoin=native", CONVENTION),
         ("resolution=tiny", "choose one of clamp, clip, high, low, mid, mid_high, mid_low, original, qwen3_vl_embed"),
         ("seed", "missing EQUAL"),
+        ("resolution=336", "a group takes the name of a choice"),
+        ("trainer.num_nodes=many", "trainer.num_nodes='many' is not valid"),
         ("model=qwen2_vl", "choose one of base, gemma3_4b, llava_next_7b, "),
         ("benchmark=mmbe", "custom, mmeb, none, sugarcrepe, sugarcrepe_pp, world (did you mean mmeb?)"),
         ("benchmark=none", "benchmark=none evaluates nothing; choose another benchmark"),

@@ -47,6 +47,12 @@ def test_unknown_policy_lists_all():
         assert str(error.value) == message
 
 
+@pytest.mark.parametrize("name", ["min_pixels", "max_pixels"])
+def test_no_pixels(name):
+    with pytest.raises(UserError, match=rf"resolution\.{name} is at least 1, or null; got 0"):
+        Resolution("original", **{name: 0})
+
+
 def test_check_counts(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "fine.png")
     (tmp_path / "text.png").write_text("not a picture")

@@ -52,10 +52,13 @@ def test_blocks_of_the_search_change_no_cluster(mine, name):
     assert tables[0].equals(tables[2])
 
 
-def test_subsets_that_are_too_small_are_refused_before_anything_is_embedded(pairs):
+def test_what_does_not_fit_the_miner_is_refused_before_anything_is_embedded(pairs):
     miner = instantiate(compose_shipped("mine", ["mining.top_k=24"]).mining)
     with pytest.raises(UserError, match=r"mining.top_k=24 is larger than the data: subset shape has 24 rows"):
         mine_pairs(None, None, pairs, miner, [])
+    scored = instantiate(compose_shipped("mine", ["mining.top_k=3", "mining.min_teacher_score=0"]).mining)
+    with pytest.raises(UserError, match=r"mining.min_teacher_score needs .* subset shape; set data.teacher_column"):
+        mine_pairs(None, None, pairs, scored, [])
     with pytest.raises(UserError, match="subset t2i has one row, and a cluster needs two; add rows, or leave"):
         mine_pairs(None, None, pairs[24:25], miner, [])
 

@@ -133,6 +133,7 @@ def test_fewer_candidates_than_wanted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"device": "gpu"}, "search.device=gpu is no device"),
         ({"memory_gib": 0}, "search.memory_gib is above 0; got 0"),
         ({"block": 0}, "search.block is at least 1; got 0"),
         ({"shard_size": 0}, "search.shard_size is at least 1; got 0"),
