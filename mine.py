@@ -16,15 +16,15 @@ from gen2embed.runs.sweeps import input_digests
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     trainer = runs.make_trainer(cfg)
-    if cfg.mining is None:
+    if (miner := runs.make_miner(cfg)) is None:
         raise UserError("mining=none mines nothing; choose another miner")
     runs.check_sources(cfg)
     folder = runs.start(cfg, trainer)
     with training.connect_ranks(trainer) as ranks:
         data = instantiate(cfg.data, _convert_="all")
         pairs = runs.read_pairs(data, trainer, folder)
-        embedder, engine = runs.make_embedder(cfg, trainer), instantiate(cfg.engine)
-        miner, search = instantiate(cfg.mining), runs.make_search(cfg, trainer)
+        engine, search = instantiate(cfg.engine), runs.make_search(cfg, trainer)
+        embedder = runs.make_embedder(cfg, trainer)
         mined = mining.mine_pairs(embedder, engine, pairs, miner, data.classification, search, ranks)
         if mined is None:  # another rank has written the clusters
             return

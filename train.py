@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     runs.check_training(cfg, trainer)
     recipe = runs.make_recipe(cfg, trainer)
     runs.start(cfg, trainer, write=resume.checkpoint is None, continues=resume.checkpoint is not None)
-    engine, searcher, miner = instantiate(cfg.engine), runs.make_search(cfg, trainer), instantiate(cfg.mining)
+    engine, searcher, miner = instantiate(cfg.engine), runs.make_search(cfg, trainer), runs.make_miner(cfg)
     data = instantiate(cfg.data, _convert_="all")
     pairs = runs.read_pairs(data, trainer, folder)
     clusters = mining.read_clusters(Path(data.clusters), pairs) if data.clusters else None

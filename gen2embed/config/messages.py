@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -32,8 +34,11 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     if reason := next(filter(None, map(_reason, _chain(error))), None):
         return reason
     if refused := re.search(r"Could not override '([^']+)'", str(error)):
-        key = refused[1]
-        return unknown_key(key, _siblings(key, default_config(config_name, overrides)))
+        key, overrides = refused[1], list(overrides)
+        siblings = _siblings(key, default_config(config_name, overrides, folders := _config_dirs(overrides)))
+        own = folders and "_target_" in siblings  # a file of one's own need not name every key of its class
+        add = f"; if its class takes it, write +{key}=..." if own else ""
+        return unknown_key(key, siblings) + add
     if absent := next((cause for cause in _chain(error) if isinstance(cause, InterpolationKeyError)), None):
         return _no_such_setting(str(absent).partition("\n")[0], overrides)
     if isinstance(error, hydra.errors.InstantiationException):
@@ -42,6 +47,13 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         texts = (" ".join(str(cause).split()) for cause in _chain(error))
         return next(filter(None, texts), type(error).__name__)
     return next(filter(None, map(_system_reason, _chain(error))), None)
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[str]:
+    """Return the folders that --config-dir adds on a command line, whose configuration Hydra did not compose."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    return [str(Path(folder).absolute()) for folder in parser.parse_known_args(arguments)[0].config_dir]
 
 
 def _no_such_setting(missing: str, overrides: Iterable[str]) -> str:

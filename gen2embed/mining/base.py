@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, is_dataclass
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -66,6 +68,35 @@ class Miner(Protocol):
 
     def mine(self, subset: Subset, advance: Advance = no_progress) -> list[list[int]]:
         """Return clusters of rows, the anchor first; call `advance` so that its numbers add up to the rows."""
+
+
+def check_miner_class(miner: object) -> Miner:
+    """Return a miner; raises `UserError` for an object that lacks a part of the interface."""
+    lacks = [name for name in ("embeds", "neighbours", "top_k", "mine") if not hasattr(miner, name)]
+    if not is_dataclass(miner) or isinstance(miner, type) or lacks:
+        fault = f"{type(miner).__name__} has no {lacks[0]}" if lacks else f"got {type(miner).__name__}, which is none"
+        raise UserError(f"a miner is an instance of a dataclass with embeds, neighbours, top_k and mine; {fault}")
+    try:
+        inspect.signature(miner.mine).bind(None, no_progress)  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise UserError(f"{type(miner).__name__}.mine takes a subset and a function advance; {error}") from error
+    return cast("Miner", miner)
+
+
+def check_members(clusters: object, rows: int, miner: object) -> list[list[int]]:
+    """Return what a miner made of the `rows` of a subset; raises `UserError` for what are no clusters of them."""
+    name = type(miner).__name__
+    try:
+        checked = [[operator.index(member) for member in members] for members in clusters]  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise UserError(f"{name}.mine returns lists of row numbers: {error}") from error
+    for members in checked:
+        if not members or len(set(members)) < len(members) or not 0 <= min(members) <= max(members) < rows:
+            raise UserError(
+                f"{name}.mine returned the cluster {members}; a cluster holds at least one of the {rows} rows of its "
+                "subset, by number from 0, and none twice"
+            )
+    return checked
 
 
 def check_rows(

@@ -16,7 +16,7 @@ from gen2embed.data.pairs import data_fingerprint, items_digest
 from gen2embed.data.positives import Positives
 from gen2embed.encoding.collapse import warn_if_collapsed
 from gen2embed.encoding.engine import Encoded, Engine, Model
-from gen2embed.mining.base import Miner, Subset
+from gen2embed.mining.base import Miner, Subset, check_members
 from gen2embed.mining.clusters import SCHEMA, write_clusters
 from gen2embed.mining.filters import Filters
 from gen2embed.mining.subsets import make_subsets
@@ -174,7 +174,7 @@ def _group(
     with progress("grouping", len(pairs)) as advance:
         for name, subset in subsets.items():
             subset_rows = rows_of[name]
-            for members in miner.mine(subset, advance):
+            for members in check_members(miner.mine(subset, advance), len(subset_rows), miner):
                 rows += _rows(next(number), members, subset, [pairs[subset_rows[member]] for member in members])
     return pa.Table.from_pylist(rows, SCHEMA)
 

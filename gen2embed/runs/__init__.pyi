@@ -3,6 +3,7 @@ from .build import check_sources as check_sources
 from .build import check_training as check_training
 from .build import make_benchmarks as make_benchmarks
 from .build import make_embedder as make_embedder
+from .build import make_miner as make_miner
 from .build import make_recipe as make_recipe
 from .build import make_search as make_search
 from .build import make_trainer as make_trainer

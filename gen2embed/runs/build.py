@@ -24,6 +24,7 @@ from gen2embed.data.pairs import PairSource
 from gen2embed.data.pictures import check_pictures
 from gen2embed.data.quarantine import valid_pairs
 from gen2embed.encoding.engine import Engine
+from gen2embed.mining.base import Miner, check_miner_class
 from gen2embed.model.backbone import check_path
 from gen2embed.model.embedder import Embedder
 from gen2embed.model.pretrained import find_adapter
@@ -152,6 +153,11 @@ def make_recipe(cfg: DictConfig, trainer: Trainer) -> Recipe:
         batch=BatchSettings(**plain(cfg.batch)),
         seed=cfg.seed,
     )
+
+
+def make_miner(cfg: DictConfig) -> Miner | None:
+    """Return the miner of `cfg`, or None; raises `UserError` for a class that is no miner."""
+    return None if (miner := instantiate(cfg.mining)) is None else check_miner_class(miner)
 
 
 def check_compression(cfg: DictConfig, embedder: Embedder) -> None:

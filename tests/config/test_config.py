@@ -223,6 +223,13 @@ def test_mistakes_on_the_command_line(run_script, argument, message):
     assert outcome.err.count("error: ") == 1
 
 
+def test_a_key_that_a_file_of_ones_own_lacks(run_script, tmp_path):
+    (tmp_path / "my" / "mining").mkdir(parents=True)
+    (tmp_path / "my" / "mining" / "short.yaml").write_text("_target_: gen2embed.mining.saha.SaHa\ntop_k: 3\n")
+    arguments = ["mine.py", "--config-dir", "my", "mining=short", "mining.skip_ranks=1"]
+    assert "if its class takes it, write +mining.skip_ranks=..." in run_script(*arguments).err
+
+
 def test_presets_leave_a_running_program_alone():
     sentinel = object()
     GlobalHydra.instance().hydra = sentinel

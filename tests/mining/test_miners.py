@@ -1,6 +1,7 @@
 """What every miner of guarded clusters promises, on random subsets."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import hypothesis.strategies as st
 import numpy as np
@@ -9,8 +10,9 @@ from hypothesis import given
 
 from gen2embed import UserError
 from gen2embed.mining.b3 import B3, mutual
-from gen2embed.mining.base import Subset
+from gen2embed.mining.base import Subset, check_members, check_miner_class
 from gen2embed.mining.saha import SaHa, SaHaPaper, TopK
+from gen2embed.types import no_progress
 
 MINERS = [SaHa, TopK, B3]
 
@@ -210,6 +212,59 @@ def test_b3_without_its_library(monkeypatch):
 def test_bad_subsets(miner, change, message):
     with pytest.raises(UserError, match=message):
         miner(top_k=3).mine(replace(make(0, 20, 20), **change))
+
+
+@dataclass(frozen=True)
+class Own:
+    embeds: ClassVar[bool] = True
+    neighbours: ClassVar[int] = 0
+    top_k: int = 3
+
+    def mine(self, subset, advance=no_progress):
+        return [[0, 1]]
+
+
+@dataclass(frozen=True)
+class WithoutProgress(Own):
+    def mine(self, subset):
+        return [[0, 1]]
+
+
+@dataclass(frozen=True)
+class WithoutTopK:
+    embeds: ClassVar[bool] = True
+    neighbours: ClassVar[int] = 0
+
+    def mine(self, subset, advance=no_progress):
+        return [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("miner", "message"),
+    [
+        (WithoutProgress(), "WithoutProgress.mine takes a subset and a function advance"),
+        (WithoutTopK(), "WithoutTopK has no top_k"),
+        (Own, "got type, which is none"),
+    ],
+)
+def test_a_class_that_is_no_miner(miner, message):
+    with pytest.raises(UserError, match=message):
+        check_miner_class(miner)
+
+
+def test_every_shipped_miner_is_one():
+    for miner in (Own(), SaHa(), TopK(), B3()):
+        assert check_miner_class(miner) is miner
+
+
+@pytest.mark.parametrize("clusters", [[[0, 1, 1]], [[0, 9]], [[0, -1]], [[]], [[0.5, 1.0]], None, [0, 1]])
+def test_what_are_no_clusters(clusters):
+    with pytest.raises(UserError, match=r"Own\.mine returne?d?s? "):
+        check_members(clusters, 9, Own())
+
+
+def test_clusters_of_numpy():
+    assert check_members([np.array([2, 0]), (1,)], 3, Own()) == [[2, 0], [1]]
 
 
 @pytest.mark.parametrize(
