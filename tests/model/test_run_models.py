@@ -34,8 +34,8 @@ CASES = [
     ("run/steps", ["run/adapter", "run/steps/100"]),
     ("run/steps/70", ["run/adapter", "run/steps/100"]),
     ("run/adapter/adapter_model.safetensors", ["give its folder", "run/adapter"]),
-    ("young", ["no model yet", "young/adapter"]),
-    ("young/adapter", ["no model yet"]),
+    ("young", ["a model yet", "young/adapter"]),
+    ("young/adapter", ["a model yet", "young/adapter"]),
     ("jobs", ["jobs/0/adapter or", "jobs/1/adapter"]),
 ]
 
