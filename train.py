@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
     benchmarks = runs.make_benchmarks(cfg, cfg.benchmark, trainer) if trainer.is_global_zero else []
     validation = runs.make_validation(cfg, trainer, engine)
     embedder = runs.make_embedder(cfg, trainer)
-    runs.check_compression(cfg, embedder)
+    runs.make_compression(cfg, embedder)  # the evaluation, at the end, would be the first to refuse it
 
     if recipe.adapter is not None:
         recipe.check(embedder)

@@ -108,11 +108,6 @@ def _siblings(key: str, defaults: Mapping[str, Any]) -> Iterable[str]:
     return node if isinstance(node, dict) else {}
 
 
-def join_key(path: str, key: Any) -> str:
-    """Return the dotted key of a key below a path, which may be empty."""
-    return f"{path}.{key}" if path else str(key)
-
-
 def default_config(config_name: str, overrides: Iterable[str], folders: Sequence[str] = ()) -> dict[str, Any]:
     """Return the default configuration with the choices of groups among `overrides`, and no other override.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import huggingface_hub as hub
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError, RevisionResolutionError
 
+from gen2embed.config.values import join_key
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.files import is_remote
 from gen2embed.utils.log import log
@@ -56,9 +57,9 @@ def _repositories(node: Any, path: str = "") -> Iterator[_Repository]:
     for key, revision in REVISIONS.items():
         name: Any = node.get(key)
         if revision in node and is_remote(name):
-            yield _Repository(f"{path}.{revision}".lstrip("."), name, node[revision], kind)
+            yield _Repository(join_key(path, revision), name, node[revision], kind)
     for key, value in node.items():
-        yield from _repositories(value, f"{path}.{key}".lstrip("."))
+        yield from _repositories(value, join_key(path, key))
 
 
 def _commit(repository: str, kind: Kind, revision: str | None) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gen2embed.config.values import join_key
+
 TARGETS = {  # of `_target_`
     "gen2embed.callbacks.SaveSteps": "gen2embed.training.callbacks.SaveSteps",
     "gen2embed.callbacks.Speed": "gen2embed.training.callbacks.Speed",
@@ -57,7 +59,7 @@ def translate(saved: Any, path: str = "") -> Any:
         return saved
     translated: dict[str, Any] = dict(ADDED) if not path and "model" in saved else {}
     for key, value in saved.items():
-        dotted = f"{path}.{key}" if path else str(key)
+        dotted = join_key(path, key)
         name = KEYS[dotted].rpartition(".")[2] if dotted in KEYS else key
         translated[name] = TARGETS.get(value, value) if key == "_target_" else translate(value, dotted)
     return translated

@@ -21,12 +21,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from gen2embed.config.messages import SPECIAL_KEYS, default_config, explain, join_key, unknown_key
+from gen2embed.config.messages import SPECIAL_KEYS, default_config, explain, unknown_key
 from gen2embed.config.presets import compose_shipped
 from gen2embed.config.quoting import as_texts
 from gen2embed.config.renamed import translate
 from gen2embed.config.targets import check_calls, check_saved, find_target
-from gen2embed.config.values import from_home, plain, register_resolvers
+from gen2embed.config.values import from_home, join_key, plain, register_resolvers
 from gen2embed.utils.errors import UserError, first_line
 from gen2embed.utils.redaction import expanded
 
@@ -139,9 +139,7 @@ def check_arguments(target: Any, node: Mapping[str, Any], path: str) -> None:
 def _hints(target: Any) -> dict[str, Any]:
     """Return the annotations of a target's parameters; none where they cannot be resolved outside of its library."""
     places = [target.__init__ if inspect.isclass(target) else target]
-    if dataclasses.is_dataclass(
-        target
-    ):  # its `__init__` knows the names of its own module, not those of inherited fields
+    if dataclasses.is_dataclass(target):  # whose `__init__` does not know the names in annotations of inherited fields
         places.append(target)
     for place in places:
         try:

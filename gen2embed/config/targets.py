@@ -21,6 +21,7 @@ from hydra.utils import get_object
 
 from gen2embed.config.presets import conf_dir
 from gen2embed.config.renamed import TARGETS
+from gen2embed.config.values import join_key
 from gen2embed.utils.errors import UserError
 
 OURS, USERS = "gen2embed.", "gen2embed_"
@@ -88,7 +89,7 @@ def calls_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         if "_target_" in node:
             yield path, node["_target_"]
         for key, value in node.items():
-            yield from calls_in(value, f"{path}.{key}" if path else str(key))
+            yield from calls_in(value, join_key(path, key))
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
             yield from calls_in(value, f"{path}[{index}]")

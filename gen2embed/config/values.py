@@ -29,6 +29,11 @@ def _file_name(text: str) -> str:
     return f"{name[: LONGEST_NAME // 4]}...{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
+def join_key(path: str, key: Any) -> str:
+    """Return the dotted key of a key below a path, which may be empty."""
+    return f"{path}.{key}" if path else str(key)
+
+
 def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     """Return a configuration as plain values, with references resolved unless `resolve` is false."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve))

@@ -56,31 +56,25 @@ def load_parts(
         prefetch: Parts that all workers together hold; None is one for each.
         ranks: Processes like this one that share the machine.
     """
+    dataset = _PartDataset(prepare, parts, limit)
     return make_loader(
-        _PartDataset(prepare, parts, limit),
-        _ahead(prepare, parts, limit, workers, prefetch, ranks),
+        dataset,
+        _ahead(dataset, workers, prefetch, ranks),
         batch_size=None,
         generator=torch.Generator(),  # leaves the global stream alone
     )
 
 
-def _ahead(
-    prepare: PreparePart,
-    parts: Sequence[Part],
-    limit: ChunkLimit,
-    workers: int | None,
-    prefetch: int | None,
-    ranks: int,
-) -> Prefetch:
+def _ahead(dataset: _PartDataset, workers: int | None, prefetch: int | None, ranks: int) -> Prefetch:
     """Return how many parts are prepared ahead: as many as chosen, else as many as shared memory holds."""
     count = workers
     if count is None:
         count = min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if torch.cuda.is_initialized() else 0
-    ahead = Prefetch(min(count, len(parts)), prefetch, "engine")
+    ahead = Prefetch(min(count, len(dataset)), prefetch, "engine")
     if not ahead.processes:
         return ahead
-    largest = prepare([parts[-1][-1]], limit)
-    size = bytes_of(tensors_of(largest)) * max(map(len, parts))
+    largest = dataset.prepare([dataset.parts[-1][-1]], dataset.limit)
+    size = bytes_of(tensors_of(largest)) * max(map(len, dataset.parts))
     if workers is not None:
         ahead.check(size, ranks)
         return ahead

@@ -1,7 +1,7 @@
-from .build import check_compression as check_compression
 from .build import check_sources as check_sources
 from .build import check_training as check_training
 from .build import make_benchmarks as make_benchmarks
+from .build import make_compression as make_compression
 from .build import make_embedder as make_embedder
 from .build import make_miner as make_miner
 from .build import make_recipe as make_recipe

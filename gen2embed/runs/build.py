@@ -23,6 +23,7 @@ from gen2embed.data.benchmark import Benchmark, list_benchmarks
 from gen2embed.data.pairs import PairSource
 from gen2embed.data.pictures import check_pictures
 from gen2embed.data.quarantine import valid_pairs
+from gen2embed.encoding.compression import Compression
 from gen2embed.encoding.engine import Engine
 from gen2embed.mining.base import Miner, check_miner_class
 from gen2embed.model.backbone import check_path
@@ -160,10 +161,11 @@ def make_miner(cfg: DictConfig) -> Miner | None:
     return None if (miner := instantiate(cfg.mining)) is None else check_miner_class(miner)
 
 
-def check_compression(cfg: DictConfig, embedder: Embedder) -> None:
-    """Raise `UserError` if the vectors cannot be compressed as `cfg` says; an evaluation would find it at its end."""
+def make_compression(cfg: DictConfig, embedder: Embedder) -> Compression | None:
+    """Return the compression of `cfg`, if any; raises `UserError` if the embedder's vectors cannot have its sizes."""
     if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
         compression.settings(embedder.dim)
+    return compression
 
 
 def make_validation(cfg: DictConfig, trainer: Trainer, engine: Engine) -> Validate | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig
 
@@ -20,6 +19,7 @@ from gen2embed.model.embedder import Embedder
 from gen2embed.outputs import redacted
 from gen2embed.reports.evaluation.page import write_report
 from gen2embed.runs import console, results
+from gen2embed.runs.build import make_compression
 from gen2embed.runs.sweeps import input_digests
 from gen2embed.utils.rank_group import ALONE, RankGroup
 
@@ -50,8 +50,7 @@ def evaluate_and_report(
         more: Further entries of the manifests.
     """
     folder, config, scores = Path(cfg.output_dir), plain(cfg), {}
-    if (compression := instantiate(cfg.compression, _convert_="all")) is not None:
-        compression.settings(embedder.dim)
+    compression = make_compression(cfg, embedder)
     more = {**more, "inputs": input_digests(config)} if ranks.rank == 0 else more
     for benchmark in benchmarks:
         model = embedder.at_resolution(benchmark.resolution) if benchmark.resolution else embedder

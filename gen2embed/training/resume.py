@@ -28,7 +28,7 @@ from gen2embed.training.logger import CSVLogger
 from gen2embed.training.run_file import CHANGEABLE, FILE, FREE, PICTURES, refuse_foreign, strategy, without_new
 from gen2embed.types import Pair
 from gen2embed.utils.errors import UserError
-from gen2embed.utils.files import write_atomic
+from gen2embed.utils.files import write_json
 from gen2embed.utils.fingerprints import differences, json_values, without
 from gen2embed.utils.log import log
 from gen2embed.utils.redaction import redacted
@@ -137,7 +137,7 @@ class Resume:
 
     def _write(self, run: Mapping[str, Any]) -> None:
         assert self.folder is not None
-        write_atomic(self.folder / FILE, lambda file: file.write(json.dumps(run, indent=2).encode()))
+        write_json(self.folder / FILE, run)
 
     def _read(self) -> dict[str, Any]:
         assert self.checkpoint is not None
